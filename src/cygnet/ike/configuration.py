@@ -1,0 +1,170 @@
+"""What a gateway is configured to do, as immutable values: `config` builds them, `ike` obeys them.
+
+Names and defaults are swanctl's (swanctl.conf(5)) where it has them. Times are seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from cygnet.auth.identity import Identity
+from cygnet.crypto.proposals import Proposal
+from cygnet.policy.sa import Mode, TunnelHeader
+from cygnet.policy.selectors import IpAddress
+from cygnet.policy.spd import ChildRule, Flow
+
+
+class AuthClass(StrEnum):
+    PSK = "psk"
+    PUBKEY = "pubkey"
+
+
+class Unique(StrEnum):
+    """What a second IKE SA with the same pair of identities does to the first (swanctl `unique`)."""
+
+    NEVER = "never"
+    NO = "no"
+    KEEP = "keep"
+    REPLACE = "replace"
+
+
+class StartAction(StrEnum):
+    NONE = "none"
+    TRAP = "trap"
+    START = "start"
+    TRAP_START = "trap|start"
+
+
+class SendCert(StrEnum):
+    ALWAYS = "always"
+    IFASKED = "ifasked"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAuth:
+    """How this gateway proves who it is. `certificates` are DER, the end entity's first.
+
+    `id` None: the certificate's subject, or the local address. `schemes` limits the signature schemes
+    (`crypto.signatures.SignatureScheme` names such as "rsa/pss-sha256"); empty: any the key can do.
+    """
+
+    method: AuthClass
+    id: Identity | None = None
+    certificates: tuple[bytes, ...] = ()
+    schemes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteAuth:
+    """How the peer must prove who it is. `id` may hold wildcards; None accepts any identity.
+
+    `certificates`: the peer's must be one of these (DER). `ca_certificates`: its chain must end in one
+    of these; empty: any CA loaded.
+    """
+
+    method: AuthClass
+    id: Identity | None = None
+    certificates: tuple[bytes, ...] = ()
+    ca_certificates: tuple[bytes, ...] = ()
+    schemes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AddressRange:
+    """One entry of `local_addrs`/`remote_addrs`: an address (first == last), a prefix or a range."""
+
+    first: IpAddress
+    last: IpAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A child: its flows become SA pairs, its rules the SPD. Rules without flows: mode pass or drop.
+
+    `life_time` etc. 0: off. Actual rekey time is `rekey_time` minus a random part of `rand_time`.
+    """
+
+    name: str
+    proposals: tuple[Proposal, ...]
+    flows: tuple[Flow, ...]
+    rules: tuple[ChildRule, ...]
+    mode: Mode = Mode.TUNNEL
+    rekey_time: float = 3600.0
+    life_time: float = 3960.0
+    rand_time: float = 360.0
+    rekey_bytes: int = 0
+    life_bytes: int = 0
+    rand_bytes: int = 0
+    rekey_packets: int = 0
+    life_packets: int = 0
+    rand_packets: int = 0
+    start_action: StartAction = StartAction.NONE
+    close_action: StartAction = StartAction.NONE
+    dpd_action: StartAction = StartAction.NONE
+    replay_window: int = 32
+    priority: int = 0
+    header: TunnelHeader = TunnelHeader()
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """`local_addrs` empty: any address. `remote_addrs` empty and `remote_host` "": any peer (responder only).
+
+    `remote_host` is a DNS name that is resolved each time the connection is initiated.
+    `retransmit_*` None: the endpoint's default.
+    """
+
+    name: str
+    proposals: tuple[Proposal, ...]
+    local: tuple[LocalAuth, ...]
+    remote: tuple[RemoteAuth, ...]
+    children: tuple[Child, ...]
+    version: int = 2
+    local_addrs: tuple[AddressRange, ...] = ()
+    remote_addrs: tuple[AddressRange, ...] = ()
+    remote_host: str = ""
+    local_port: int = 500
+    remote_port: int = 500
+    encap: bool = False
+    unique: Unique = Unique.NO
+    rekey_time: float = 14400.0
+    over_time: float = 1440.0
+    rand_time: float = 1440.0
+    reauth_time: float = 0.0
+    dpd_delay: float = 0.0
+    keyingtries: int = 1
+    send_cert: SendCert = SendCert.IFASKED
+    send_certreq: bool = True
+    childless: str = "allow"
+    fragmentation: str = "yes"
+
+
+@dataclass(frozen=True, slots=True)
+class Retransmission:
+    """t(n) = timeout * base ** n between sends, `tries` retransmissions, then the peer is unreachable."""
+
+    timeout: float = 4.0
+    base: float = 1.8
+    tries: int = 5
+    jitter: float = 0.0
+    limit: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What belongs to the whole gateway (strongswan.conf's charon section, where it has them)."""
+
+    retransmission: Retransmission = field(default_factory=Retransmission)
+    half_open_timeout: float = 30.0
+    cookie_threshold: int = 30
+    cookie_threshold_per_source: int = 3
+    block_threshold: int = 5
+    init_limit_half_open: int = 10_000
+    keep_alive: float = 20.0
+    delete_rekeyed_delay: float = 5.0
+    fragment_size: int = 1280
+    port: int = 500
+    port_nat_t: int = 4500
+    default_discard: bool = False

@@ -1,0 +1,62 @@
+"""Read-only pictures of live SAs, made when someone looks: what events, status and VICI show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cygnet.auth.identity import Identity
+from cygnet.ike.world import Path
+from cygnet.policy.selectors import TrafficSelector
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSaView:
+    """Algorithms are IANA numbers, 0 where there is none; times are monotonic, 0 = never."""
+
+    name: str
+    rule: str
+    pair: int
+    flow: int
+    state: str
+    mode: int
+    protocol: int
+    encapsulated: bool
+    spi_in: int
+    spi_out: int
+    encryption: int
+    key_bits: int
+    integrity: int
+    key_exchange: int
+    esn: bool
+    local_selectors: tuple[TrafficSelector, ...]
+    remote_selectors: tuple[TrafficSelector, ...]
+    installed: float
+    rekey_at: float
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class IkeSaView:
+    """`state` and child `state` are strongSwan's names (CONNECTING, ESTABLISHED, REKEYING, DELETING ...)."""
+
+    unique_id: int
+    connection: str
+    version: int
+    state: str
+    initiator: bool
+    initiator_spi: int
+    responder_spi: int
+    path: Path
+    local_id: Identity | None
+    remote_id: Identity | None
+    nat_local: bool
+    nat_remote: bool
+    encryption: int
+    key_bits: int
+    integrity: int
+    prf: int
+    key_exchange: int
+    established: float
+    rekey_at: float
+    expires_at: float
+    children: tuple[ChildSaView, ...]
