@@ -1,0 +1,134 @@
+"""Watches a link: every frame, sorted by what an eavesdropper can see of it.
+
+What the outer link may show is IKE, ESP and neighbour discovery. A frame that carries an address
+of a protected network in its outermost IP header went in clear.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
+
+from cygnet.lab.namespaces import Namespace
+
+ETH_P_ALL = 3
+KEPT_IN_CLEAR = 50
+FRAME = 1 << 17
+
+
+@dataclass(slots=True)
+class Seen:
+    """Counts of frames by kind, `esp`, `ike`, `keepalive`, `clear`, `other`; the first clear ones in full."""
+
+    frames: Counter[str] = field(default_factory=Counter)
+    octets: int = 0
+    clear: list[bytes] = field(default_factory=list)
+
+
+class Capture:
+    """Captures on `interface` of a namespace from construction to `stop`.
+
+    `protected`: networks that must not appear in an outermost header. `markers`: octets that must
+    not appear anywhere in a frame. `pcap`: also write all frames there.
+    """
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        interface: str,
+        protected: Sequence[str] = (),
+        markers: Sequence[bytes] = (),
+        pcap: Path | None = None,
+    ) -> None:
+        self._protected = [ip_network(network) for network in protected]
+        self._markers = tuple(markers)
+        self._seen = Seen()
+        self._file = pcap.open("wb") if pcap else None
+        if self._file:
+            self._file.write(struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, FRAME, 1))
+        self._socket = namespace.inside(lambda: _packet_socket(interface))
+        self._wake, self._woken = socket.socketpair()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> Seen:
+        """End the capture, after everything already queued was read."""
+        self._wake.close()
+        self._thread.join()
+        self._socket.close()
+        self._woken.close()
+        if self._file:
+            self._file.close()
+        return self._seen
+
+    def _watch(self) -> None:
+        stopping = False
+        while True:
+            ready, _, _ = select.select(
+                [self._socket] if stopping else [self._socket, self._woken], [], [], 0 if stopping else None
+            )
+            if self._socket in ready:
+                self._take(self._socket.recv(FRAME))
+            elif stopping:
+                return
+            if self._woken in ready:
+                stopping = True
+
+    def _take(self, frame: bytes) -> None:
+        kind = classify(frame, self._protected, self._markers)
+        self._seen.frames[kind] += 1
+        self._seen.octets += len(frame)
+        if kind == "clear" and len(self._seen.clear) < KEPT_IN_CLEAR:
+            self._seen.clear.append(frame)
+        if self._file:
+            self._file.write(struct.pack("=IIII", 0, 0, len(frame), len(frame)) + frame)
+
+
+def _packet_socket(interface: str) -> socket.socket:
+    watched = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+    watched.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 20)
+    watched.bind((interface, ETH_P_ALL))
+    return watched
+
+
+def classify(
+    frame: bytes, protected: Sequence[IPv4Network | IPv6Network], markers: Sequence[bytes] = ()
+) -> str:
+    """What an Ethernet frame shows: `esp`, `ike`, `keepalive`, `clear` or `other`."""
+    if any(marker in frame for marker in markers):
+        return "clear"
+    ethertype = frame[12:14]
+    if ethertype == b"\x08\x00":
+        source, destination, protocol = frame[26:30], frame[30:34], frame[23]
+        payload = frame[14 + (frame[14] & 15) * 4 :]
+    elif ethertype == b"\x86\xdd":
+        source, destination, protocol = frame[22:38], frame[38:54], frame[20]
+        payload = frame[54:]
+    else:
+        return "other"
+    if any(
+        address in network
+        for address in (ip_address(source), ip_address(destination))
+        for network in protected
+        if network.version == address.version
+    ):
+        return "clear"
+    if protocol == 50:
+        return "esp"
+    if protocol == 17 and len(payload) >= 8:
+        ports = struct.unpack_from("!HH", payload)
+        data = payload[8:]
+        if 4500 in ports:
+            if len(data) == 1:
+                return "keepalive"
+            return "ike" if data[:4] == bytes(4) else "esp"
+        if 500 in ports:
+            return "ike"
+    return "other"
