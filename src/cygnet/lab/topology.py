@@ -29,6 +29,16 @@ MOON_INNER6, SUN_INNER6 = "fd01::1", "fd02::1"
 ALICE, BOB = "10.1.0.10", "10.2.0.10"
 ALICE6, BOB6 = "fd01::10", "fd02::10"
 
+# Ports are chosen at random, so that the peer never sees 500 and 4500.
+MASQUERADE = """
+table ip nat {
+    chain post {
+        type nat hook postrouting priority 100
+        oifname "wan" masquerade random
+    }
+}
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class TwoGateways:
@@ -71,10 +81,7 @@ def two_gateways(nat: bool = False) -> Iterator[TwoGateways]:
             moon.ip(f"addr add {MOON_BEHIND_NAT}/24 dev {OUTER}", "route add default via 10.9.0.1")
             router.ip("addr add 10.9.0.1/24 dev lan", f"addr add {MOON}/24 dev wan")
             router.sysctl(ipv4__ip_forward=1)
-            router.run(
-                "nft", "-f", "-", stdin="table ip nat { chain post { type nat hook postrouting priority 100;"
-                " oifname wan masquerade random; } }",
-            )  # fmt: skip
+            router.run("nft", "-f", "-", stdin=MASQUERADE)
             sun.ip(f"addr add {SUN}/24 dev {OUTER}", f"route add default via {MOON}")
         else:
             connect(moon, OUTER, sun, OUTER)

@@ -1,0 +1,63 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# What they need is installed into .venv; Debian packages that are missing are named, or installed
+# when root asks for them with `make packages`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+WORKERS ?= auto
+
+.PHONY: help setup packages demo test unit simulation network interop fuzz bench lint format clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Cygnet needs Python 3.11 or newer, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+setup: .venv/ready  ## install Cygnet and its tools into .venv
+	@tools/packages --check
+
+packages:  ## install the Debian packages that demo, tests and benchmarks use (root)
+	@tools/packages --install all
+
+demo: .venv/ready  ## two gateways in namespaces, a tunnel, real traffic; DEMO="--auth psk" for options
+	@tools/packages --install demo
+	$(BIN)/cygnet demo $(DEMO)
+
+test: .venv/ready  ## everything: unit, simulation, fuzz, network, interop
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup tests/unit tests/simulation tests/fuzz
+	$(BIN)/pytest tests/network tests/interop
+
+unit: .venv/ready  ## only what needs neither privileges nor a peer
+	$(BIN)/pytest -n $(WORKERS) tests/unit
+
+simulation: .venv/ready  ## negotiations in virtual time
+	$(BIN)/pytest -n $(WORKERS) tests/simulation
+
+network: .venv/ready  ## the real daemon in namespaces
+	$(BIN)/pytest tests/network
+
+interop: .venv/ready  ## against strongSwan
+	$(BIN)/pytest tests/interop
+
+fuzz: .venv/ready  ## coverage-guided, FUZZ_SECONDS for each target
+	$(BIN)/pip install --quiet --disable-pip-version-check '.[fuzz]'
+	tools/fuzz
+
+bench: .venv/ready  ## measure against peers; writes build/bench/*.json
+	$(BIN)/python -m bench
+
+lint: .venv/ready  ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
