@@ -167,7 +167,7 @@ class StrongSwan:
         """What list-sas says: one dictionary per IKE SA with its name under `name`, values decoded."""
         with self.session() as session:
             return [
-                {"name": name, **_decoded(sa)} for entry in session.list_sas() for name, sa in entry.items()
+                {"name": name, **decoded(sa)} for entry in session.list_sas() for name, sa in entry.items()
             ]
 
     def log(self) -> str:
@@ -182,11 +182,12 @@ class StrongSwan:
         self._charon = None
 
 
-def _decoded(value: Any) -> Any:
+def decoded(value: Any) -> Any:
+    """A vici message with its octets as text."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     if isinstance(value, dict):
-        return {key: _decoded(item) for key, item in value.items()}
+        return {key: decoded(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_decoded(item) for item in value]
+        return [decoded(item) for item in value]
     return value

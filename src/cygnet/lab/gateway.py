@@ -1,0 +1,132 @@
+"""Cygnet as a gateway inside a namespace: the real program, started as an operator starts it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cygnet.lab.namespaces import LabError, Namespace
+
+CYGNET = (sys.executable, "-m", "cygnet.cli.main")
+
+
+class Gateway:
+    """One `cygnet run`. `configuration` is cygnet.toml's text; files that it names go into `directory` first.
+
+    Raises LabError, with what it said, if its control socket does not answer within 20 seconds.
+    """
+
+    def __init__(
+        self, namespace: Namespace, directory: Path, configuration: str, name: str = "cygnet.toml"
+    ) -> None:
+        self.namespace = namespace
+        self.directory = directory.resolve()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.socket = self.directory / "cygnet.vici"
+        self.file = self.directory / name
+        self._supervisor: subprocess.Popen[str] | None = None
+        self.configure(configuration)
+        self.start()
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's process id."""
+        if self._supervisor is None:
+            raise LabError("cygnet is not running")
+        return self._supervisor.pid
+
+    def configure(self, configuration: str) -> None:
+        """Replace the file; takes effect with `cygnet reload` or `start`."""
+        self.file.touch(mode=0o600)
+        self.file.write_text(configuration)
+
+    def start(self) -> None:
+        self.socket.unlink(missing_ok=True)
+        with (self.directory / "cygnet.log").open("a") as log:
+            self._supervisor = self.namespace.start(
+                *CYGNET, "run", str(self.file), "--socket", str(self.socket), output=log
+            )
+        deadline = time.monotonic() + 20
+        while not self._answers():
+            if self._supervisor.poll() is not None or time.monotonic() > deadline:
+                raise LabError(f"cygnet did not start:\n{self.log()[-4000:]}")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._supervisor.wait(0.05)
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(self.socket))
+            except OSError:
+                return False
+        return True
+
+    def cygnet(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run a `cygnet` command against this gateway, for example `cygnet("up", "net")`."""
+        command, *rest = arguments
+        return subprocess.run(
+            [*CYGNET, command, "--socket", str(self.socket), *rest],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            env={**os.environ, "NO_COLOR": "1", "COLUMNS": "160"},
+        )
+
+    def follow(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a `cygnet` command that goes on, such as `trace`; its output is a pipe."""
+        command, *rest = arguments
+        return self.namespace.start(*CYGNET, command, "--socket", str(self.socket), *rest)
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Any]:
+        """A session of the independent `vici` library."""
+        import vici
+
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(60)
+            connection.connect(str(self.socket))
+            yield vici.Session(connection)
+
+    def sas(self) -> list[dict[str, Any]]:
+        """What list-sas says: one dictionary per IKE SA with its name under `name`, values decoded."""
+        from cygnet.lab.strongswan import decoded
+
+        with self.session() as session:
+            return [
+                {"name": name, **decoded(sa)} for entry in session.list_sas() for name, sa in entry.items()
+            ]
+
+    def log(self) -> str:
+        path = self.directory / "cygnet.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def processes(self) -> dict[str, int]:
+        """Process ids of the supervisor's children (nsenter has become the supervisor): `dataplane`, `daemon`."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            with contextlib.suppress(OSError):
+                status = (entry / "stat").read_text().rpartition(")")[2].split()
+                if int(status[1]) == self.pid:
+                    line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    for kind in ("dataplane", "daemon"):
+                        if f"cygnet.{kind}" in line:
+                            found[kind] = int(entry.name)
+        return found
+
+    def stop(self, kill: bool = False) -> None:
+        """End it: with SIGTERM it says goodbye to its peers, with `kill` the supervisor is just gone."""
+        if self._supervisor and self._supervisor.poll() is None:
+            self._supervisor.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
+            self._supervisor.wait(20)
+        self._supervisor = None
