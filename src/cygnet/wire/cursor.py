@@ -15,12 +15,12 @@ _U32: Final = Struct("!I")
 _U64: Final = Struct("!Q")
 
 
-class Malformed(Exception):
+class Malformed(Exception):  # noqa: N818 - named for whose fault it is
     """The octets cannot be parsed. The text is ours: numbers and fixed words, never octets of the peer."""
 
 
 class Cursor:
-    """A position that moves forward through `data`, up to `end`. Every reading raises `Malformed` when short."""
+    """A position that moves forward through `data`, up to `end`. All raise `Malformed` when short."""
 
     __slots__ = ("_data", "end", "position")
 

@@ -1,0 +1,168 @@
+"""The Security Association payload: proposals, transforms, attributes (RFC 7296, section 3.3).
+
+Four nested lists, each with its own length and count; all of them must agree, and all are bounded.
+"Last substruct" octets are derived from the position, so they are checked and not kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from struct import Struct
+from typing import ClassVar, Final
+
+from cygnet.wire.cursor import Cursor, Malformed
+from cygnet.wire.numbers import PayloadType, TransformAttribute
+
+MAX_PROPOSALS: Final = 64
+"""RFC 7296 numbers them in an octet; real peers send up to about 20 (Windows)."""
+MAX_TRANSFORMS: Final = 1024
+"""In one SA payload. A proposal counts them in an octet; strongSwan's default offers hold about 60."""
+MAX_ATTRIBUTES: Final = 8
+"""Of one transform; only Key Length is defined."""
+
+_PROPOSAL: Final = Struct("!BBHBBBB")
+_TRANSFORM: Final = Struct("!BBHBBH")
+_ATTRIBUTE: Final = Struct("!HH")
+_MORE_PROPOSALS, _MORE_TRANSFORMS, _LAST = 2, 3, 0
+_SHORT_FORM: Final = 0x8000
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """`value` is an int in the short form (type/value), octets in the long form (type/length/value)."""
+
+    type: int
+    value: int | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """`type` as in `numbers.TransformType`, `id` in that type's registry."""
+
+    type: int
+    id: int
+    attributes: tuple[Attribute, ...] = ()
+    reserved: tuple[int, int] = (0, 0)
+
+    @property
+    def key_bits(self) -> int:
+        """The Key Length attribute, 0 if there is none (RFC 7296, section 3.3.5: short form only)."""
+        for attribute in self.attributes:
+            if attribute.type == TransformAttribute.KEY_LENGTH and type(attribute.value) is int:
+                return attribute.value
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """`spi` is empty where the exchange has none yet (IKE_SA_INIT)."""
+
+    number: int
+    protocol: int
+    spi: bytes
+    transforms: tuple[Transform, ...]
+    reserved: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SaPayload:
+    payload_type: ClassVar[int] = PayloadType.SA
+
+    proposals: tuple[Proposal, ...]
+    flags: int = 0
+
+    @classmethod
+    def parse(cls, body: Cursor, flags: int) -> SaPayload:
+        proposals: list[Proposal] = []
+        room = MAX_TRANSFORMS
+        more = _MORE_PROPOSALS
+        while more:
+            if len(proposals) == MAX_PROPOSALS:
+                raise Malformed(f"more than {MAX_PROPOSALS} proposals")
+            more, reserved, length, number, protocol, spi_size, count = body.unpack(_PROPOSAL)
+            if more not in (_MORE_PROPOSALS, _LAST):
+                raise Malformed("last-substruct octet of a proposal is neither 0 nor 2")
+            room -= count
+            if room < 0:
+                raise Malformed(f"more than {MAX_TRANSFORMS} transforms")
+            inner = body.sub(length - 8)
+            spi = inner.take(spi_size)
+            transforms = _parse_transforms(inner, count)
+            proposals.append(Proposal(number, protocol, spi, transforms, reserved))
+        body.expect_end()
+        return cls(tuple(proposals), flags)
+
+    def emit(self) -> bytes:
+        if not self.proposals:
+            raise ValueError("an SA payload without proposals")
+        last = len(self.proposals) - 1
+        return b"".join(
+            _emit_proposal(proposal, _LAST if i == last else _MORE_PROPOSALS)
+            for i, proposal in enumerate(self.proposals)
+        )
+
+
+def _parse_transforms(body: Cursor, count: int) -> tuple[Transform, ...]:
+    transforms: list[Transform] = []
+    for left in range(count, 0, -1):
+        more, reserved, length, kind, reserved2, number = body.unpack(_TRANSFORM)
+        if more != (_LAST if left == 1 else _MORE_TRANSFORMS):
+            raise Malformed("last-substruct octet of a transform does not fit the count")
+        attributes: tuple[Attribute, ...] = ()
+        if length != 8:
+            attributes = _parse_attributes(body.sub(length - 8))
+        if reserved or reserved2:
+            transforms.append(Transform(kind, number, attributes, (reserved, reserved2)))
+        else:
+            transforms.append(Transform(kind, number, attributes))
+    body.expect_end()
+    return tuple(transforms)
+
+
+def _parse_attributes(body: Cursor) -> tuple[Attribute, ...]:
+    attributes: list[Attribute] = []
+    while body.position != body.end:
+        if len(attributes) == MAX_ATTRIBUTES:
+            raise Malformed(f"more than {MAX_ATTRIBUTES} attributes in a transform")
+        kind, value = body.unpack(_ATTRIBUTE)
+        if kind & _SHORT_FORM:
+            attributes.append(Attribute(kind & 0x7FFF, value))
+        else:
+            attributes.append(Attribute(kind, body.take(value)))
+    return tuple(attributes)
+
+
+def _emit_proposal(proposal: Proposal, more: int) -> bytes:
+    last = len(proposal.transforms) - 1
+    parts = [proposal.spi]
+    for i, transform in enumerate(proposal.transforms):
+        attributes = b"".join(map(_emit_attribute, transform.attributes))
+        reserved, reserved2 = transform.reserved
+        parts.append(
+            _TRANSFORM.pack(
+                _LAST if i == last else _MORE_TRANSFORMS,
+                reserved,
+                8 + len(attributes),
+                transform.type,
+                reserved2,
+                transform.id,
+            )
+        )
+        parts.append(attributes)
+    body = b"".join(parts)
+    head = _PROPOSAL.pack(
+        more,
+        proposal.reserved,
+        8 + len(body),
+        proposal.number,
+        proposal.protocol,
+        len(proposal.spi),
+        len(proposal.transforms),
+    )
+    return head + body
+
+
+def _emit_attribute(attribute: Attribute) -> bytes:
+    if isinstance(attribute.value, int):
+        return _ATTRIBUTE.pack(attribute.type | _SHORT_FORM, attribute.value)
+    return _ATTRIBUTE.pack(attribute.type, len(attribute.value)) + attribute.value
