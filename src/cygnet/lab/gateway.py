@@ -110,7 +110,7 @@ class Gateway:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def processes(self) -> dict[str, int]:
-        """The supervisor's children (nsenter became the supervisor) by what they are: `dataplane`, `daemon`."""
+        """Process ids of the supervisor's children: `dataplane` and `daemon`."""
         found = {}
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
