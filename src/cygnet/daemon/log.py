@@ -1,0 +1,237 @@
+"""Log lines, made from events and from nothing else.
+
+`lines_of(event)` says in which group (strongSwan's: IKE, CHD, CFG, NET, KNL, DMN) and at which level an
+event is told; nobody pays for a line that nobody reads: levels are looked at first. Levels are
+strongSwan's: 0 what an operator must know, 1 what happens (messages), 2 details (silent drops).
+Peer text arrives here escaped by its makers and is escaped again (`printable`): one line stays one
+line, and no terminal is steered. `Sink` writes to standard error without ever blocking the loop,
+with journald's priorities where the journal reads, or as JSON objects.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cygnet.ike import events
+from cygnet.ike.errors import Failure
+from cygnet.ike.view import ChildSaView, IkeSaView
+
+MAX_LINE = 1000
+"""Characters of a line's text; the pipe takes a whole line without blocking (PIPE_BUF is 4096 octets)."""
+_PRIORITY = {0: "<5>", 1: "<6>", 2: "<7>"}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line: `code` is stable (for rate limits and for JSON readers); `warning` raises its priority."""
+
+    group: str
+    level: int
+    code: str
+    text: str
+    connection: str = ""
+    ike_sa: int = 0
+    warning: bool = False
+
+
+def level_of(event: events.Event) -> int:
+    """At which level the event is told; 3 never is (others make something of it)."""
+    match event:
+        case events.MessageSeen():
+            return 1
+        case events.Dropped():
+            return 2
+        case events.OperationDone():
+            return 3
+        case events.Noted():
+            return 1
+        case _:
+            return 0
+
+
+def line_of(event: events.Event, describe: Callable[[events.MessageSeen], str]) -> Line | None:
+    """The line of an event; `describe` renders a message's payloads on one line."""
+    match event:
+        case events.MessageSeen():
+            verb = "sent" if event.sent else "received"
+            again = " again" if event.repeat else ""
+            preposition = "to" if event.sent else "from"
+            peer = f"{event.path.remote}[{event.path.remote_port}]"
+            text = f"{verb}{again} {describe(event)} {preposition} {peer}"
+            return Line("NET", 1, "message", text, event.connection, event.ike_sa)
+        case events.Dropped():
+            detail = f": {event.detail}" if event.detail else ""
+            peer = f"{event.path.remote}[{event.path.remote_port}]"
+            return Line(
+                "NET", 2, f"drop-{event.drop}", f"dropped {event.drop} from {peer}{detail}", "", event.ike_sa
+            )
+        case events.IkeSaUp():
+            return _ike(
+                event.sa, "ike-up", f"IKE_SA {_ike_name(event.sa)} established between {_ends(event.sa)}"
+            )
+        case events.IkeSaDown():
+            text = f"IKE_SA {_ike_name(event.sa)} down: {_why(event.failure)}"
+            return _ike(event.sa, "ike-down", text)
+        case events.IkeSaRekeyed():
+            text = f"IKE_SA {_ike_name(event.new)} rekeyed, replaces {_ike_name(event.old)}"
+            return _ike(event.new, "ike-rekeyed", text)
+        case events.ChildSaUp():
+            text = f"CHILD_SA {_child_name(event.child)} established: {_carries(event.child)}"
+            return _ike(event.sa, "child-up", text, "CHD")
+        case events.ChildSaDown():
+            text = f"CHILD_SA {_child_name(event.child)} down: {_why(event.failure)}"
+            return _ike(event.sa, "child-down", text, "CHD")
+        case events.ChildSaRekeyed():
+            text = f"CHILD_SA {_child_name(event.new)} rekeyed, replaces {_child_name(event.old)}"
+            return _ike(event.sa, "child-rekeyed", text, "CHD")
+        case events.NegotiationFailed():
+            what = f"{event.connection or 'no connection'}{'/' if event.child else ''}{event.child}"
+            side = "to" if event.initiator else "from"
+            text = (
+                f"negotiation of {what} {side} {event.peer or 'unknown peer'} failed: {_why(event.failure)}"
+            )
+            return Line("IKE", 0, "failed", text, event.connection, 0, warning=True)
+        case events.Noted():
+            return Line("IKE", 1, event.code, event.text, event.connection, event.ike_sa)
+        case events.OperationDone():
+            return None
+
+
+def printable(text: str, limit: int = MAX_LINE) -> str:
+    """`text` on one line, without control characters or lone surrogates; shortened to `limit` characters."""
+    if len(text) > limit:
+        text = text[: limit - 1] + "…"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+class Bucket:
+    """So many lines of one kind at once, and then so many a second; counts what it held back."""
+
+    __slots__ = ("_at", "_left", "held")
+
+    BURST = 20.0
+    RATE = 5.0
+
+    def __init__(self, now: float) -> None:
+        self._left = self.BURST
+        self._at = now
+        self.held = 0
+
+    def take(self, now: float) -> bool:
+        self._left = min(self.BURST, self._left + (now - self._at) * self.RATE)
+        self._at = now
+        if self._left < 1.0:
+            self.held += 1
+            return False
+        self._left -= 1.0
+        return True
+
+
+class Sink:
+    """Writes lines to a descriptor. `level`: the highest told. Details and drops are rate limited by code.
+
+    A reader that does not read costs lines (`lost` counts them), never time.
+    """
+
+    MAX_CODES = 256
+
+    def __init__(self, level: int = 0, *, as_json: bool = False, descriptor: int = 2) -> None:
+        self.level = level
+        self._json = as_json
+        self._descriptor = descriptor
+        self._journal = _is_journal(descriptor)
+        self._ready = select.poll()
+        self._ready.register(descriptor, select.POLLOUT)
+        self._buckets: dict[str, Bucket] = {}
+        self.lost = 0
+        self.held = 0
+
+    def write(self, line: Line) -> None:
+        if line.level > self.level:
+            return
+        now = time.monotonic()
+        bucket = self._buckets.get(line.code)
+        if bucket is None:
+            if len(self._buckets) >= self.MAX_CODES:
+                self._buckets.clear()
+            bucket = self._buckets[line.code] = Bucket(now)
+        if not bucket.take(now):
+            self.held += 1
+            return
+        held, bucket.held = bucket.held, 0
+        suffix = f" ({held} more like this were not logged)" if held else ""
+        self._put(self._render(line, printable(line.text) + suffix))
+
+    def _render(self, line: Line, text: str) -> str:
+        if self._json:
+            record: dict[str, object] = {
+                "time": round(time.time(), 3), "group": line.group, "level": line.level, "code": line.code,
+                "text": text,
+            }  # fmt: skip
+            if line.connection:
+                record["connection"] = line.connection
+            if line.ike_sa:
+                record["ike_sa"] = line.ike_sa
+            return json.dumps(record, ensure_ascii=False)
+        where = f"<{printable(line.connection, 64)}|{line.ike_sa}> " if line.connection or line.ike_sa else ""
+        if self._journal:
+            return f"{'<4>' if line.warning else _PRIORITY[line.level]}[{line.group}] {where}{text}"
+        return f"{time.strftime('%H:%M:%S')} [{line.group}] {where}{text}"
+
+    def _put(self, text: str) -> None:
+        try:
+            if not self._ready.poll(0):
+                self.lost += 1
+                return
+            os.write(self._descriptor, text.encode("utf-8", "backslashreplace") + b"\n")
+        except OSError:
+            self.lost += 1
+
+
+def _is_journal(descriptor: int) -> bool:
+    """Is the descriptor the one that systemd connected to the journal (systemd.exec(5), JOURNAL_STREAM)?"""
+    device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return False
+    return (device, inode) == (str(status.st_dev), str(status.st_ino))
+
+
+def _ike(sa: IkeSaView, code: str, text: str, group: str = "IKE") -> Line:
+    return Line(group, 0, code, text, sa.connection, sa.unique_id)
+
+
+def _ike_name(sa: IkeSaView) -> str:
+    return f"{sa.connection}[{sa.unique_id}]"
+
+
+def _ends(sa: IkeSaView) -> str:
+    return f"{sa.path.local}[{sa.local_id or ''}]...{sa.path.remote}[{sa.remote_id or ''}]"
+
+
+def _child_name(child: ChildSaView) -> str:
+    return f"{child.name}{{{child.pair}}}"
+
+
+def _carries(child: ChildSaView) -> str:
+    from cygnet.policy.selectors import format_selector
+
+    local = " ".join(format_selector(s) for s in child.local_selectors)
+    remote = " ".join(format_selector(s) for s in child.remote_selectors)
+    return f"SPIs {child.spi_in:08x}_i {child.spi_out:08x}_o, {local} === {remote}"
+
+
+def _why(failure: Failure) -> str:
+    text = f"{failure.reason} ({failure.detail})" if failure.detail else str(failure.reason)
+    difference = failure.difference
+    if difference is not None and (difference.ours or difference.theirs):
+        text += f"; we offer {difference.ours or 'nothing'}; peer offers {difference.theirs or 'nothing'}"
+    return text

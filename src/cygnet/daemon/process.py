@@ -1,0 +1,338 @@
+"""The daemon: the one event loop between the world and the negotiation.
+
+In:   lanes (datagrams), reports of the data plane, timers, the control socket → verbs of `ike.Endpoint`.
+Out:  `Endpoint.effects()`, carried out in order after each batch; a question's answer is another input.
+
+Every input runs under the guard: what escapes is counted and costs that input only. Nothing here
+waits: the pair to the data plane, the lanes and the control socket take what they can, and names
+are looked up in a few threads with a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from cygnet.daemon.guard import Guard
+from cygnet.daemon.lanes import Lane, Lanes, address
+from cygnet.daemon.plane import Plane, selector_from
+from cygnet.dataplane import messages
+from cygnet.ike import effects, events
+from cygnet.ike.endpoint import Endpoint
+from cygnet.ike.world import Instant, Path
+from cygnet.policy.sa import Direction
+from cygnet.policy.selectors import IpAddress
+from cygnet.policy.spd import Policy
+
+RESOLVERS = 4
+MAX_RESOLVING = 64
+"""Names in lookup at once; more are answered with nothing, and tried again by whoever wanted them."""
+MAX_TURNS = 10_000
+"""Effects in one flush: an endpoint that answers each answer with a question would hold the loop for ever."""
+TICK = 0.25
+LAG_BOUNDS = (0.001, 0.002, 0.005, 0.010, 0.020, 0.050, 0.100, 0.200, 0.500, 1.0)
+RESTORE_BATCH = 50
+"""SAs renewed at a time after the data plane was restarted."""
+
+
+def now() -> Instant:
+    return Instant(time.monotonic(), time.time())
+
+
+class Daemon:
+    """Owns the loop's side of everything; `listeners` get every event, `endpoint` does the rest.
+
+    `policies`: what is in force, so that a restarted data plane gets it again before anything else.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        endpoint: Endpoint,
+        lanes: list[Lane],
+        guard: Guard,
+        epoch: int,
+    ) -> None:
+        self.loop = loop
+        self.endpoint = endpoint
+        self.guard = guard
+        self.lanes = Lanes(lanes, self._received, self._foreign)
+        self.plane = Plane(loop, self._reported, self._plane_lost, epoch)
+        self.listeners: list[Callable[[events.Event], None]] = []
+        self.policies: dict[int, Policy] = {}
+        self.counters: Counter[str] = Counter()
+        self.lag = Lag()
+        self.started = now()
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+        self._flushing = False
+        self._tick: asyncio.TimerHandle | None = None
+        self._resolver = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="resolve")
+        self._resolving: set[int] = set()
+        self._restoring: list[tuple[int, int]] = []
+        self._carry: dict[type, Callable[..., None]] = {
+            effects.SendDatagram: self._send,
+            effects.InstallSa: self._install_sa,
+            effects.UpdateSa: self.plane_update,
+            effects.RemoveSa: self.plane_remove,
+            effects.InstallPolicy: self._install_policy,
+            effects.RemovePolicy: self._remove_policy,
+            effects.Ask: self._ask,
+            effects.Emit: self._emit,
+        }
+
+    # -- life ----------------------------------------------------------------------------------
+
+    def start(self, pair: socket.socket) -> None:
+        self.plane.attach(pair)
+        self.lanes.start(self.loop)
+        self._tick = self.loop.call_later(TICK, self._ticked, self.loop.time() + TICK)
+        self.flush()
+
+    def stop(self) -> None:
+        """Stop taking input. Policies and SAs of the data plane are left as they are."""
+        self.lanes.stop(self.loop)
+        for handle in (self._timer, self._tick):
+            if handle is not None:
+                handle.cancel()
+        self._timer = self._tick = None
+        self._resolver.shutdown(wait=False, cancel_futures=True)
+
+    def do(self, what: str, verb: Callable[..., object], *arguments: object) -> None:
+        """One verb of the endpoint under the guard, and its effects carried out."""
+        self.guard.run(what, verb, *arguments)
+        self.flush()
+
+    # -- in ------------------------------------------------------------------------------------
+
+    def _received(self, batch: list[tuple[bytes, Path]]) -> None:
+        run, receive = self.guard.run, self.endpoint.receive
+        for data, path in batch:
+            run("datagram", receive, data, path, now())
+        self.flush()
+
+    def _foreign(self, data: bytes, path: Path) -> None:
+        self.plane.forward(data, path.local.packed, path.local_port, path.remote.packed, path.remote_port)
+
+    def _reported(self, report: messages.Report) -> None:
+        self.guard.run("report", self._handle_report, report)
+        self.flush()
+
+    def _handle_report(self, report: messages.Report) -> None:
+        names, endpoint = self.plane.names, self.endpoint
+        match report:
+            case messages.ForeignDatagram():
+                path = Path(
+                    address(report.local), report.local_port, address(report.remote), report.remote_port
+                )
+                self.lanes.deliver(report.data, path)
+            case messages.Acquire():
+                flow = names.endpoint_flow(report.flow)
+                if flow is None:
+                    self.counters["report-unknown-flow"] += 1
+                    return
+                endpoint.acquire(flow, selector_from(report.local), selector_from(report.remote), now())
+            case messages.Expire():
+                pair = names.endpoint_pair(report.pair)
+                if pair is not None:
+                    endpoint.expire(pair, Direction(report.direction), report.hard, report.why, now())
+            case messages.FirstUse():
+                pair = names.endpoint_pair(report.pair)
+                if pair is not None:
+                    endpoint.first_use(pair, report.spi, now())
+            case messages.PeerMoved():
+                pair = names.endpoint_pair(report.pair)
+                if pair is not None:
+                    endpoint.peer_moved(pair, address(report.remote), report.remote_port, now())
+            case messages.Warned():
+                self.emit(events.Noted(f"dataplane-{report.code}", report.text))
+            case _:
+                self.counters["report-unexpected"] += 1
+
+    def _timeout(self) -> None:
+        self._timer = None
+        instant = now()
+        if self._due <= instant.monotonic:
+            self.guard.run("timer", self.endpoint.handle_timeout, instant)
+        self.flush()
+
+    # -- out -----------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Carry out what the endpoint wants, until it wants no more, and set the one timer."""
+        if self._flushing:
+            return
+        self._flushing = True
+        turns = 0
+        try:
+            while pending := self.endpoint.effects():
+                for effect in pending:
+                    self.guard.run("effect", self._carry[type(effect)], effect)
+                turns += len(pending)
+                if turns > MAX_TURNS:
+                    self.counters["flush-cut-short"] += 1
+                    self.loop.call_soon(self.flush)
+                    break
+        finally:
+            self._flushing = False
+        self._arm()
+
+    def _arm(self) -> None:
+        due = self.endpoint.next_timeout()
+        if due is None:
+            return  # a timer that is set finds nothing due and is not set again
+        if self._timer is not None:
+            if self._timer.when() <= due:
+                self._due = due
+                return
+            self._timer.cancel()
+        self._due = due
+        self._timer = self.loop.call_at(due, self._timeout)
+
+    def _send(self, effect: effects.SendDatagram) -> None:
+        self.lanes.send(effect.path, effect.data)
+
+    def _install_sa(self, effect: effects.InstallSa) -> None:
+        ask = effect.ask_id
+        if not ask:
+            self.plane.install_sa(effect.sa)
+            return
+        self.plane.install_sa(effect.sa, lambda report: self._installed(ask, report))
+
+    def _installed(self, ask: int, report: messages.Report | None) -> None:
+        if isinstance(report, messages.Done):
+            result = effects.InstallFailed(report.error) if report.error else effects.Installed()
+        else:
+            result = effects.InstallFailed("the data plane does not answer")
+        self.do("installed", self.endpoint.resume, ask, result, now())
+
+    def plane_update(self, effect: effects.UpdateSa) -> None:
+        self.plane.update_sa(effect)
+
+    def plane_remove(self, effect: effects.RemoveSa) -> None:
+        self.plane.remove_sa(effect)
+
+    def _install_policy(self, effect: effects.InstallPolicy) -> None:
+        policy = effect.policy
+        self.policies[policy.id] = policy
+        self.plane.install_policy(policy, lambda report: self._policy_installed(policy, report))
+
+    def _policy_installed(self, policy: Policy, report: messages.Report | None) -> None:
+        if isinstance(report, messages.Done) and not report.error:
+            return
+        why = report.error if isinstance(report, messages.Done) else "the data plane does not answer"
+        self.emit(events.Noted("policy-failed", f"policy {policy.name} is not in force: {why}"))
+
+    def _remove_policy(self, effect: effects.RemovePolicy) -> None:
+        self.policies.pop(effect.policy, None)
+        self.plane.remove_policy(effect.policy)
+
+    def _emit(self, effect: effects.Emit) -> None:
+        self.emit(effect.event)
+
+    def emit(self, event: events.Event) -> None:
+        for listener in self.listeners:
+            self.guard.run("listener", listener, event)
+
+    # -- names ---------------------------------------------------------------------------------
+
+    def _ask(self, effect: effects.Ask) -> None:
+        if len(self._resolving) >= MAX_RESOLVING:
+            self.counters["resolve-refused"] += 1
+            self._answer(effect.ask_id, ())
+            return
+        self._resolving.add(effect.ask_id)
+        lookup = self.loop.run_in_executor(self._resolver, _resolve, effect.question.host)
+        late = self.loop.call_at(effect.deadline, self._answer, effect.ask_id, effects.TimedOut())
+
+        def found(future: asyncio.Future[tuple[IpAddress, ...]]) -> None:
+            late.cancel()
+            if not future.cancelled():
+                self._answer(effect.ask_id, future.result())
+
+        lookup.add_done_callback(found)
+
+    def _answer(self, ask: int, result: object) -> None:
+        self._resolving.discard(ask)
+        self.do("answer", self.endpoint.resume, ask, result, now())
+
+    # -- the data plane's restart --------------------------------------------------------------
+
+    def _plane_lost(self) -> None:
+        self.emit(
+            events.Noted("dataplane-lost", "the data plane has ended; the kernel guard holds its policies")
+        )
+        self.flush()
+
+    def plane_restarted(self, pair: socket.socket) -> None:
+        """A new data plane knows nothing: it gets the policies first, then every SA is renewed.
+
+        The keys of the lost SAs are gone with it (nobody else keeps any), and sequence numbers must
+        not repeat under them: each Child SA is rekeyed, and one that cannot be is expired.
+        """
+        self.plane.attach(pair)
+        for policy in self.policies.values():
+            self._install_policy(effects.InstallPolicy(policy))
+        self._restoring = [(sa.unique_id, child.pair) for sa in self.endpoint.sas() for child in sa.children]
+        self.emit(
+            events.Noted(
+                "dataplane-restarted", f"the data plane is back; {len(self._restoring)} SAs are renewed"
+            )
+        )
+        self._restore()
+
+    def _restore(self) -> None:
+        batch, self._restoring = self._restoring[:RESTORE_BATCH], self._restoring[RESTORE_BATCH:]
+        instant = now()
+        for _, pair in batch:
+            self.guard.run(
+                "restore", self.endpoint.expire, pair, Direction.IN, True, "data-plane-lost", instant
+            )
+        self.flush()
+        if self._restoring:
+            self.loop.call_later(TICK, self._restore)
+
+    # -- looking -------------------------------------------------------------------------------
+
+    def _ticked(self, expected: float) -> None:
+        present = self.loop.time()
+        self.lag.note(present - expected)
+        self.plane.give_up_late(present)
+        self._tick = self.loop.call_later(TICK, self._ticked, present + TICK)
+
+
+class Lag:
+    """How late the loop's own tick comes: a histogram by `LAG_BOUNDS` seconds and the worst."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(LAG_BOUNDS) + 1)
+        self.worst = 0.0
+
+    def note(self, seconds: float) -> None:
+        self.worst = max(self.worst, seconds)
+        for index, bound in enumerate(LAG_BOUNDS):
+            if seconds <= bound:
+                self.counts[index] += 1
+                return
+        self.counts[-1] += 1
+
+    def quantile(self, share: float) -> float:
+        """The upper bound, in seconds, that `share` of the ticks kept."""
+        total, passed = sum(self.counts), 0
+        for count, bound in zip(self.counts, (*LAG_BOUNDS, self.worst), strict=True):
+            passed += count
+            if passed >= share * total:
+                return bound
+        return self.worst
+
+
+def _resolve(host: str) -> tuple[IpAddress, ...]:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError):
+        return ()
+    return tuple(dict.fromkeys(address(str(entry[4][0])) for entry in found))
