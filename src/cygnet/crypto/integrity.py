@@ -1,0 +1,56 @@
+"""Integrity algorithms of IKEv2, ESP and AH by their IANA number: a MAC cut to its ICV length."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cygnet.crypto import aes_mac
+from cygnet.crypto.errors import UnsupportedAlgorithm
+from cygnet.wire.numbers import Integ
+
+
+@dataclass(frozen=True, slots=True)
+class Integrity:
+    """Lengths are octets. `compute(key, data)` is the ICV, already truncated."""
+
+    id: int
+    key_length: int
+    icv_length: int
+    compute: Callable[[bytes, bytes], bytes]
+
+
+def _hmac(digest: str, icv_length: int) -> Callable[[bytes, bytes], bytes]:
+    def compute(key: bytes, data: bytes) -> bytes:
+        return hmac.digest(key, data, digest)[:icv_length]
+
+    return compute
+
+
+def _xcbc_96(key: bytes, data: bytes) -> bytes:
+    return aes_mac.xcbc(key, data)[:12]
+
+
+def _cmac_96(key: bytes, data: bytes) -> bytes:
+    return aes_mac.cmac(key, data)[:12]
+
+
+# RFC 2404, RFC 4868 (ICV = half the digest, key = the whole), RFC 3566, RFC 4494.
+_INTEGRITY = {
+    Integ.HMAC_SHA1_96: Integrity(Integ.HMAC_SHA1_96, 20, 12, _hmac("sha1", 12)),
+    Integ.HMAC_SHA2_256_128: Integrity(Integ.HMAC_SHA2_256_128, 32, 16, _hmac("sha256", 16)),
+    Integ.HMAC_SHA2_384_192: Integrity(Integ.HMAC_SHA2_384_192, 48, 24, _hmac("sha384", 24)),
+    Integ.HMAC_SHA2_512_256: Integrity(Integ.HMAC_SHA2_512_256, 64, 32, _hmac("sha512", 32)),
+    Integ.AES_XCBC_96: Integrity(Integ.AES_XCBC_96, 16, 12, _xcbc_96),
+    Integ.AES_CMAC_96: Integrity(Integ.AES_CMAC_96, 16, 12, _cmac_96),
+}
+SUPPORTED_INTEGRITY = tuple(_INTEGRITY)
+
+
+def integrity(number: int) -> Integrity:
+    """The integrity algorithm with this IANA number; raises UnsupportedAlgorithm."""
+    try:
+        return _INTEGRITY[number]
+    except KeyError:
+        raise UnsupportedAlgorithm(f"integrity {Integ.name_of(number)}") from None

@@ -1,0 +1,89 @@
+"""All key derivation of IKEv2: SKEYSEED and the seven SK_ keys (RFC 7296, 2.14 and 2.18), KEYMAT (2.17)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cygnet.crypto.prf import Prf
+from cygnet.crypto.suites import CipherSuite
+
+
+@dataclass(frozen=True, slots=True)
+class IkeKeys:
+    """The keys of an IKE SA. The `i` keys protect what the original initiator sends, `r` the responder."""
+
+    sk_d: bytes = field(repr=False)
+    sk_ai: bytes = field(repr=False)
+    sk_ar: bytes = field(repr=False)
+    sk_ei: bytes = field(repr=False)
+    sk_er: bytes = field(repr=False)
+    sk_pi: bytes = field(repr=False)
+    sk_pr: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ChildKeys:
+    """The keys of a Child SA pair by direction: `initiator` is who started the exchange that made it."""
+
+    encryption_initiator: bytes = field(repr=False)
+    integrity_initiator: bytes = field(repr=False)
+    encryption_responder: bytes = field(repr=False)
+    integrity_responder: bytes = field(repr=False)
+
+
+def _seed_key(prf: Prf, ni: bytes, nr: bytes) -> bytes:
+    return ni[:8] + nr[:8] if prf.half_nonces else ni + nr
+
+
+def ike_sa_keys(
+    prf: Prf,
+    ni: bytes,
+    nr: bytes,
+    spi_i: bytes,
+    spi_r: bytes,
+    shared: bytes,
+    suite: CipherSuite,
+    old_sk_d: bytes | None = None,
+    old_prf: Prf | None = None,
+) -> IkeKeys:
+    """The keys of a new IKE SA (RFC 7296, section 2.14).
+
+    `shared` is g^ir, `ni`/`nr` the nonces without headers, `spi_i`/`spi_r` the new SA's, 8 octets each.
+    A rekey gives the old SA's SK_d and its PRF, which makes SKEYSEED while the new one expands it
+    (section 2.18); `old_prf` None: they are the same.
+    """
+    if old_sk_d is None:
+        skeyseed = prf.compute(_seed_key(prf, ni, nr), shared)
+    else:
+        skeyseed = (old_prf or prf).compute(old_sk_d, shared + ni + nr)
+    size, auth, encr = prf.key_length, suite.integrity_key_length, suite.encryption_key_length
+    stream = prf.plus(skeyseed, ni + nr + spi_i + spi_r, 3 * size + 2 * auth + 2 * encr)
+    keys, start = [], 0
+    for length in (size, auth, auth, encr, encr, size, size):
+        keys.append(stream[start : start + length])
+        start += length
+    return IkeKeys(*keys)
+
+
+def child_keymat(prf: Prf, sk_d: bytes, ni: bytes, nr: bytes, shared: bytes | None, length: int) -> bytes:
+    """KEYMAT (RFC 7296, section 2.17); `shared` is g^ir of this CREATE_CHILD_SA, None without PFS."""
+    return prf.plus(sk_d, (shared or b"") + ni + nr, length)
+
+
+def child_keymat_length(suite: CipherSuite) -> int:
+    """How many octets of KEYMAT a pair of SAs of this suite takes."""
+    return 2 * (suite.encryption_key_length + suite.integrity_key_length)
+
+
+def split_child_keymat(suite: CipherSuite, keymat: bytes) -> ChildKeys:
+    """Initiator-to-responder first, encryption before integrity (RFC 7296, section 2.17)."""
+    encr, auth = suite.encryption_key_length, suite.integrity_key_length
+    half = encr + auth
+    return ChildKeys(keymat[:encr], keymat[encr:half], keymat[half : half + encr], keymat[half + encr :])
+
+
+def child_keys(
+    prf: Prf, sk_d: bytes, ni: bytes, nr: bytes, shared: bytes | None, suite: CipherSuite
+) -> ChildKeys:
+    """The keys of a Child SA, derived and split."""
+    return split_child_keymat(suite, child_keymat(prf, sk_d, ni, nr, shared, child_keymat_length(suite)))

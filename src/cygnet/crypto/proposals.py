@@ -1,0 +1,291 @@
+"""Proposals as people write them: swanctl's keywords to IANA transforms and back.
+
+One string is one proposal, its keywords joined by `-`; several algorithms of one kind are
+alternatives: `aes128-aes256-sha256-modp2048-ecp256`. A comma or a list gives several proposals,
+`default` stands for DEFAULT_IKE or DEFAULT_ESP. The rules are strongSwan's: without a PRF keyword
+the PRFs are those of the integrity algorithms; AEADs take no integrity algorithm and never share a
+proposal with other ciphers (RFC 7296, section 3.3); an ESP proposal without `esn` means `noesn`;
+key exchange methods in an ESP proposal ask for PFS, and `none` beside them makes it optional.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from cygnet.crypto.suites import is_aead
+from cygnet.wire.numbers import Encr, Esn, Integ, KeMethod, Prf, Protocol, TransformType
+
+MAX_PROPOSAL_TEXT = 1024
+
+
+class BadProposal(ValueError):
+    """A proposal that cannot be; the text names the keyword or the lack, and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """`type` and `id` as in `wire.numbers`; `key_bits` 0: no Key Length attribute."""
+
+    type: int
+    id: int
+    key_bits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """`protocol` as in `wire.numbers.Protocol`. Within a type, transforms stand in order of preference."""
+
+    protocol: int
+    transforms: tuple[Transform, ...]
+
+    def of_type(self, transform_type: int) -> tuple[Transform, ...]:
+        return tuple(transform for transform in self.transforms if transform.type == transform_type)
+
+
+def _keywords() -> dict[str, Transform]:
+    table = {
+        "null": Transform(TransformType.ENCR, Encr.NULL),
+        "chacha20poly1305": Transform(TransformType.ENCR, Encr.CHACHA20_POLY1305),
+    }
+    icv_lengths = (
+        ("ccm", Encr.AES_CCM_16, 16, 128),
+        ("ccm", Encr.AES_CCM_12, 12, 96),
+        ("ccm", Encr.AES_CCM_8, 8, 64),
+        ("gcm", Encr.AES_GCM_16, 16, 128),
+        ("gcm", Encr.AES_GCM_12, 12, 96),
+        ("gcm", Encr.AES_GCM_8, 8, 64),
+    )
+    for bits in (128, 192, 256):
+        table[f"aes{bits}"] = Transform(TransformType.ENCR, Encr.AES_CBC, bits)
+        table[f"aes{bits}ctr"] = Transform(TransformType.ENCR, Encr.AES_CTR, bits)
+        for mode, number, octets, icv_bits in icv_lengths:
+            transform = Transform(TransformType.ENCR, number, bits)
+            table[f"aes{bits}{mode}{octets}"] = table[f"aes{bits}{mode}{icv_bits}"] = transform
+            if octets == 16:
+                table[f"aes{bits}{mode}"] = transform
+    for transform_type, names in _SINGLE_WORDS.items():
+        for number, spellings in names.items():
+            for spelling in spellings:
+                table[spelling] = Transform(transform_type, number)
+    table["aes"] = table["aes128"]
+    return table
+
+
+# The first spelling of each is the one that `keywords_of` and messages use.
+_SINGLE_WORDS: dict[int, dict[int, tuple[str, ...]]] = {
+    TransformType.INTEG: {
+        Integ.HMAC_SHA1_96: ("sha1", "sha"),
+        Integ.HMAC_SHA2_256_128: ("sha256", "sha2_256"),
+        Integ.HMAC_SHA2_384_192: ("sha384", "sha2_384"),
+        Integ.HMAC_SHA2_512_256: ("sha512", "sha2_512"),
+        Integ.AES_XCBC_96: ("aesxcbc",),
+        Integ.AES_CMAC_96: ("aescmac",),
+    },
+    TransformType.PRF: {
+        Prf.PRF_HMAC_SHA1: ("prfsha1",),
+        Prf.PRF_HMAC_SHA2_256: ("prfsha256",),
+        Prf.PRF_HMAC_SHA2_384: ("prfsha384",),
+        Prf.PRF_HMAC_SHA2_512: ("prfsha512",),
+        Prf.PRF_AES128_XCBC: ("prfaesxcbc",),
+        Prf.PRF_AES128_CMAC: ("prfaescmac",),
+    },
+    TransformType.KE: {
+        KeMethod.NONE: ("none", "modpnone"),
+        KeMethod.MODP_2048: ("modp2048",),
+        KeMethod.MODP_3072: ("modp3072",),
+        KeMethod.MODP_4096: ("modp4096",),
+        KeMethod.MODP_6144: ("modp6144",),
+        KeMethod.MODP_8192: ("modp8192",),
+        KeMethod.ECP_256: ("ecp256",),
+        KeMethod.ECP_384: ("ecp384",),
+        KeMethod.ECP_521: ("ecp521",),
+        KeMethod.ECP_256_BP: ("ecp256bp",),
+        KeMethod.ECP_384_BP: ("ecp384bp",),
+        KeMethod.ECP_512_BP: ("ecp512bp",),
+        KeMethod.CURVE_25519: ("x25519", "curve25519"),
+        KeMethod.CURVE_448: ("x448", "curve448"),
+    },
+    TransformType.ESN: {
+        Esn.NO_EXT_SEQ: ("noesn",),
+        Esn.EXT_SEQ: ("esn",),
+    },
+}
+KEYWORDS = _keywords()
+_KEYWORD_OF: dict[Transform, str] = {}
+for _keyword, _transform in KEYWORDS.items():
+    _KEYWORD_OF.setdefault(_transform, _keyword)
+
+_PRF_OF_INTEGRITY = {
+    Integ.HMAC_SHA1_96: Prf.PRF_HMAC_SHA1,
+    Integ.HMAC_SHA2_256_128: Prf.PRF_HMAC_SHA2_256,
+    Integ.HMAC_SHA2_384_192: Prf.PRF_HMAC_SHA2_384,
+    Integ.HMAC_SHA2_512_256: Prf.PRF_HMAC_SHA2_512,
+    Integ.AES_XCBC_96: Prf.PRF_AES128_XCBC,
+    Integ.AES_CMAC_96: Prf.PRF_AES128_CMAC,
+}
+_KIND = {
+    TransformType.ENCR: "encryption",
+    TransformType.PRF: "PRF",
+    TransformType.INTEG: "integrity",
+    TransformType.KE: "key exchange",
+    TransformType.ESN: "sequence number",
+}
+_TYPES = {
+    Protocol.IKE: (TransformType.ENCR, TransformType.INTEG, TransformType.PRF, TransformType.KE),
+    Protocol.ESP: (TransformType.ENCR, TransformType.INTEG, TransformType.KE, TransformType.ESN),
+}
+_PROTOCOL_NAME = {Protocol.IKE: "IKE", Protocol.ESP: "ESP"}
+
+
+def keywords_for(protocol: int, *types: int) -> tuple[str, ...]:
+    """The keywords that a proposal of this protocol may hold, of these transform types (none: all).
+
+    One spelling each; KEYWORDS has the others too.
+    """
+    wanted = set(types or _TYPES[protocol]) & set(_TYPES[protocol])
+    return tuple(
+        keyword
+        for transform, keyword in _KEYWORD_OF.items()
+        if transform.type in wanted and not (protocol == Protocol.IKE and _only_for_esp(transform))
+    )
+
+
+def _allowed(protocol: int) -> str:
+    return "; ".join(
+        f"{_KIND[transform_type]}: {', '.join(keywords_for(protocol, transform_type))}"
+        for transform_type in _TYPES[protocol]
+    )
+
+
+def _only_for_esp(transform: Transform) -> bool:
+    return transform in (KEYWORDS["null"], KEYWORDS["none"])
+
+
+def parse_proposals(text_or_list: str | Iterable[str], protocol: int) -> tuple[Proposal, ...]:
+    """Proposals in order of preference, for Protocol.IKE or Protocol.ESP; raises BadProposal."""
+    texts = [text_or_list] if isinstance(text_or_list, str) else text_or_list
+    words = [word.strip() for text in texts for word in text.split(",")]
+    proposals: list[Proposal] = []
+    for word in words:
+        if word.lower() == "default":
+            proposals.extend(default_proposals(protocol))
+        else:
+            proposals.append(_parse_one(word.lower(), protocol))
+    if not proposals:
+        raise BadProposal("no proposal given")
+    return tuple(dict.fromkeys(proposals))
+
+
+@functools.lru_cache(maxsize=256)
+def _parse_one(text: str, protocol: int) -> Proposal:
+    if len(text) > MAX_PROPOSAL_TEXT:
+        raise BadProposal(f"a proposal of {len(text)} characters; at most {MAX_PROPOSAL_TEXT}")
+    chosen: dict[int, list[Transform]] = {transform_type: [] for transform_type in _TYPES[protocol]}
+    for keyword in text.split("-"):
+        transform = KEYWORDS.get(keyword)
+        if transform is None:
+            raise BadProposal(
+                f"unknown keyword {keyword!r} in proposal {text!r}; allowed: {_allowed(protocol)}"
+            )
+        if transform.type not in chosen or (protocol == Protocol.IKE and _only_for_esp(transform)):
+            raise BadProposal(
+                f"keyword {keyword!r} has no place in an {_PROTOCOL_NAME[protocol]} proposal ({text!r}); "
+                f"allowed: {_allowed(protocol)}"
+            )
+        if transform not in chosen[transform.type]:
+            chosen[transform.type].append(transform)
+    _complete(chosen, text, protocol)
+    return Proposal(protocol, tuple(transform for group in chosen.values() for transform in group))
+
+
+def _complete(chosen: dict[int, list[Transform]], text: str, protocol: int) -> None:
+    """Fill in what the keywords imply and refuse what cannot work."""
+    encryption = chosen[TransformType.ENCR]
+    if not encryption:
+        raise _lacks(TransformType.ENCR, text, protocol)
+    aeads = [is_aead(transform.id) for transform in encryption]
+    if any(aeads) and not all(aeads):
+        raise BadProposal(
+            f"proposal {text!r} mixes AEAD ciphers with others, which one proposal cannot hold: "
+            "write two proposals"
+        )
+    integrity = chosen[TransformType.INTEG]
+    if protocol == Protocol.IKE:
+        prfs = chosen[TransformType.PRF]
+        if not prfs:
+            prfs.extend(Transform(TransformType.PRF, _PRF_OF_INTEGRITY[mac.id]) for mac in integrity)
+        if not prfs:
+            raise _lacks(TransformType.PRF, text, protocol)
+        if not chosen[TransformType.KE]:
+            raise _lacks(TransformType.KE, text, protocol)
+    elif not chosen[TransformType.ESN]:
+        chosen[TransformType.ESN].append(KEYWORDS["noesn"])
+    if aeads[0]:
+        integrity.clear()
+    elif not integrity:
+        raise _lacks(TransformType.INTEG, text, protocol)
+
+
+def _lacks(transform_type: int, text: str, protocol: int) -> BadProposal:
+    allowed = ", ".join(keywords_for(protocol, transform_type))
+    return BadProposal(f"proposal {text!r} has no {_KIND[transform_type]} algorithm; allowed: {allowed}")
+
+
+# Today's good practice (RFC 8221, RFC 8247): AEADs first, no SHA-1, nothing below 128 bits but MODP 2048.
+DEFAULT_IKE: Sequence[str] = (
+    "aes256gcm16-aes128gcm16-chacha20poly1305-prfsha384-prfsha256-prfsha512"
+    "-x25519-ecp256-ecp384-ecp521-x448-modp3072-modp4096-modp2048",
+    "aes256-aes192-aes128-sha256-sha384-sha512-prfsha256-prfsha384-prfsha512"
+    "-x25519-ecp256-ecp384-ecp521-x448-modp3072-modp4096-modp2048",
+)
+# PFS where the peer has it; `none` because many peers do not ask for it.
+DEFAULT_ESP: Sequence[str] = (
+    "aes256gcm16-aes128gcm16-chacha20poly1305-x25519-ecp256-ecp384-ecp521-x448-modp3072-modp4096-modp2048-none-esn-noesn",
+    "aes256-aes192-aes128-sha256-sha384-sha512-x25519-ecp256-ecp384-ecp521-x448-modp3072-modp4096-modp2048-none-esn-noesn",
+)
+
+
+def default_proposals(protocol: int) -> tuple[Proposal, ...]:
+    """What `default` stands for."""
+    texts = DEFAULT_IKE if protocol == Protocol.IKE else DEFAULT_ESP
+    return tuple(_parse_one(text, protocol) for text in texts)
+
+
+def without_key_exchange(proposal: Proposal) -> Proposal:
+    """The proposal as IKE_AUTH offers it, whose Child SA has no key exchange of its own (RFC 7296, 1.2)."""
+    return Proposal(
+        proposal.protocol, tuple(item for item in proposal.transforms if item.type != TransformType.KE)
+    )
+
+
+def transform_name(transform: Transform) -> str:
+    """As strongSwan prints it: AES_GCM_16_256, HMAC_SHA2_256_128, CURVE_25519. Any number has a name."""
+    registries = {
+        TransformType.ENCR: Encr,
+        TransformType.PRF: Prf,
+        TransformType.INTEG: Integ,
+        TransformType.KE: KeMethod,
+        TransformType.ESN: Esn,
+    }
+    registry = registries.get(transform.type)
+    if registry is None and transform.type in range(6, 13):
+        registry = KeMethod
+    if registry is None:
+        return f"{TransformType.name_of(transform.type)}_{transform.id}"
+    name = registry.name_of(transform.id)
+    return f"{name}_{transform.key_bits}" if transform.key_bits else name
+
+
+def format_proposal(proposal: Proposal) -> str:
+    """As strongSwan prints it: `IKE:AES_GCM_16_256/PRF_HMAC_SHA2_384/CURVE_25519`; any peer's too."""
+    names = "/".join(transform_name(transform) for transform in proposal.transforms)
+    return f"{Protocol.name_of(proposal.protocol)}:{names}"
+
+
+def keywords_of(proposal: Proposal) -> str:
+    """As swanctl.conf writes it: `aes256gcm16-prfsha384-x25519`; what has no keyword is left as its name."""
+    return "-".join(
+        _KEYWORD_OF.get(transform) or transform_name(transform) for transform in proposal.transforms
+    )
