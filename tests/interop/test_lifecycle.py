@@ -1,0 +1,150 @@
+"""Rekeys while traffic flows, liveness, restarts, between Cygnet and strongSwan."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.interop.sides import Setup, Sides, sides
+
+BY = pytest.mark.parametrize("by", ["cygnet", "strongswan"])
+
+
+def eventually(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.05)
+
+
+def children(both: Sides) -> list[str]:
+    """SPIs (inbound) of Cygnet's installed Child SAs."""
+    return [
+        child["spi-in"]
+        for sa in both.moon.sas()
+        for child in sa["child-sas"].values()
+        if child["state"] == "INSTALLED"
+    ]
+
+
+def rekey(both: Sides, by: str, what: str) -> None:
+    if by == "cygnet":
+        done = both.moon.cygnet("rekey", *(["--child", "net"] if what == "child" else ["--ike", "peer"]))
+    else:
+        done = both.sun.swanctl("--rekey", f"--{what}", "net" if what == "child" else "peer")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@BY
+@pytest.mark.parametrize("pfs", ["", "-x25519"], ids=["no-pfs", "pfs"])
+def test_rekeying_the_child_loses_no_packet(tmp_path: Path, by: str, pfs: str) -> None:
+    with sides(tmp_path, Setup(esp=f"aes256gcm16{pfs}")) as both:
+        both.up("cygnet")
+        traffic = both.traffic(interval=0.002)
+        assert traffic.wait_for(100, 10)
+        for _ in range(3):
+            before = children(both)
+            rekey(both, by, "child")
+            eventually(lambda before=before: set(children(both)).isdisjoint(before), 10, "a new Child SA")  # type: ignore[misc]
+            assert traffic.wait_for(traffic.echoed + 200, 10)
+        report = traffic.stop()
+        assert report.lost == 0, report
+        assert report.duplicated == 0
+        eventually(lambda: len(children(both)) == 1, 10, "exactly one Child SA")
+
+
+@BY
+def test_rekeying_the_ike_sa_loses_no_packet_and_keeps_the_child(tmp_path: Path, by: str) -> None:
+    with sides(tmp_path, Setup()) as both:
+        both.up("cygnet")
+        before = children(both)
+        spis = both.moon.sas()[0]["initiator-spi"]
+        traffic = both.traffic(interval=0.002)
+        assert traffic.wait_for(100, 10)
+        rekey(both, by, "ike")
+        eventually(
+            lambda: (
+                [sa["initiator-spi"] for sa in both.moon.sas() if sa["state"] == "ESTABLISHED"]
+                not in ([], [spis])
+            ),
+            10,
+            "a new IKE SA",
+        )
+        assert traffic.wait_for(traffic.echoed + 300, 10)
+        report = traffic.stop()
+        assert report.lost == 0, report
+        assert children(both) == before
+        eventually(lambda: len(both.moon.sas()) == 1, 15, "exactly one IKE SA")
+        rekey(both, "cygnet", "child")
+        eventually(lambda: children(both) not in ([], before), 10, "the child rekeyed on the new IKE SA")
+
+
+def test_soft_lifetimes_rekey_by_themselves(tmp_path: Path) -> None:
+    short = "rekey_time = 3s\n life_time = 8s\n rand_time = 0"
+    with sides(
+        tmp_path, Setup(moon_child=short, moon_connection="rekey_time = 5s\n over_time = 5s\n rand_time = 0")
+    ) as both:
+        both.up("cygnet")
+        first_child, first_ike = children(both), both.moon.sas()[0]["uniqueid"]
+        traffic = both.traffic()
+        eventually(lambda: bool(children(both)) and children(both) != first_child, 10, "Child SA rekeyed")
+        eventually(
+            lambda: first_ike not in [sa["uniqueid"] for sa in both.moon.sas()] and bool(both.moon.sas()),
+            15,
+            "IKE SA rekeyed",
+        )
+        assert traffic.wait_for(traffic.echoed + 100, 10)
+        assert traffic.stop().lost == 0
+
+
+def test_a_dead_peer_is_noticed(tmp_path: Path) -> None:
+    with sides(tmp_path, Setup(connection="dpd_delay = 1s", moon_extra="")) as both:
+        both.up("cygnet")
+        both.sun.stop(kill=True)
+        eventually(lambda: not both.moon.sas(), 200, "the IKE SA given up")
+        assert "peer-dead" in both.moon.cygnet("status").stdout
+
+
+@BY
+def test_the_tunnel_comes_back_after_strongswan_restarts(tmp_path: Path, by: str) -> None:
+    with sides(tmp_path, Setup()) as both:
+        both.up("cygnet")
+        both.sun.stop(kill=True)
+        both.sun.start()
+        both.up("strongswan" if by == "strongswan" else "cygnet") if by == "strongswan" else reconnect(both)
+        both.assert_traffic_passes()
+
+
+def reconnect(both: Sides) -> None:
+    both.moon.cygnet("down", "--ike", "peer", timeout=60)
+    both.up("cygnet")
+
+
+@BY
+def test_the_tunnel_comes_back_after_cygnet_restarts(tmp_path: Path, by: str) -> None:
+    with sides(tmp_path, Setup()) as both:
+        both.up("cygnet")
+        both.moon.stop(kill=False)
+        both.moon.start()
+        both.up(by)
+        both.assert_traffic_passes()
+
+
+def test_traffic_starts_the_negotiation_by_itself(tmp_path: Path) -> None:
+    with sides(tmp_path, Setup(moon_child="start_action = trap")) as both:
+        both.assert_traffic_passes()
+        assert len(both.moon.sas()) == 1
+
+
+@BY
+def test_closing_on_one_side_closes_the_other(tmp_path: Path, by: str) -> None:
+    with sides(tmp_path, Setup()) as both:
+        both.up("cygnet")
+        if by == "cygnet":
+            assert both.moon.cygnet("down", "--ike", "peer").returncode == 0
+        else:
+            assert both.sun.swanctl("--terminate", "--ike", "peer").returncode == 0
+        eventually(lambda: not both.moon.sas() and not both.sun.sas(), 10, "both sides empty")
