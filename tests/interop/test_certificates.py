@@ -42,7 +42,7 @@ class Authority:
                 "100",
                 "--outform",
                 "pem",
-            )  # fmt: skip
+            )
         )
 
     def issue(self, side: str, san: str, *options: str) -> tuple[bytes, bytes]:

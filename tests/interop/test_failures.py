@@ -27,7 +27,12 @@ CASES: dict[str, tuple[Setup, str, str, tuple[str, ...]]] = {
         ("AES_GCM_16",),
     ),
     "psk": (BASE.but(moon_secret="x" * 30), "peer-refused-authentication", "psk-mismatch", ()),
-    "own-id": (BASE.but(moon_id="mars.example", sun_expects="moon.example"), "peer-refused-authentication", "peer-refused-authentication", ()),
+    "own-id": (
+        BASE.but(moon_id="mars.example", sun_expects="moon.example"),
+        "peer-refused-authentication",
+        "peer-refused-authentication",
+        (),
+    ),
     "peer-id": (BASE.but(moon_expects="venus.example"), "peer-id-mismatch", "no-connection", ()),
     "selectors": (
         BASE.but(moon_ts="10.77.0.0/16", moon_child="", sun_extra=""),
