@@ -19,5 +19,5 @@ class SignatureInvalid(Exception):
     """The signature is not one by this key over these octets."""
 
 
-class UnsuitableKey(Exception):
+class UnsuitableKey(SignatureInvalid):
     """A key that is too weak, too large, malformed, or of a kind that the scheme cannot use."""
