@@ -95,16 +95,26 @@ class Difference:
 
 
 class IkeError(Exception):
-    """Base of what an exchange may raise. `notify` is the RFC 7296 error notify that tells the peer, or 0."""
+    """Base of what an exchange may raise. `notify` is the RFC 7296 error notify that tells the peer, or 0.
+
+    `notify_data` goes with it: the group of INVALID_KE_PAYLOAD, the type of UNSUPPORTED_CRITICAL_PAYLOAD.
+    """
 
     def __init__(
-        self, reason: Reason, detail: str, *, notify: int = 0, difference: Difference | None = None
+        self,
+        reason: Reason,
+        detail: str,
+        *,
+        notify: int = 0,
+        difference: Difference | None = None,
+        notify_data: bytes = b"",
     ) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
         self.notify = notify
         self.difference = difference
+        self.notify_data = notify_data
 
 
 class PeerMisbehaved(IkeError):

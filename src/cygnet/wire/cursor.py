@@ -15,7 +15,7 @@ _U32: Final = Struct("!I")
 _U64: Final = Struct("!Q")
 
 
-class Malformed(Exception):  # noqa: N818 - named for whose fault it is
+class Malformed(Exception):
     """The octets cannot be parsed. The text is ours: numbers and fixed words, never octets of the peer."""
 
 
