@@ -26,12 +26,12 @@ class ChildRule:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """What one Child SA pair carries, as it is put into TSi and TSr: a product of two lists (RFC 7296, 2.9)."""
+    """What one Child SA pair carries, as put into TSi and TSr: a product of two lists (RFC 7296, 2.9)."""
 
     local: tuple[AnySelector, ...]
     remote: tuple[AnySelector, ...]
     rule: str = ""
-    """The access list rule it came from, for people: `branch/10`; empty where traffic selectors were given."""
+    """The access list rule it came from, for people: `branch/10`; empty with traffic selectors."""
 
 
 @dataclass(frozen=True, slots=True)
