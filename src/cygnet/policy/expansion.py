@@ -1,4 +1,4 @@
-"""From access lists and traffic selectors to flows (what IKE negotiates) and rules (what is enforced here).
+"""Access lists and traffic selectors expanded to flows (what IKE negotiates) and rules (enforced here).
 
 The rules are the list itself, in order: first match decides. The flows are what a peer may be told, which
 is a product of two lists (RFC 7296, 2.9), so each permit is decorrelated first (RFC 4301, appendix B): what
