@@ -39,7 +39,7 @@ class Guard:
         summary = summarise(error)
         key = f"{what}: {summary}"
         if key not in self.escaped and len(self.escaped) >= MAX_PLACES:
-            key = f"{what}: elsewhere"
+            key = "elsewhere"
         self.escaped[key] += 1
         if self.escaped[key] == 1:
             self._report(what, summary, trace(error))

@@ -1,11 +1,12 @@
 """Log lines, made from events and from nothing else.
 
-`lines_of(event)` says in which group (strongSwan's: IKE, CHD, CFG, NET, KNL, DMN) and at which level an
-event is told; nobody pays for a line that nobody reads: levels are looked at first. Levels are
-strongSwan's: 0 what an operator must know, 1 what happens (messages), 2 details (silent drops).
-Peer text arrives here escaped by its makers and is escaped again (`printable`): one line stays one
-line, and no terminal is steered. `Sink` writes to standard error without ever blocking the loop,
-with journald's priorities where the journal reads, or as JSON objects.
+`line_of(event)` says in which group (strongSwan's: IKE, CHD, NET, DMN), how severe and at which level an
+event is told. Nobody pays for a line that nobody reads: `told_at` is asked first.
+Severities are for the log, as `options.log_level` names them; levels are strongSwan's, for `swanctl
+--log` and `--initiate`: 0 what an operator must know, 1 what happens (messages), 2 silent drops.
+Peer text is escaped (`printable`): one line stays one line, and no terminal is steered. `Sink` writes
+to standard error without ever blocking the loop, with journald's priorities where the journal reads,
+or as JSON objects.
 """
 
 from __future__ import annotations
@@ -14,66 +15,75 @@ import json
 import os
 import select
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
 
 from cygnet.ike import events
 from cygnet.ike.errors import Failure
 from cygnet.ike.view import ChildSaView, IkeSaView
+from cygnet.policy.selectors import format_selector
+from cygnet.wire.message import Message
+from cygnet.wire.numbers import Exchange, Notify, PayloadType
+from cygnet.wire.payloads import NotifyPayload
 
-MAX_LINE = 1000
+MAX_LINE = 900
 """Characters of a line's text; the pipe takes a whole line without blocking (PIPE_BUF is 4096 octets)."""
-_PRIORITY = {0: "<5>", 1: "<6>", 2: "<7>"}
+
+
+class Severity(IntEnum):
+    ERROR = 0
+    WARNING = 1
+    INFO = 2
+    DEBUG = 3
+
+
+_PRIORITY = {Severity.ERROR: "<3>", Severity.WARNING: "<4>", Severity.INFO: "<6>", Severity.DEBUG: "<7>"}
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line: `code` is stable (for rate limits and for JSON readers); `warning` raises its priority."""
+    """One line: `code` is stable, for rate limits and for readers of JSON."""
 
     group: str
+    severity: Severity
     level: int
     code: str
     text: str
     connection: str = ""
     ike_sa: int = 0
-    warning: bool = False
 
 
-def level_of(event: events.Event) -> int:
-    """At which level the event is told; 3 never is (others make something of it)."""
-    match event:
-        case events.MessageSeen():
-            return 1
-        case events.Dropped():
-            return 2
-        case events.OperationDone():
-            return 3
-        case events.Noted():
-            return 1
-        case _:
-            return 0
+_TOLD: dict[type, tuple[Severity, int]] = {
+    events.MessageSeen: (Severity.DEBUG, 1),
+    events.Dropped: (Severity.DEBUG, 2),
+    events.Noted: (Severity.INFO, 1),
+    events.NegotiationFailed: (Severity.WARNING, 0),
+}
 
 
-def line_of(event: events.Event, describe: Callable[[events.MessageSeen], str]) -> Line | None:
-    """The line of an event; `describe` renders a message's payloads on one line."""
+def told_at(event: events.Event) -> tuple[Severity, int]:
+    """Severity and level of an event's line."""
+    return _TOLD.get(type(event), (Severity.INFO, 0))
+
+
+def line_of(event: events.Event) -> Line | None:
+    """The line of an event; None where others tell of it."""
     match event:
         case events.MessageSeen():
             verb = "sent" if event.sent else "received"
             again = " again" if event.repeat else ""
             preposition = "to" if event.sent else "from"
             peer = f"{event.path.remote}[{event.path.remote_port}]"
-            text = f"{verb}{again} {describe(event)} {preposition} {peer}"
-            return Line("NET", 1, "message", text, event.connection, event.ike_sa)
+            text = f"{verb}{again} {describe(event.message)} {preposition} {peer}"
+            return Line("NET", Severity.DEBUG, 1, "message", text, event.connection, event.ike_sa)
         case events.Dropped():
             detail = f": {event.detail}" if event.detail else ""
             peer = f"{event.path.remote}[{event.path.remote_port}]"
-            return Line(
-                "NET", 2, f"drop-{event.drop}", f"dropped {event.drop} from {peer}{detail}", "", event.ike_sa
-            )
+            text = f"dropped {event.drop} from {peer}{detail}"
+            return Line("NET", Severity.DEBUG, 2, f"drop-{event.drop}", text, "", event.ike_sa)
         case events.IkeSaUp():
-            return _ike(
-                event.sa, "ike-up", f"IKE_SA {_ike_name(event.sa)} established between {_ends(event.sa)}"
-            )
+            text = f"IKE_SA {_ike_name(event.sa)} established between {_ends(event.sa)}"
+            return _ike(event.sa, "ike-up", text)
         case events.IkeSaDown():
             text = f"IKE_SA {_ike_name(event.sa)} down: {_why(event.failure)}"
             return _ike(event.sa, "ike-down", text)
@@ -95,11 +105,24 @@ def line_of(event: events.Event, describe: Callable[[events.MessageSeen], str]) 
             text = (
                 f"negotiation of {what} {side} {event.peer or 'unknown peer'} failed: {_why(event.failure)}"
             )
-            return Line("IKE", 0, "failed", text, event.connection, 0, warning=True)
+            return Line("IKE", Severity.WARNING, 0, "failed", text, event.connection)
         case events.Noted():
-            return Line("IKE", 1, event.code, event.text, event.connection, event.ike_sa)
+            return Line("IKE", Severity.INFO, 1, event.code, event.text, event.connection, event.ike_sa)
         case events.OperationDone():
             return None
+
+
+def describe(message: Message) -> str:
+    """A message on one line in the notation of RFC 7296, 1.2: `IKE_SA_INIT request 0 [SA KE N(COOKIE)]`."""
+    header = message.header
+    names = []
+    for payload in message.payloads:
+        if type(payload) is NotifyPayload:
+            names.append(f"N({Notify.name_of(payload.type)})")
+        else:
+            names.append(PayloadType.name_of(payload.payload_type))
+    kind = "response" if header.response else "request"
+    return f"{Exchange.name_of(header.exchange)} {kind} {header.message_id} [{' '.join(names)}]"
 
 
 def printable(text: str, limit: int = MAX_LINE) -> str:
@@ -135,15 +158,15 @@ class Bucket:
 
 
 class Sink:
-    """Writes lines to a descriptor. `level`: the highest told. Details and drops are rate limited by code.
+    """Writes lines to a descriptor, up to a severity, rate limited by code.
 
     A reader that does not read costs lines (`lost` counts them), never time.
     """
 
     MAX_CODES = 256
 
-    def __init__(self, level: int = 0, *, as_json: bool = False, descriptor: int = 2) -> None:
-        self.level = level
+    def __init__(self, upto: Severity = Severity.INFO, *, as_json: bool = False, descriptor: int = 2) -> None:
+        self.upto = upto
         self._json = as_json
         self._descriptor = descriptor
         self._journal = _is_journal(descriptor)
@@ -154,7 +177,7 @@ class Sink:
         self.held = 0
 
     def write(self, line: Line) -> None:
-        if line.level > self.level:
+        if line.severity > self.upto:
             return
         now = time.monotonic()
         bucket = self._buckets.get(line.code)
@@ -172,8 +195,8 @@ class Sink:
     def _render(self, line: Line, text: str) -> str:
         if self._json:
             record: dict[str, object] = {
-                "time": round(time.time(), 3), "group": line.group, "level": line.level, "code": line.code,
-                "text": text,
+                "time": round(time.time(), 3), "group": line.group, "severity": line.severity.name.lower(),
+                "code": line.code, "text": text,
             }  # fmt: skip
             if line.connection:
                 record["connection"] = line.connection
@@ -182,7 +205,7 @@ class Sink:
             return json.dumps(record, ensure_ascii=False)
         where = f"<{printable(line.connection, 64)}|{line.ike_sa}> " if line.connection or line.ike_sa else ""
         if self._journal:
-            return f"{'<4>' if line.warning else _PRIORITY[line.level]}[{line.group}] {where}{text}"
+            return f"{_PRIORITY[line.severity]}[{line.group}] {where}{text}"
         return f"{time.strftime('%H:%M:%S')} [{line.group}] {where}{text}"
 
     def _put(self, text: str) -> None:
@@ -206,7 +229,7 @@ def _is_journal(descriptor: int) -> bool:
 
 
 def _ike(sa: IkeSaView, code: str, text: str, group: str = "IKE") -> Line:
-    return Line(group, 0, code, text, sa.connection, sa.unique_id)
+    return Line(group, Severity.INFO, 0, code, text, sa.connection, sa.unique_id)
 
 
 def _ike_name(sa: IkeSaView) -> str:
@@ -222,8 +245,6 @@ def _child_name(child: ChildSaView) -> str:
 
 
 def _carries(child: ChildSaView) -> str:
-    from cygnet.policy.selectors import format_selector
-
     local = " ".join(format_selector(s) for s in child.local_selectors)
     remote = " ".join(format_selector(s) for s in child.remote_selectors)
     return f"SPIs {child.spi_in:08x}_i {child.spi_out:08x}_o, {local} === {remote}"

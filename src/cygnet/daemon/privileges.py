@@ -2,7 +2,7 @@
 
 Order: core dumps off, undumpable, supplementary groups and ids (only where another id is mapped: a
 rootless user namespace has one), bounding set, all capability sets, no_new_privs. Nothing can be
-taken back afterwards; `give_up` raises `PrivilegeError` rather than go on with too much.
+taken back afterwards; `give_up` raises `PrivilegesKept` rather than go on with too much.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CAP_LAST = 63
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class PrivilegeError(Exception):
+class PrivilegesKept(Exception):
     """The process holds more than it should and cannot give it up; the text is one sentence."""
 
 
@@ -62,7 +62,7 @@ def is_mapped(number: int, kind: str, text: str | None = None) -> bool:
 def give_up(user: str = "") -> str:
     """Give up everything; returns in a few words what was done. `user`: the account to become, "" stays.
 
-    Raises PrivilegeError.
+    Raises PrivilegesKept.
     """
     hide_memory()
     changed = _change_ids(user) if user else "same user"
@@ -74,13 +74,13 @@ def give_up(user: str = "") -> str:
     _libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     header = struct.pack("Ii", LINUX_CAPABILITY_VERSION_3, 0)
     if _libc.capset(header, bytes(24)) != 0:
-        raise PrivilegeError(f"capabilities cannot be dropped: {os.strerror(ctypes.get_errno())}")
+        raise PrivilegesKept(f"capabilities cannot be dropped: {os.strerror(ctypes.get_errno())}")
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
     # setuid made the process undumpable or dumpable by fs.suid_dumpable: say it again, last.
     _prctl(PR_SET_DUMPABLE, 0)
     held = capabilities_held()
     if held:
-        raise PrivilegeError(f"capabilities are still held after dropping them: {held:#x}")
+        raise PrivilegesKept(f"capabilities are still held after dropping them: {held:#x}")
     return f"{changed}, no capabilities, no new privileges, no core dumps"
 
 
@@ -106,10 +106,10 @@ def _change_ids(user: str) -> str:
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     except OSError as error:
-        raise PrivilegeError(f"cannot become user {user}: {error.strerror}") from error
+        raise PrivilegesKept(f"cannot become user {user}: {error.strerror}") from error
     return f"user {user}"
 
 
 def _prctl(option: int, argument: int) -> None:
     if _libc.prctl(option, argument, 0, 0, 0) != 0:
-        raise PrivilegeError(f"prctl {option} failed: {os.strerror(ctypes.get_errno())}")
+        raise PrivilegesKept(f"prctl {option} failed: {os.strerror(ctypes.get_errno())}")
