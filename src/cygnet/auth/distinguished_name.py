@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from cygnet.auth import der
 from cygnet.wire.cursor import Cursor, Malformed
 
 MAX_NAME = 2048
 MAX_RDNS = 32
 
-_SEQUENCE, _SET, _OID = 0x30, 0x31, 0x06
 UTF8_STRING, PRINTABLE_STRING, T61_STRING, IA5_STRING = 0x0C, 0x13, 0x14, 0x16
 _UNIVERSAL_STRING, _BMP_STRING = 0x1C, 0x1E
 _CODECS = {
@@ -91,13 +91,13 @@ def decode(data: bytes) -> Name:
         raise BadName(f"a distinguished name of {len(data)} octets; at most {MAX_NAME} are accepted")
     try:
         cursor = Cursor(data)
-        rdns = _element(cursor, _SEQUENCE)
+        rdns = der.element(cursor, der.SEQUENCE)
         cursor.expect_end()
         name: list[tuple[Value, ...]] = []
         while rdns.left:
             if len(name) == MAX_RDNS:
                 raise BadName(f"a distinguished name of more than {MAX_RDNS} parts")
-            name.append(_decode_rdn(_element(rdns, _SET)))
+            name.append(_decode_rdn(der.element(rdns, der.SET)))
     except Malformed as error:
         raise BadName(f"a distinguished name that is not DER: {error}") from None
     return tuple(name)
@@ -109,10 +109,11 @@ def encode(name: Name) -> bytes:
     for rdn in name:
         # DER orders the members of a SET (X.690, section 11.6).
         members = sorted(
-            _tlv(_SEQUENCE, _encode_oid(value.oid) + _tlv(value.tag, value.data)) for value in rdn
+            der.encode(der.SEQUENCE, _encode_oid(value.oid) + der.encode(value.tag, value.data))
+            for value in rdn
         )
-        rdns.append(_tlv(_SET, b"".join(members)))
-    return _tlv(_SEQUENCE, b"".join(rdns))
+        rdns.append(der.encode(der.SET, b"".join(members)))
+    return der.encode(der.SEQUENCE, b"".join(rdns))
 
 
 def same_value(first: Value, second: Value) -> bool:
@@ -258,36 +259,16 @@ def _string(oid: str, text: str) -> Value:
     return Value(oid, tag, text, text.encode())
 
 
-def _element(cursor: Cursor, tag: int) -> Cursor:
-    found, content = _any_element(cursor)
-    if found != tag:
-        raise BadName(f"a distinguished name with tag {found} where {tag} must be")
-    return content
-
-
-def _any_element(cursor: Cursor) -> tuple[int, Cursor]:
-    """One DER element: definite length, in its shortest form; a name needs no more than two octets of it."""
-    tag, length = cursor.u8(), cursor.u8()
-    if length >= 0x80:
-        size = length - 0x80
-        if size not in (1, 2):
-            raise BadName("a distinguished name with a length that is not DER")
-        length = int.from_bytes(cursor.take(size))
-        if length < (0x80 if size == 1 else 0x100):
-            raise BadName("a distinguished name with a length that is not the shortest")
-    return tag, cursor.sub(length)
-
-
 def _decode_rdn(content: Cursor) -> tuple[Value, ...]:
     values, encodings = [], []
     while content.left:
-        pair = _element(content, _SEQUENCE)
-        oid_octets = _element(pair, _OID).rest()
-        tag, string = _any_element(pair)
+        pair = der.element(content, der.SEQUENCE)
+        oid_octets = der.element(pair, der.OID).rest()
+        tag, string = der.any_element(pair)
         pair.expect_end()
         data = string.rest()
         values.append(Value(_decode_oid(oid_octets), tag, _text(tag, data), data))
-        encodings.append(_tlv(_SEQUENCE, _tlv(_OID, oid_octets) + _tlv(tag, data)))
+        encodings.append(der.encode(der.SEQUENCE, der.encode(der.OID, oid_octets) + der.encode(tag, data)))
         if len(values) > MAX_RDNS:
             raise BadName(f"a part of more than {MAX_RDNS} attributes")
     if not values or encodings != sorted(encodings):
@@ -329,12 +310,4 @@ def _encode_oid(oid: str) -> bytes:
         while arc := arc >> 7:
             groups.append(0x80 | arc & 0x7F)
         content += bytes(reversed(groups))
-    return _tlv(_OID, bytes(content))
-
-
-def _tlv(tag: int, content: bytes) -> bytes:
-    size = len(content)
-    if size < 0x80:
-        return bytes((tag, size)) + content
-    length = size.to_bytes((size.bit_length() + 7) // 8)
-    return bytes((tag, 0x80 | len(length))) + length + content
+    return der.encode(der.OID, bytes(content))

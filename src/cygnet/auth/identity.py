@@ -179,6 +179,25 @@ class Identity:
             return _match_name(self.data, pattern.data)
         return NO_MATCH
 
+    def folded(self) -> Self:
+        """This identity with names in lower case: what to look it up by."""
+        if self.type not in (IdType.FQDN, IdType.RFC822_ADDR):
+            return self
+        return type(self)(self.type, _fold(self.data))
+
+    def same_as(self, other: Identity) -> bool:
+        """Whether both name the same one: letter case of names and string types of DNs apart."""
+        if self.type != other.type:
+            return False
+        if self.data == other.data:
+            return True
+        if self.type in (IdType.FQDN, IdType.RFC822_ADDR):
+            return _fold(self.data) == _fold(other.data)
+        if self.type == IdType.DER_ASN1_DN:
+            mine, theirs = _name_or_none(self.data), _name_or_none(other.data)
+            return mine is not None and theirs is not None and dn.same_name(mine, theirs)
+        return False
+
     def __str__(self) -> str:
         text = self._plain()
         if text is not None and _parses_to(text, self):

@@ -1,0 +1,203 @@
+"""The AUTH payload: proving who we are, judging the peer's proof (RFC 7296, section 2.15; RFCs 7427, 8420).
+
+Each side signs (or MACs) its own first message, the other's nonce and its own identity. A verification
+returns an `AuthenticatedPeer` or raises; there is no third outcome and nothing to be tested for truth. This
+is the only file that makes that value.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from cygnet.auth.credentials import OwnKey, TrustedKey
+from cygnet.auth.errors import AuthenticationError, Kind
+from cygnet.auth.identity import Identity
+from cygnet.auth.peer import AuthenticatedPeer, attest
+from cygnet.crypto import signatures
+from cygnet.crypto.errors import SignatureInvalid, UnsuitableKey, UnsupportedAlgorithm
+from cygnet.crypto.prf import Prf, prf
+from cygnet.crypto.signatures import PublicKey, SignatureScheme
+from cygnet.wire.cursor import Cursor, Malformed
+from cygnet.wire.numbers import AuthMethod, HashAlgorithm
+
+_KEY_PAD = b"Key Pad for IKEv2"
+SIGNATURE_METHODS = (
+    AuthMethod.RSA,
+    AuthMethod.ECDSA_256,
+    AuthMethod.ECDSA_384,
+    AuthMethod.ECDSA_521,
+    AuthMethod.DIGITAL_SIGNATURE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The content of an AUTH payload: its method and its data."""
+
+    method: int
+    data: bytes
+
+
+def signed_octets(message: bytes, nonce: bytes, algorithm: Prf, sk_p: bytes, id_body: bytes) -> bytes:
+    """What one side authenticates (RFC 7296, section 2.15).
+
+    `message`: that side's IKE_SA_INIT message, from the first SPI on; `nonce`: the other side's; `sk_p`:
+    SK_pi or SK_pr of that side; `id_body`: its ID payload without the generic header, as it was on the wire
+    (the reserved octets count).
+    """
+    return message + nonce + algorithm.compute(sk_p, id_body)
+
+
+def prove_with_secret(secret: bytes, prf_number: int, octets: bytes) -> Proof:
+    """The AUTH payload of a shared secret."""
+    return Proof(AuthMethod.PSK, _mac(secret, prf_number, octets))
+
+
+def prove_with_key(
+    own: OwnKey, octets: bytes, peer_hashes: Collection[int] | None, schemes: Collection[str] = ()
+) -> Proof:
+    """The AUTH payload of a signature.
+
+    `peer_hashes`: the peer's SIGNATURE_HASH_ALGORITHMS, None if it sent none or was sent none; then a classic
+    method is left (RFC 7427, section 3). `schemes`: names that are allowed; empty: any.
+    Raises `AuthenticationError` (AUTH_METHOD_MISMATCH) if nothing fits.
+    """
+    if peer_hashes is None:
+        classic = signatures.classic_scheme_for(own.key)
+        if classic is None or (schemes and classic.name not in schemes):
+            raise AuthenticationError(
+                Kind.AUTH_METHOD_MISMATCH,
+                "the peer knows no digital signatures (RFC 7427), and no older method is allowed for our key",
+            )
+        return Proof(classic.method, signatures.sign(own.key, classic, octets))
+    able = signatures.schemes_for(own.key)
+    for scheme in able:
+        if scheme.hash_number in peer_hashes and (not schemes or scheme.name in schemes):
+            identifier = scheme.algorithm_identifier
+            signature = signatures.sign(own.key, scheme, octets)
+            return Proof(scheme.method, bytes((len(identifier),)) + identifier + signature)
+    theirs = ", ".join(HashAlgorithm.name_of(number) for number in sorted(peer_hashes)) or "none"
+    ours = ", ".join(scheme.name for scheme in able if not schemes or scheme.name in schemes) or "none"
+    raise AuthenticationError(
+        Kind.AUTH_METHOD_MISMATCH,
+        f"no common signature scheme: the peer takes hashes {theirs}, we can sign {ours}",
+    )
+
+
+def check_identity(claimed: Identity, expected: Identity | None) -> None:
+    """That the peer claims an identity that we expect (a pattern; None: any). Raises `AuthenticationError`."""
+    if not claimed.matches(expected):
+        raise AuthenticationError(
+            Kind.PEER_ID_MISMATCH, f"the peer says it is {claimed}, expected was {expected}"
+        )
+
+
+def verify_secret(
+    proof: Proof,
+    claimed: Identity,
+    expected: Identity | None,
+    secret: bytes | None,
+    prf_number: int,
+    octets: bytes,
+) -> AuthenticatedPeer:
+    """The peer `claimed` holds the shared secret. `secret` None: there is none (`Credentials.psk`).
+
+    Raises `AuthenticationError`: PEER_ID_MISMATCH, AUTH_METHOD_MISMATCH, PSK_NOT_FOUND, PSK_MISMATCH.
+    """
+    check_identity(claimed, expected)
+    if proof.method != AuthMethod.PSK:
+        raise _other_method(proof.method, "a pre-shared key")
+    if not secret:
+        raise AuthenticationError(Kind.PSK_NOT_FOUND, f"no pre-shared key is loaded for {claimed}")
+    # Compared in constant time; `is not True`, so that no odd result can pass (CVE-2020-16088).
+    outcome: object = hmac.compare_digest(_mac(secret, prf_number, octets), proof.data)
+    if outcome is not True:
+        raise AuthenticationError(
+            Kind.PSK_MISMATCH, f"the pre-shared key of {claimed} is not the one that is loaded here"
+        )
+    return attest(claimed, AuthMethod.PSK, "psk")
+
+
+def verify_signature(
+    proof: Proof,
+    trusted: TrustedKey,
+    expected: Identity | None,
+    octets: bytes,
+    own_hashes: Collection[int] | None,
+    schemes: Collection[str] = (),
+) -> AuthenticatedPeer:
+    """The peer holds the private key of the certificate that vouches for its identity.
+
+    `own_hashes`: the SIGNATURE_HASH_ALGORITHMS that we sent, None if we sent or received none. `schemes`:
+    names that are allowed; empty: any. Raises `AuthenticationError`: PEER_ID_MISMATCH, AUTH_METHOD_MISMATCH
+    (a method, hash or scheme that was not agreed), SIGNATURE_INVALID.
+    """
+    check_identity(trusted.identity, expected)
+    if proof.method not in SIGNATURE_METHODS:
+        raise _other_method(proof.method, "a signature")
+    scheme, signature = _scheme_of(proof, own_hashes)
+    if schemes and scheme.name not in schemes:
+        raise AuthenticationError(
+            Kind.AUTH_METHOD_MISMATCH, f"the peer signs with {scheme.name}, allowed are {', '.join(schemes)}"
+        )
+    check: Callable[[PublicKey, SignatureScheme, bytes, bytes], object] = signatures.verify
+    try:
+        outcome = check(trusted.public_key, scheme, signature, octets)
+    except UnsuitableKey as error:
+        raise AuthenticationError(Kind.AUTH_METHOD_MISMATCH, f"the peer's certificate: {error}") from None
+    except SignatureInvalid as error:
+        raise AuthenticationError(
+            Kind.SIGNATURE_INVALID, f"{error}: {trusted.identity} does not hold the key of its certificate"
+        ) from None
+    # None is the only way to say yes.
+    if outcome is not None:
+        raise AuthenticationError(Kind.SIGNATURE_INVALID, "the signature could not be verified")
+    return attest(
+        trusted.identity,
+        proof.method,
+        scheme.name,
+        chain=tuple(certificate.der for certificate in trusted.chain),
+        valid_until=trusted.valid_until,
+    )
+
+
+def _mac(secret: bytes, prf_number: int, octets: bytes) -> bytes:
+    algorithm = prf(prf_number)
+    return algorithm.compute(algorithm.compute(secret, _KEY_PAD), octets)
+
+
+def _other_method(method: int, wanted: str) -> AuthenticationError:
+    return AuthenticationError(
+        Kind.AUTH_METHOD_MISMATCH,
+        f"the peer authenticates with {AuthMethod.name_of(method)}, {wanted} is configured",
+    )
+
+
+def _scheme_of(proof: Proof, own_hashes: Collection[int] | None) -> tuple[SignatureScheme, bytes]:
+    """The scheme that the AUTH payload names, if it may be used, and the signature value."""
+    try:
+        if proof.method != AuthMethod.DIGITAL_SIGNATURE:
+            # Who agreed on method 14 must use it (RFC 7427, section 3): else SHA-1 could be slipped in.
+            if own_hashes is not None:
+                raise _other_method(proof.method, "a digital signature (RFC 7427)")
+            return signatures.scheme_by_method(proof.method), proof.data
+        if own_hashes is None:
+            raise AuthenticationError(
+                Kind.AUTH_METHOD_MISMATCH,
+                "the peer uses digital signatures (RFC 7427), which were not agreed on",
+            )
+        cursor = Cursor(proof.data)
+        scheme = signatures.scheme_by_algorithm_identifier(cursor.take(cursor.u8()))
+        signature = cursor.rest()
+    except UnsupportedAlgorithm as error:
+        raise AuthenticationError(Kind.AUTH_METHOD_MISMATCH, f"the peer's AUTH: {error}") from None
+    except Malformed as error:
+        raise AuthenticationError(Kind.SIGNATURE_INVALID, f"the peer's AUTH is cut off: {error}") from None
+    if scheme.hash_number not in own_hashes:
+        raise AuthenticationError(
+            Kind.AUTH_METHOD_MISMATCH,
+            f"the peer signs with {scheme.name}, whose hash we did not offer",
+        )
+    return scheme, signature
