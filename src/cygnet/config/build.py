@@ -1,0 +1,417 @@
+"""From the validated model to what `ike` obeys: `Connection`, `Child`, `Options`, `Gateway`.
+
+What the model cannot see alone is judged here: references to access lists, values that contradict
+each other, what starts without a peer to start to. Nothing here reads a file: certificates come
+through `Certificates`, which the loader fills from files and the control socket from its messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from cygnet.config import model
+from cygnet.config.problems import KeyPath
+from cygnet.config.typed import AuthChoice, NamedRules
+from cygnet.crypto.proposals import default_proposals
+from cygnet.ike.configuration import (
+    AuthClass,
+    Child,
+    Connection,
+    LocalAuth,
+    Options,
+    RemoteAuth,
+    Retransmission,
+    SendCert,
+    StartAction,
+    Unique,
+)
+from cygnet.policy.access_list import AccessList, BadAccessRule, parse_access_list
+from cygnet.policy.expansion import Expansion, TooManyRanges, expand, from_selectors
+from cygnet.policy.sa import TunnelHeader
+from cygnet.policy.selectors import AnySelector, DynamicSelector, IpAddress
+from cygnet.policy.spd import Action
+from cygnet.wire.numbers import Protocol
+
+CertificateReader = Callable[[KeyPath, str, str | bytes], bytes | None]
+"""(key path, directory, file name or content) to DER; None if it cannot be had, having said why."""
+
+
+@dataclass(slots=True)
+class Complaints:
+    """Problems by key path: the caller knows the files and lines."""
+
+    found: list[tuple[KeyPath, str, str]] = field(default_factory=list)
+    notes: list[tuple[KeyPath, str]] = field(default_factory=list)
+    """Worth knowing, and no error."""
+
+    def add(self, path: KeyPath, text: str, allowed: str = "") -> None:
+        self.found.append((path, text, allowed))
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The `options` section: what `ike` needs in `options`, and what the daemon and data plane need."""
+
+    options: Options
+    control_socket: str
+    control_socket_group: str
+    engine: str
+    gso: str
+    listen: tuple[IpAddress, ...]
+    tun: str
+    log_level: str
+
+
+def build_gateway(options: model.Options) -> Gateway:
+    return Gateway(
+        options=Options(
+            retransmission=Retransmission(
+                timeout=options.retransmit_timeout,
+                base=options.retransmit_base,
+                tries=options.retransmit_tries,
+                jitter=options.retransmit_jitter / 100,
+                limit=options.retransmit_limit,
+            ),
+            half_open_timeout=options.half_open_timeout,
+            cookie_threshold=options.cookie_threshold,
+            cookie_threshold_per_source=options.cookie_threshold_ip,
+            block_threshold=options.block_threshold,
+            init_limit_half_open=options.init_limit_half_open,
+            keep_alive=options.keep_alive,
+            delete_rekeyed_delay=options.delete_rekeyed_delay,
+            fragment_size=options.fragment_size,
+            port=options.port,
+            port_nat_t=options.port_nat_t,
+            default_discard=options.default_action == "discard",
+        ),
+        control_socket=options.control_socket,
+        control_socket_group=options.control_socket_group,
+        engine=options.engine,
+        gso=options.gso,
+        listen=options.listen,
+        tun=options.tun,
+        log_level=options.log_level,
+    )
+
+
+class AccessLists:
+    """The access lists that names can mean, each read once; the inner ones come before the outer ones.
+
+    `title` is the name that the rules of a list without a name of its own are shown with.
+    """
+
+    def __init__(
+        self,
+        path: KeyPath,
+        lists: Mapping[str, NamedRules],
+        outer: AccessLists | None = None,
+        title: str = "",
+    ) -> None:
+        self.path = path
+        self.lists = lists
+        self.outer = outer
+        self.title = title
+        self._read: dict[str, AccessList | None] = {}
+        self._expanded: dict[tuple[str, bool], Expansion | None] = {}
+
+    def names(self) -> list[str]:
+        return [*self.lists, *(self.outer.names() if self.outer else ())]
+
+    def rules(self, name: str) -> NamedRules | None:
+        """The rules as written, None if there is no such list."""
+        if name in self.lists:
+            return self.lists[name]
+        return self.outer.rules(name) if self.outer else None
+
+    def get(self, name: str, complaints: Complaints) -> AccessList | None:
+        """The list, or None, having complained (once)."""
+        if name not in self._read:
+            rules = self.lists[name]
+            self._read[name] = None
+            try:
+                self._read[name] = parse_access_list(self.title or name, [rule for _, rule in rules])
+            except BadAccessRule as error:
+                place = (*self.path, name, rules[error.entry][0])
+                complaints.add(place, f"cannot be read: {error.key} is {error.found!r}", error.allowed)
+        return self._read[name]
+
+    def expansion(self, name: str, per_rule: bool, complaints: Complaints) -> Expansion | None:
+        """What the list comes to, or None, having complained (once)."""
+        if name not in self.lists and self.outer is not None:
+            return self.outer.expansion(name, per_rule, complaints)
+        if (name, per_rule) not in self._expanded:
+            rules = self.get(name, complaints)
+            self._expanded[name, per_rule] = None
+            if rules is not None:
+                try:
+                    expansion = expand(rules, per_rule)
+                except TooManyRanges as error:
+                    complaints.add((*self.path, name), f"cannot be used: {error}")
+                else:
+                    complaints.notes.extend(((*self.path, name), note) for note in expansion.notes)
+                    self._expanded[name, per_rule] = expansion
+        return self._expanded[name, per_rule]
+
+
+def build_connection(
+    name: str,
+    section: model.Connection,
+    path: KeyPath,
+    lists: AccessLists,
+    certificates: CertificateReader,
+    complaints: Complaints,
+) -> Connection | None:
+    """The connection, or None, having complained. `path` is where the section stands."""
+    before = len(complaints.found)
+    own_lists = AccessLists((*path, "acls"), section.acls, lists)
+    for list_name in section.acls:
+        own_lists.get(list_name, complaints)
+    ranges, hosts = section.local_addrs
+    if hosts:
+        complaints.add(
+            (*path, "local_addrs"), "a host name is not supported here yet", "addresses, prefixes, ranges"
+        )
+    remote_ranges, remote_hosts = section.remote_addrs
+    if len(remote_hosts) > 1:
+        complaints.add((*path, "remote_addrs"), "several host names are not supported yet", "one host name")
+    rekey, over, rand = _ike_lifetime(section, path, complaints)
+    connection = Connection(
+        name=name,
+        proposals=section.proposals or default_proposals(Protocol.IKE),
+        local=(_local(section.local_rounds, path, certificates, complaints),),
+        remote=(_remote(section.remote_rounds, path, certificates, complaints),),
+        children=tuple(_children(section, path, own_lists, complaints)),
+        version=section.version,
+        local_addrs=ranges,
+        remote_addrs=remote_ranges,
+        remote_host=remote_hosts[0] if remote_hosts else "",
+        local_port=section.local_port,
+        remote_port=section.remote_port,
+        encap=section.encap,
+        unique=Unique(section.unique),
+        rekey_time=rekey,
+        over_time=over,
+        rand_time=rand,
+        reauth_time=section.reauth_time,
+        dpd_delay=section.dpd_delay,
+        keyingtries=section.keyingtries,
+        send_cert=SendCert(section.send_cert),
+        send_certreq=section.send_certreq,
+        childless=section.childless,
+        fragmentation=section.fragmentation,
+    )
+    return connection if len(complaints.found) == before else None
+
+
+def _ike_lifetime(
+    section: model.Connection, path: KeyPath, complaints: Complaints
+) -> tuple[float, float, float]:
+    rekey = section.rekey_time
+    if rekey is None:
+        rekey = 0.0 if section.reauth_time else 14400.0
+    longest = max(rekey, section.reauth_time)
+    over = longest / 10 if section.over_time is None else section.over_time
+    shortest = min((time for time in (rekey, section.reauth_time) if time), default=0.0)
+    if section.rand_time is not None and shortest and section.rand_time >= shortest:
+        complaints.add(
+            (*path, "rand_time"), "is not less than rekey_time or reauth_time", f"less than {shortest:g}s"
+        )
+    rand = min(over, shortest) if section.rand_time is None else section.rand_time
+    return rekey, over, rand
+
+
+# -- authentication -----------------------------------------------------------------------------------
+
+
+def _one_round(kind: str, names: Sequence[str], path: KeyPath, complaints: Complaints) -> str | None:
+    if len(names) > 1:
+        complaints.add(
+            (*path, names[1]), f"a second {kind} round is not supported yet", f"one {kind} section"
+        )
+    return names[0] if names else None
+
+
+def _local(
+    rounds: Mapping[str, model.Local], path: KeyPath, certificates: CertificateReader, complaints: Complaints
+) -> LocalAuth:
+    name = _one_round("local", list(rounds), path, complaints)
+    if name is None:
+        return LocalAuth(AuthClass.PUBKEY)
+    section, here = rounds[name], (*path, name)
+    auth = section.auth or AuthChoice("pubkey")
+    if section.id is not None and section.id.has_wildcards:
+        complaints.add((*here, "id"), "holds a wildcard, but we are one", "an identity")
+    return LocalAuth(
+        method=AuthClass(auth.method),
+        id=section.id,
+        certificates=_certificates(
+            here, "x509", section.certs, "certs", section.certificate_sections, certificates
+        ),
+        schemes=auth.schemes,
+    )
+
+
+def _remote(
+    rounds: Mapping[str, model.Remote], path: KeyPath, certificates: CertificateReader, complaints: Complaints
+) -> RemoteAuth:
+    name = _one_round("remote", list(rounds), path, complaints)
+    if name is None:
+        return RemoteAuth(AuthClass.PUBKEY)
+    section, here = rounds[name], (*path, name)
+    auth = section.auth or AuthChoice("pubkey")
+    return RemoteAuth(
+        method=AuthClass(auth.method),
+        id=section.id,
+        certificates=_certificates(
+            here, "x509", section.certs, "certs", section.certificate_sections, certificates
+        ),
+        ca_certificates=_certificates(
+            here, "x509ca", section.cacerts, "cacerts", section.ca_certificate_sections, certificates
+        ),
+        schemes=auth.schemes,
+    )
+
+
+def _certificates(
+    path: KeyPath,
+    directory: str,
+    files: Sequence[str | bytes],
+    key: str,
+    sections: Mapping[str, model.CertificateFile],
+    certificates: CertificateReader,
+) -> tuple[bytes, ...]:
+    wanted: list[tuple[KeyPath, str | bytes]] = [((*path, key), file) for file in files]
+    wanted.extend(((*path, name, "file"), section.file) for name, section in sections.items())
+    read = (certificates(place, directory, file) for place, file in wanted)
+    return tuple(der for der in read if der is not None)
+
+
+# -- children -----------------------------------------------------------------------------------------
+
+
+def _children(
+    section: model.Connection, path: KeyPath, lists: AccessLists, complaints: Complaints
+) -> Iterator[Child]:
+    ranges, hosts = section.remote_addrs
+    startable = bool(hosts) or any(entry.first == entry.last for entry in ranges)
+    for name, child in section.children.items():
+        here = (*path, "children", name)
+        if not startable:
+            for key in ("start_action", "close_action", "dpd_action"):
+                action = getattr(child, key)
+                if action != "none" and child.mode == "tunnel":
+                    complaints.add(
+                        (*here, key),
+                        "needs a peer to start to",
+                        "none, or one address or host name in remote_addrs",
+                    )
+        yield _child(name, child, here, lists, complaints)
+
+
+def _child(name: str, child: model.Child, path: KeyPath, lists: AccessLists, complaints: Complaints) -> Child:
+    policy = _policy(name, child, path, lists, complaints)
+    life, rand = _limits(child.rekey_time, child.life_time, child.rand_time, "time", path, complaints)
+    life_bytes, rand_bytes = _limits(
+        child.rekey_bytes, child.life_bytes, child.rand_bytes, "bytes", path, complaints
+    )
+    life_packets, rand_packets = _limits(
+        child.rekey_packets, child.life_packets, child.rand_packets, "packets", path, complaints
+    )
+    return Child(
+        name=name,
+        proposals=child.esp_proposals or default_proposals(Protocol.ESP),
+        flows=policy.flows,
+        rules=policy.rules,
+        rekey_time=child.rekey_time,
+        life_time=life,
+        rand_time=rand,
+        rekey_bytes=child.rekey_bytes,
+        life_bytes=int(life_bytes),
+        rand_bytes=int(rand_bytes),
+        rekey_packets=child.rekey_packets,
+        life_packets=int(life_packets),
+        rand_packets=int(rand_packets),
+        start_action=StartAction(child.start_action),
+        close_action=StartAction(child.close_action),
+        dpd_action=StartAction(child.dpd_action),
+        replay_window=child.replay_window,
+        priority=child.priority,
+        header=_header(child.copy_dscp, child.copy_ecn, child.copy_df),
+    )
+
+
+@lru_cache(maxsize=64)
+def _header(dscp: str, ecn: bool, df: bool) -> TunnelHeader:
+    return TunnelHeader(
+        copy_dscp_out=dscp in ("out", "yes"), copy_dscp_in=dscp in ("in", "yes"), copy_ecn=ecn, copy_df=df
+    )
+
+
+def _limits(
+    rekey: float, life: float | None, rand: float | None, unit: str, path: KeyPath, complaints: Complaints
+) -> tuple[float, float]:
+    """The hard limit and the random part, by swanctl's defaults."""
+    if life is None:
+        life = rekey * 11 / 10
+    elif rekey and life and life <= rekey:
+        complaints.add(
+            (*path, f"life_{unit}"), f"is not more than rekey_{unit}", f"more than {rekey:g}, or 0"
+        )
+    if rand is None:
+        rand = min(max(life - rekey, 0), rekey)
+    elif rekey and rand >= rekey:
+        complaints.add((*path, f"rand_{unit}"), f"is not less than rekey_{unit}", f"less than {rekey:g}")
+    return life, rand
+
+
+_DYNAMIC: tuple[AnySelector, ...] = (DynamicSelector(),)
+_ACTIONS = {"tunnel": Action.PROTECT, "pass": Action.BYPASS, "drop": Action.DISCARD}
+_NOTHING = Expansion((), ())
+
+
+def _policy(
+    name: str, child: model.Child, path: KeyPath, lists: AccessLists, complaints: Complaints
+) -> Expansion:
+    if child.acl is None:
+        return _from_selectors(child, path, complaints)
+    for key in ("local_ts", "remote_ts"):
+        if getattr(child, key) is not None:
+            complaints.add(
+                (*path, key), "stands beside acl, which says the same", "acl, or local_ts and remote_ts"
+            )
+    if child.mode != "tunnel":
+        complaints.add((*path, "mode"), "goes with local_ts and remote_ts, not with acl", "tunnel")
+    place = (*path, "acl")
+    per_rule = child.sa == "per-rule"
+    if not isinstance(child.acl, str):
+        return (
+            AccessLists(path, {"acl": child.acl}, title=name).expansion("acl", per_rule, complaints)
+            or _NOTHING
+        )
+    if lists.rules(child.acl) is None:
+        known = lists.names()
+        complaints.add(
+            place, "is no access list", ", ".join(known) if known else "none is defined (section acls)"
+        )
+        return _NOTHING
+    expansion = lists.expansion(child.acl, per_rule, complaints) or _NOTHING
+    if expansion is not _NOTHING and not expansion.flows:
+        complaints.add(place, "permits nothing, so there is nothing to protect", "a list with a permit rule")
+    return expansion
+
+
+def _from_selectors(child: model.Child, path: KeyPath, complaints: Complaints) -> Expansion:
+    expansion = _paired(child.local_ts or _DYNAMIC, child.remote_ts or _DYNAMIC, _ACTIONS[child.mode])
+    if not expansion.rules:
+        complaints.add(
+            (*path, "remote_ts"), "has no address family and protocol in common with local_ts",
+            "the same family and protocol on both sides",
+        )  # fmt: skip
+    return expansion
+
+
+@lru_cache(maxsize=1024)
+def _paired(local: tuple[AnySelector, ...], remote: tuple[AnySelector, ...], action: Action) -> Expansion:
+    return from_selectors(local, remote, action)

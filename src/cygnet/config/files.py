@@ -1,0 +1,147 @@
+"""Certificates and private keys from files, with the rights of whoever runs this.
+
+A relative name is looked for as swanctl does, in `x509/`, `x509ca/`, `private/` ... beside the
+configuration, then beside the configuration itself. A file with a private key, or a configuration
+with a secret in it, that everybody can read is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_der_private_key,
+    load_pem_private_key,
+    pkcs12,
+)
+
+from cygnet.auth.certificate import Certificate, parse_any
+from cygnet.auth.errors import CredentialError
+
+MAX_FILE = 1 << 20
+"""Octets of a certificate or key file."""
+
+KEY_DIRECTORIES = ("private", "rsa", "ecdsa", "pkcs8")
+CERTIFICATE_DIRECTORIES = (("x509", False), ("x509ca", True))
+
+
+class FileProblem(Exception):
+    """A file that cannot be used; the text is one clause that follows its name."""
+
+
+@dataclass(slots=True)
+class CredentialFiles:
+    """The files beside one configuration; each is read once."""
+
+    base: Path
+    _certificates: dict[Path, Certificate] = field(default_factory=dict)
+
+    def find(self, directory: str, name: str) -> Path:
+        """The path that a name means: absolute, in `directory` beside the configuration, or beside it."""
+        for candidate in (self.base / directory / name, self.base / name):
+            if candidate.exists():
+                return candidate
+        raise FileProblem(f"there is no file {name!r} in {self.base / directory} or {self.base}")
+
+    def certificate(self, directory: str, name: str) -> Certificate:
+        path = self.find(directory, name)
+        if path not in self._certificates:
+            try:
+                self._certificates[path] = parse_any(read_bounded(path))
+            except CredentialError as error:
+                raise FileProblem(f"{path} cannot be used: {error}") from None
+        return self._certificates[path]
+
+    def private_key(self, directory: str, name: str, passphrase: bytes | None) -> bytes:
+        """A private key as PKCS#8 DER. Raises `FileProblem`, also if everybody can read the file."""
+        path = self.find(directory, name)
+        data = read_bounded(path)
+        refuse_if_public(path)
+        return load_key(path, data, passphrase)
+
+    def key_store(
+        self, directory: str, name: str, passphrase: bytes | None
+    ) -> tuple[bytes, list[Certificate]]:
+        """The private key and certificates of a PKCS#12 file."""
+        path = self.find(directory, name)
+        data = read_bounded(path)
+        refuse_if_public(path)
+        try:
+            store = pkcs12.load_pkcs12(data, passphrase)
+        except ValueError:
+            raise FileProblem(f"{path} is no PKCS#12 file, or its passphrase is wrong") from None
+        if store.key is None:
+            raise FileProblem(f"{path} holds no private key")
+        held = [store.cert, *store.additional_certs]
+        try:
+            certificates = [
+                parse_any(entry.certificate.public_bytes(Encoding.DER)) for entry in held if entry is not None
+            ]
+        except CredentialError as error:
+            raise FileProblem(f"{path} cannot be used: {error}") from None
+        return _to_der(store.key), certificates
+
+    def listed(self, directory: str) -> list[Path]:
+        """The files in one of swanctl's directories, by name."""
+        folder = self.base / directory
+        if not folder.is_dir():
+            return []
+        try:
+            return sorted(
+                path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")
+            )
+        except OSError as error:
+            raise FileProblem(f"{folder} cannot be read: {error.strerror}") from None
+
+
+def read_bounded(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_FILE + 1)
+    except OSError as error:
+        raise FileProblem(f"{path} cannot be read: {error.strerror}") from None
+    if len(data) > MAX_FILE:
+        raise FileProblem(f"{path} is larger than 1 MiB")
+    return data
+
+
+def refuse_if_public(path: Path) -> None:
+    """Raise if others than owner and group can read or change the file."""
+    mode = stat.S_IMODE(os.stat(path).st_mode)
+    if mode & (stat.S_IROTH | stat.S_IWOTH):
+        raise FileProblem(
+            f"{path} holds a secret and everybody can read it (mode {mode:04o}): chmod 600 {path}"
+        )
+
+
+def load_key(path: Path, data: bytes, passphrase: bytes | None) -> bytes:
+    """A private key in PEM or DER, encrypted or not, as PKCS#8 DER."""
+    load = load_pem_private_key if b"-----BEGIN" in data else load_der_private_key
+    try:
+        return _to_der(load(data, password=passphrase))
+    except TypeError:
+        # The library's way to say that it got a passphrase for a plain key, or none for an encrypted one.
+        if passphrase is not None:
+            return load_key(path, data, None)
+        raise FileProblem(
+            f"{path} is encrypted: give its passphrase in secrets.private-... {{ file, secret }}"
+        ) from None
+    except (ValueError, UnsupportedAlgorithm):
+        reason = (
+            "is no private key, or its passphrase is wrong"
+            if passphrase
+            else "is no private key in PEM or DER"
+        )
+        raise FileProblem(f"{path} {reason}") from None
+
+
+def _to_der(key: PrivateKeyTypes) -> bytes:
+    return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())

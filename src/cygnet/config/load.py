@@ -1,0 +1,309 @@
+"""From a file to everything that a gateway needs, or to all that is wrong with it.
+
+    loaded = load(Path("/etc/cygnet/cygnet.toml"))
+
+`.toml` is read as TOML, anything else as swanctl.conf. Certificates and keys are read here, by whoever
+runs this, because the daemon cannot: `loaded.commands()` is the whole configuration as the control
+socket's commands, which is how it reaches the daemon, at the start and at every reload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cygnet.auth.credentials import Credentials
+from cygnet.auth.errors import CredentialError
+from cygnet.auth.identity import Identity
+from cygnet.config import model
+from cygnet.config.build import AccessLists, Complaints, Gateway, build_connection, build_gateway
+from cygnet.config.check import check_root, in_order, problem_at
+from cygnet.config.files import (
+    CERTIFICATE_DIRECTORIES,
+    KEY_DIRECTORIES,
+    CredentialFiles,
+    FileProblem,
+    refuse_if_public,
+)
+from cygnet.config.problems import ConfigurationError, KeyPath, Problem
+from cygnet.config.requests import (
+    SHARED_KINDS,
+    Authority,
+    CertificateEntry,
+    Message,
+    Pool,
+    SharedSecret,
+    authority_message,
+    certificate_message,
+    key_message,
+    pool_message,
+    read_certificate,
+    shared_message,
+)
+from cygnet.config.swanctl_syntax import read_swanctl
+from cygnet.config.to_vici import connection_message
+from cygnet.config.toml_syntax import read_toml
+from cygnet.config.tree import Tree
+from cygnet.ike.configuration import AddressRange, AuthClass, Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration that is right. `warnings` are worth a look and no errors. Keys are PKCS#8 DER."""
+
+    path: Path
+    gateway: Gateway
+    connections: tuple[Connection, ...]
+    secrets: tuple[SharedSecret, ...]
+    keys: tuple[bytes, ...] = field(repr=False)
+    certificates: tuple[CertificateEntry, ...]
+    authorities: tuple[Authority, ...]
+    pools: tuple[Pool, ...]
+    warnings: tuple[Problem, ...]
+    messages: tuple[Message, ...] = field(repr=False)
+    """One `load-conn` message for each connection."""
+
+    def credentials(self) -> Credentials:
+        """A store filled with the secrets, keys and certificates."""
+        store = Credentials()
+        for certificate in self.certificates:
+            store.add_certificate(certificate.der, certificate.ca)
+        for key in self.keys:
+            store.add_private_key(key)
+        for secret in self.secrets:
+            store.add_shared(secret.id, secret.kind, secret.secret, secret.owners)
+        return store
+
+    def commands(self) -> Iterator[tuple[str, Message]]:
+        """The control socket's commands that load all this, credentials before what uses them."""
+        for certificate in self.certificates:
+            yield "load-cert", certificate_message(certificate)
+        for key in self.keys:
+            yield "load-key", key_message(key)
+        for secret in self.secrets:
+            yield "load-shared", shared_message(secret)
+        for authority in self.authorities:
+            yield "load-authority", authority_message(authority)
+        for pool in self.pools:
+            yield "load-pool", pool_message(pool)
+        for message in self.messages:
+            yield "load-conn", message
+
+
+def read(path: Path, text: str | None = None) -> Tree:
+    """The tree of a configuration in either spelling. `text` replaces the file's content."""
+    return read_toml(path, text) if path.suffix == ".toml" else read_swanctl(path, text)
+
+
+def load(path: Path, text: str | None = None) -> Loaded:
+    """Read, validate and build. Raises `ConfigurationError` with everything that is wrong."""
+    tree = read(path, text)
+    root, problems = check_root(tree)
+    if root is None:
+        raise ConfigurationError(problems)
+    loader = _Loader(tree, CredentialFiles(path.absolute().parent))
+    return loader.run(path, root)
+
+
+class _Loader:
+    def __init__(self, tree: Tree, files: CredentialFiles) -> None:
+        self.tree = tree
+        self.files = files
+        self.complaints = Complaints()
+        self.certificates: dict[bytes, CertificateEntry] = {}
+        self.keys: dict[bytes, None] = {}
+        self.store = Credentials()
+
+    def run(self, path: Path, root: model.Root) -> Loaded:
+        gateway = build_gateway(root.options)
+        lists = AccessLists(("acls",), root.acls)
+        for name in root.acls:
+            lists.expansion(name, True, self.complaints)
+        secrets = tuple(self._secrets(root.secrets))
+        self._keys(root.secrets)
+        authorities = tuple(self._authorities(root.authorities))
+        for directory, ca in CERTIFICATE_DIRECTORIES:
+            self._directory(directory, ca)
+        connections = []
+        for name, section in root.connections.items():
+            place: KeyPath = ("connections", name)
+            connection = build_connection(name, section, place, lists, self._certificate, self.complaints)
+            if connection is not None:
+                connections.append(connection)
+        pools = tuple(self._pools(root.pools))
+        self._references(connections, secrets)
+        self._finish()
+        messages = tuple(
+            connection_message(
+                connection, root.connections[connection.name], self._raw(connection.name), lists
+            )
+            for connection in connections
+        )
+        return Loaded(
+            path=path,
+            gateway=gateway,
+            connections=tuple(connections),
+            secrets=secrets,
+            keys=tuple(self.keys),
+            certificates=tuple(self.certificates.values()),
+            authorities=authorities,
+            pools=pools,
+            warnings=tuple(self._problems(self.complaints.notes)),
+            messages=messages,
+        )
+
+    def _raw(self, name: str) -> Mapping[str, object]:
+        raw = self.tree.data["connections"][name]
+        return raw if isinstance(raw, dict) else {}
+
+    def _problems(self, notes: list[tuple[KeyPath, str]]) -> list[Problem]:
+        return in_order(problem_at(self.tree, path, text, found=False) for path, text in notes)
+
+    def _finish(self) -> None:
+        if self.complaints.found:
+            raise ConfigurationError(
+                in_order(
+                    problem_at(self.tree, path, text, allowed)
+                    for path, text, allowed in self.complaints.found
+                )
+            )
+
+    # -- credentials ------------------------------------------------------------------------------
+
+    def _certificate(self, path: KeyPath, directory: str, name: str | bytes) -> bytes | None:
+        try:
+            if isinstance(name, bytes):
+                certificate = read_certificate(name)
+            else:
+                certificate = self.files.certificate(directory, name)
+        except (FileProblem, ValueError) as error:
+            self.complaints.add(path, str(error), "a certificate in PEM or DER")
+            return None
+        return certificate.der
+
+    def _directory(self, directory: str, ca: bool) -> None:
+        try:
+            for file in self.files.listed(directory):
+                self._keep(self.files.certificate(directory, file.name).der, ca)
+        except (FileProblem, CredentialError) as error:
+            self.complaints.add((), str(error))
+
+    def _secrets(self, section: model.Secrets) -> Iterator[SharedSecret]:
+        owners_seen: dict[tuple[str, frozenset[Identity]], str] = {}
+        judged: set[str] = set()
+        for kind in SHARED_KINDS:
+            for name, entry in getattr(section, kind).items():
+                place: KeyPath = ("secrets", name)
+                self._refuse_public_configuration((*place, "secret"), judged)
+                owners = tuple(identity for group in entry.ids.values() for identity in group)
+                first = owners_seen.setdefault((kind, frozenset(owners)), name)
+                if first != name:
+                    who = "these identities" if owners else "everybody"
+                    self.complaints.add(place, f"is a second secret for {who}, beside {first}", "one of them")
+                notes = self.store.add_shared(name, kind, entry.secret, owners)
+                self.complaints.notes.extend(((*place, "secret"), note) for note in notes)
+                yield SharedSecret(name, kind, entry.secret, owners)
+
+    def _keep(self, der: bytes, ca: bool) -> None:
+        """Remember a certificate; one that was an authority stays one. Raises `CredentialError`."""
+        known = self.certificates.get(der)
+        self.store.add_certificate(der, ca)
+        self.certificates[der] = CertificateEntry(der, ca or (known is not None and known.ca))
+
+    def _refuse_public_configuration(self, path: KeyPath, judged: set[str]) -> None:
+        file = self.tree.where(path).file
+        if file in judged or not Path(file).is_file():
+            return
+        judged.add(file)
+        try:
+            refuse_if_public(Path(file))
+        except FileProblem as error:
+            self.complaints.add(path, str(error))
+
+    def _keys(self, section: model.Secrets) -> None:
+        named: set[Path] = set()
+        for directory in (*KEY_DIRECTORIES, "pkcs12"):
+            for name, entry in getattr(section, directory).items():
+                place: KeyPath = ("secrets", name)
+                try:
+                    named.add(self.files.find(directory, entry.file))
+                    self._key(directory, entry.file, entry.secret)
+                except (FileProblem, CredentialError) as error:
+                    self.complaints.add((*place, "file"), str(error), "a file with a private key")
+        for directory in KEY_DIRECTORIES:
+            try:
+                for file in self.files.listed(directory):
+                    if file not in named:
+                        self._key(directory, file.name, None)
+            except (FileProblem, CredentialError) as error:
+                self.complaints.add((), str(error))
+
+    def _key(self, directory: str, name: str, passphrase: bytes | None) -> None:
+        if directory == "pkcs12":
+            key, certificates = self.files.key_store(directory, name, passphrase)
+            for certificate in certificates:
+                self._keep(certificate.der, certificate.is_ca)
+        else:
+            key = self.files.private_key(directory, name, passphrase)
+        self.store.add_private_key(key)
+        self.keys.setdefault(key)
+
+    def _authorities(self, sections: Mapping[str, model.Authority]) -> Iterator[Authority]:
+        for name, section in sections.items():
+            place: KeyPath = ("authorities", name)
+            given = [*section.cacert, *([section.file] if section.file else [])]
+            key = "cacert" if section.cacert else "file"
+            if len(given) != 1:
+                self.complaints.add(place, "needs exactly one certificate", "cacert, or file")
+                continue
+            der = self._certificate((*place, key), "x509ca", given[0])
+            if der is None:
+                continue
+            try:
+                self._keep(der, True)
+            except CredentialError as error:
+                self.complaints.add((*place, key), str(error), "the certificate of an authority")
+            else:
+                yield Authority(name, der)
+
+    def _pools(self, sections: Mapping[str, model.Pool]) -> Iterator[Pool]:
+        seen: list[tuple[str, AddressRange]] = []
+        for name, section in sections.items():
+            for other, span in seen:
+                if span.first.version == section.addrs.first.version and not (
+                    int(section.addrs.last) < int(span.first) or int(span.last) < int(section.addrs.first)
+                ):
+                    self.complaints.add(
+                        ("pools", name, "addrs"), f"overlaps with pool {other}", "pools apart"
+                    )
+            seen.append((name, section.addrs))
+            attributes = {
+                key: value
+                for key in type(section).model_fields
+                if key != "addrs" and (value := getattr(section, key))
+            }
+            yield Pool(name, section.addrs, attributes)
+
+    def _references(self, connections: list[Connection], secrets: tuple[SharedSecret, ...]) -> None:
+        """What a connection needs to authenticate must be there at all."""
+        have_psk = any(secret.kind == "ike" for secret in secrets)
+        for connection in connections:
+            place: KeyPath = ("connections", connection.name)
+            local, remote = connection.local[0], connection.remote[0]
+            if AuthClass.PSK in (local.method, remote.method) and not have_psk:
+                self.complaints.add(
+                    place, "authenticates with a pre-shared key, and there is none", "secrets.ike-..."
+                )
+            if local.method is not AuthClass.PUBKEY:
+                continue
+            if not self.keys:
+                self.complaints.add(
+                    place,
+                    "authenticates with a private key, and there is none",
+                    "auth = psk, or secrets.private-...",
+                )
+            elif local.certificates and not any(self.store.key_for(der) for der in local.certificates):
+                self.complaints.add(
+                    place, "has certificates of its own, but no private key belongs to one of them"
+                )

@@ -1,0 +1,494 @@
+"""The vocabulary: every section and key, its kind, its default, its meaning (swanctl.conf(5), plus ours).
+
+`docs/configuration.md` and the JSON schema are made from this file, so that they cannot differ from
+it. Keys of swanctl.conf that Cygnet knows and cannot do yet stand in `LATER`: their default passes,
+anything else is refused by name, so that nobody believes in protection that is not there.
+
+Sections and keys with a suffix (`local-1`, `ike-branch`, `id2`) are gathered into one field before
+validation (`GATHER`); `check` leaves these fields out of the paths that it reports.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
+
+from cygnet.auth.identity import Identity
+from cygnet.config import values
+from cygnet.config.typed import (
+    AuthChoice,
+    NamedRules,
+    acl_reference,
+    auth_choice,
+    esp_proposals,
+    identities,
+    identity,
+    ike_proposals,
+    rule_texts,
+    selectors,
+)
+from cygnet.crypto.proposals import Proposal
+from cygnet.ike.configuration import AddressRange
+from cygnet.policy.selectors import AnySelector, IpAddress
+
+_SCALAR: dict[str, Any] = {"type": ["string", "number"]}
+_LIST: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+_RULES: dict[str, Any] = {
+    "anyOf": [
+        {"type": "array", "items": {"type": ["string", "object"]}},
+        {
+            "type": "object",
+            "patternProperties": {"^[0-9]+$": {"type": ["string", "object"]}},
+            "additionalProperties": False,
+        },
+    ]
+}
+
+
+def _kind(kind: str, schema: dict[str, Any] | None = None) -> WithJsonSchema:
+    return WithJsonSchema({**(schema or {"type": "string"}), "x-kind": kind})
+
+
+def _words(**aliases: str) -> WithJsonSchema:
+    words = [word.replace("_or_", "|") for word in aliases]
+    return WithJsonSchema({"enum": words, "x-kind": ", ".join(words)})
+
+
+YesNo = Annotated[bool, PlainValidator(values.boolean), _kind("yes or no", {"type": ["boolean", "string"]})]
+Time = Annotated[float, PlainValidator(values.seconds), _kind("time", _SCALAR)]
+Octets = Annotated[int, PlainValidator(values.octet_count), _kind("bytes", _SCALAR)]
+MaybeTime = Annotated[float | None, PlainValidator(values.seconds), _kind("time", _SCALAR)]
+MaybeOctets = Annotated[int | None, PlainValidator(values.octet_count), _kind("bytes", _SCALAR)]
+MaybePackets = Annotated[int | None, PlainValidator(values.packet_count), _kind("number", _SCALAR)]
+Packets = Annotated[int, PlainValidator(values.packet_count), _kind("number", _SCALAR)]
+Port = Annotated[int, PlainValidator(values.integer(1, 65535)), _kind("1 to 65535", _SCALAR)]
+Count = Annotated[int, PlainValidator(values.integer(0, 1_000_000)), _kind("0 to 1000000", _SCALAR)]
+Text = Annotated[str, PlainValidator(values.text), _kind("text")]
+Texts = Annotated[tuple[str, ...], PlainValidator(values.texts), _kind("list", _LIST)]
+Files = Annotated[
+    tuple[str | bytes, ...], PlainValidator(values.names_or_blobs), _kind("list of files", _LIST)
+]
+MaybeSecret = Annotated[bytes | None, PlainValidator(values.secret), _kind("secret")]
+Secret = Annotated[bytes, PlainValidator(values.secret), _kind("secret")]
+Name = Annotated[str, PlainValidator(values.name), _kind("name")]
+Endpoints = Annotated[values.Endpoints, PlainValidator(values.endpoints), _kind("list of addresses", _LIST)]
+Addresses = Annotated[
+    tuple[IpAddress, ...], PlainValidator(values.addresses), _kind("list of addresses", _LIST)
+]
+PoolRange = Annotated[AddressRange, PlainValidator(values.pool_addresses), _kind("prefix or range")]
+Id = Annotated[Identity | None, PlainValidator(identity), _kind("identity")]
+Ids = Annotated[tuple[Identity, ...], PlainValidator(identities), _kind("identity", _LIST)]
+IkeProposals = Annotated[
+    tuple[Proposal, ...] | None, PlainValidator(ike_proposals), _kind("list of proposals", _LIST)
+]
+EspProposals = Annotated[
+    tuple[Proposal, ...] | None, PlainValidator(esp_proposals), _kind("list of proposals", _LIST)
+]
+Selectors = Annotated[
+    tuple[AnySelector, ...] | None, PlainValidator(selectors), _kind("list of selectors", _LIST)
+]
+Rules = Annotated[NamedRules, PlainValidator(rule_texts), _kind("rules", _RULES)]
+AclReference = Annotated[
+    str | NamedRules | None,
+    PlainValidator(acl_reference),
+    _kind("name, or rules", {"anyOf": [{"type": "string"}, _RULES]}),
+]
+Auth = Annotated[AuthChoice | None, PlainValidator(auth_choice), _kind("psk, pubkey or signature schemes")]
+
+_ACTIONS = {"none": "none", "trap": "trap", "route": "trap", "start": "start", "restart": "start",
+            "trap_or_start": "trap_or_start"}  # fmt: skip
+StartWord = Annotated[str, PlainValidator(values.choice(**_ACTIONS)), _words(**_ACTIONS)]
+_DPD = {
+    "clear": "none",
+    "none": "none",
+    "trap": "trap",
+    "route": "trap",
+    "start": "start",
+    "restart": "start",
+}
+DpdWord = Annotated[str, PlainValidator(values.choice(**_DPD)), _words(**_DPD)]
+
+
+def _key(default: Any, description: str, shown: str | None = None) -> Any:
+    """A key; `shown` is its default as people write it where the value does not show it."""
+    return Field(
+        default=default,
+        description=description,
+        json_schema_extra=None if shown is None else {"x-default": shown},
+    )
+
+
+class Section(BaseModel):
+    """A section: unknown keys are errors, keys in `LATER` are taken with their default only."""
+
+    model_config = ConfigDict(
+        extra="forbid", arbitrary_types_allowed=True, frozen=True, hide_input_in_errors=True
+    )
+
+    LATER: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Keys that are known and not supported yet, with the values that mean their default."""
+    GATHER: ClassVar[dict[str, str]] = {}
+    """Prefix of a key to the field that gathers the keys with it."""
+    GATHER_VALUES: ClassVar[frozenset[str]] = frozenset()
+    """Prefixes whose keys are values; the others' are sections."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prepare(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        result: dict[str, Any] = {}
+        for key, value in data.items():
+            if key in cls.__pydantic_fields__ and key not in cls.GATHER.values():
+                result[key] = value
+            elif key in cls.LATER and values.is_default(value, cls.LATER[key]):
+                continue
+            elif (prefix := cls.prefix_of(key, value)) is not None:
+                result.setdefault(cls.GATHER[prefix], {})[key] = value
+            else:
+                result[key] = value
+        return result
+
+    @classmethod
+    def prefix_of(cls, key: object, value: Any) -> str | None:
+        """Which prefix of `GATHER` a key that is no field has."""
+        for prefix in cls.GATHER:
+            if str(key).startswith(prefix) and (prefix in cls.GATHER_VALUES) != isinstance(value, dict):
+                return prefix
+        return None
+
+
+class CertificateFile(Section):
+    LATER = {"handle": (), "slot": (), "module": ()}
+
+    file: Text = Field(description="File of the certificate, PEM or DER.")
+
+
+class Local(Section):
+    LATER = {"pubkeys": (), "eap_id": (), "aaa_id": (), "xauth_id": ()}
+    GATHER = {"cert": "certificate_sections"}
+
+    round: Count = _key(0, "Order of the rounds; only one round is supported so far.")
+    auth: Auth = _key(
+        None,
+        "How this gateway proves who it is: `psk`, `pubkey` (a certificate and its key), or with certain "
+        "signatures only: `ike:rsa/pss-sha256`, `ike:ecdsa-sha384`, `ike:ed25519`, joined by `-`.",
+        "pubkey",
+    )
+    id: Id = _key(
+        None,
+        "This gateway's identity: address, name, `user@name`, distinguished name, or with prefix (`keyid:`).",
+        "the certificate's subject, else the local address",
+    )
+    certs: Files = _key(
+        (),
+        "Certificates to authenticate with, the first whose key is there; files, relative ones in `x509/`.",
+    )
+    certificate_sections: dict[str, CertificateFile] = _key({}, "`cert<suffix>`: a certificate as a section.")
+
+
+class Remote(Section):
+    LATER = {
+        "eap_id": ("%any",), "groups": (), "cert_policy": (), "ca_id": (), "pubkeys": (),
+        "revocation": ("relaxed",),
+    }  # fmt: skip
+    GATHER = {"cacert": "ca_certificate_sections", "cert": "certificate_sections"}
+
+    round: Count = _key(0, "Order of the rounds; only one round is supported so far.")
+    auth: Auth = _key(None, "How the peer must prove who it is; as for `local`.", "pubkey")
+    id: Id = _key(
+        None,
+        "The identity that the peer must prove; may hold wildcards: `*.example.org`, `*@example.org`.",
+        "%any",
+    )
+    certs: Files = _key((), "Accept only these certificates; files, relative ones in `x509/`.")
+    certificate_sections: dict[str, CertificateFile] = _key({}, "`cert<suffix>`: a certificate as a section.")
+    cacerts: Files = _key(
+        (),
+        "Accept only certificates under these authorities; files, relative ones in `x509ca/`.",
+        "all loaded",
+    )
+    ca_certificate_sections: dict[str, CertificateFile] = _key(
+        {}, "`cacert<suffix>`: an authority as a section."
+    )
+
+
+class Child(Section):
+    LATER = {
+        "ah_proposals": (), "sha256_96": ("no",), "updown": (), "hostaccess": ("no",), "policies": ("yes",),
+        "policies_fwd_out": ("no",), "ipcomp": ("no",), "inactivity": ("0s", "0"), "reqid": ("0",),
+        "interface": (),
+        "mark_in": ("0/0", "0/0x00000000", "0"), "mark_in_sa": ("no",),
+        "mark_out": ("0/0", "0/0x00000000", "0"),
+        "set_mark_in": ("0/0", "0/0x00000000", "0"), "set_mark_out": ("0/0", "0/0x00000000", "0"),
+        "if_id_in": ("0",), "if_id_out": ("0",), "label": (), "label_mode": ("system", "simple"),
+        "tfc_padding": ("0",), "per_cpu_sas": ("no",), "hw_offload": ("no", "auto"), "icmp": ("no",),
+    }  # fmt: skip
+
+    acl: AclReference = _key(
+        None,
+        "What is protected, as an access list: a name in `acls`, or the rules themselves. Source is this "
+        "side, destination the peer's. Instead of `local_ts` and `remote_ts`.",
+    )
+    sa: Annotated[
+        str,
+        PlainValidator(values.choice(**{"per-rule": "per-rule", "aggregate": "aggregate"})),
+        _words(**{"per-rule": "", "aggregate": ""}),
+    ] = _key(
+        "per-rule", "With `acl`: an SA pair for each permit rule, as switches do, or one for the whole list."
+    )
+    local_ts: Selectors = _key(
+        None,
+        "What is protected on this side: `10.1.0.0/16`, `10.1.0.1-10.1.0.9`, `dynamic` (the tunnel's own "
+        "end), each with `[protocol/port]`: `10.1.0.0/16[tcp/80-90]`.",
+        "dynamic",
+    )
+    remote_ts: Selectors = _key(None, "What is protected on the peer's side.", "dynamic")
+    esp_proposals: EspProposals = _key(
+        None,
+        "Algorithms of the Child SA, best first; a key exchange in it means PFS when rekeying.",
+        "default",
+    )
+    mode: Annotated[
+        str,
+        PlainValidator(
+            values.word_or_later(
+                ("tunnel", "pass", "drop"), ("transport", "transport_proxy", "iptfs", "beet")
+            )
+        ),
+        _words(tunnel="", **{"pass": ""}, drop=""),
+    ] = _key("tunnel", "`tunnel` protects; `pass` leaves what matches alone, `drop` discards it.")
+    rekey_time: Time = _key(3600.0, "Age at which the Child SA is replaced; 0: never.", "1h")
+    life_time: MaybeTime = _key(None, "Age at which it is removed if that failed.", "rekey_time + 10 %")
+    rand_time: MaybeTime = _key(
+        None, "A random part of this is taken from rekey_time.", "life_time - rekey_time"
+    )
+    rekey_bytes: Octets = _key(0, "Bytes after which the Child SA is replaced; 0: any number.")
+    life_bytes: MaybeOctets = _key(
+        None, "Bytes after which it is removed if that failed.", "rekey_bytes + 10 %"
+    )
+    rand_bytes: MaybeOctets = _key(
+        None, "A random part of this is taken from rekey_bytes.", "life_bytes - rekey_bytes"
+    )
+    rekey_packets: Packets = _key(0, "Packets after which the Child SA is replaced; 0: any number.")
+    life_packets: MaybePackets = _key(
+        None, "Packets after which it is removed if that failed.", "rekey_packets + 10 %"
+    )
+    rand_packets: Packets = _key(
+        None, "A random part of this is taken from rekey_packets.", "life_packets - rekey_packets"
+    )
+    start_action: StartWord = _key(
+        "none", "When loaded: `start` negotiates at once, `trap` when traffic comes, `trap|start` both."
+    )
+    close_action: StartWord = _key("none", "When the peer closes it: the same words.")
+    dpd_action: DpdWord = _key(
+        "none", "When the peer is dead: `clear`, `trap`, or `start` to negotiate again.", "clear"
+    )
+    replay_window: Annotated[int, PlainValidator(values.integer(32, 4096)), _kind("32 to 4096", _SCALAR)] = (
+        _key(32, "Packets that may arrive late and are still taken.")
+    )
+    priority: Annotated[int, PlainValidator(values.integer(0, 1 << 31)), _kind("number", _SCALAR)] = _key(
+        0, "Order among the policies, lower first; 0: the order in which they were loaded."
+    )
+    copy_df: YesNo = _key(True, "Copy the DF bit to the outer header.", "yes")
+    copy_ecn: YesNo = _key(True, "Copy ECN to the outer header and back (RFC 6040).", "yes")
+    copy_dscp: Annotated[
+        str,
+        PlainValidator(values.choice(out="out", **{"in": "in"}, yes="yes", no="no")),
+        _words(out="", **{"in": ""}, yes="", no=""),
+    ] = _key("out", "Copy DSCP to the outer header (`out`), from it (`in`), both (`yes`) or neither (`no`).")
+
+
+class Connection(Section):
+    LATER = {
+        "vips": (), "aggressive": ("no",), "pull": ("yes",), "dscp": ("000000",), "mobike": ("yes", "no"),
+        "ocsp": ("reply",), "ppk_id": (), "ppk_required": ("no",), "pools": (), "if_id_in": ("0",),
+        "if_id_out": ("0",),
+        "mediation": ("no",), "mediated_by": (), "mediation_peer": (),
+    }  # fmt: skip
+    GATHER = {"local": "local_rounds", "remote": "remote_rounds"}
+
+    version: Annotated[int, PlainValidator(values.ike_version), _words(**{"2": "", "0": ""})] = _key(
+        2, "IKE version; 0 (either) means 2 until IKEv1 is supported."
+    )
+    local_addrs: Endpoints = _key(
+        ((), ()),
+        "Addresses of this gateway for this connection; the first single one is where it starts from.",
+        "%any",
+    )
+    remote_addrs: Endpoints = _key(
+        ((), ()),
+        "Addresses of the peer: address, prefix, range, one host name. `%any`: anyone may start, we cannot.",
+        "%any",
+    )
+    local_port: Port = _key(500, "UDP port that we start from.")
+    remote_port: Port = _key(500, "UDP port that the peer listens on.")
+    proposals: IkeProposals = _key(
+        None, "Algorithms of the IKE SA, best first: `aes256gcm16-prfsha384-x25519`; `default`.", "default"
+    )
+    encap: YesNo = _key(False, "Force UDP encapsulation, also where there is no NAT.", "no")
+    dpd_delay: Time = _key(
+        0.0, "After this long without a packet the peer is asked whether it lives; 0: never.", "0s"
+    )
+    dpd_timeout: Time = _key(0.0, "IKEv1 only: without effect so far.", "0s")
+    fragmentation: Annotated[
+        str,
+        PlainValidator(values.choice(yes="yes", accept="accept", force="force", no="no")),
+        _words(yes="", accept="", force="", no=""),
+    ] = _key("yes", "Send large IKE messages in fragments (RFC 7383).")
+    childless: Annotated[
+        str,
+        PlainValidator(values.choice(allow="allow", prefer="prefer", force="force", never="never")),
+        _words(allow="", prefer="", force="", never=""),
+    ] = _key("allow", "IKE SAs without a first Child SA (RFC 6023).")
+    send_certreq: YesNo = _key(True, "Ask the peer for a certificate of our authorities.", "yes")
+    send_cert: Annotated[
+        str,
+        PlainValidator(values.choice(ifasked="ifasked", always="always", never="never")),
+        _words(ifasked="", always="", never=""),
+    ] = _key("ifasked", "When to send our certificate.")
+    keyingtries: Count = _key(1, "Rounds of retransmissions before starting is given up; 0: never given up.")
+    unique: Annotated[
+        str,
+        PlainValidator(values.choice(no="no", never="never", keep="keep", replace="replace")),
+        _words(no="", never="", keep="", replace=""),
+    ] = _key(
+        "no",
+        "What a second IKE SA with the same identities does: `no` replaces the first if the peer says that "
+        "it has restarted, `never` not even then, `replace` always, `keep` refuses the second.",
+    )
+    reauth_time: Time = _key(0.0, "Age at which the IKE SA is made anew with authentication; 0: never.", "0s")
+    rekey_time: MaybeTime = _key(
+        None, "Age at which the IKE SA is replaced; 0: never.", "4h, or 0 with reauth_time"
+    )
+    over_time: MaybeTime = _key(
+        None, "How long after that it is closed if that failed.", "10 % of rekey_time"
+    )
+    rand_time: MaybeTime = _key(None, "A random part of this is taken from rekey_time.", "over_time")
+    acls: dict[Name, Rules] = _key(
+        {}, "Access lists of this connection alone; they come before those in `acls`."
+    )
+    local_rounds: dict[str, Local] = _key({}, "`local<suffix>`: how this gateway authenticates.")
+    remote_rounds: dict[str, Remote] = _key({}, "`remote<suffix>`: how the peer authenticates.")
+    children: dict[Name, Child] = _key({}, "What is protected: one section for each child.")
+
+
+class Shared(Section):
+    GATHER = {"id": "ids"}
+    GATHER_VALUES = frozenset({"id"})
+
+    secret: Secret = Field(description="The secret: text, `0x` and hex digits, or `0s` and base64.")
+    ids: dict[str, Ids] = _key({}, "`id<suffix>`: identities of those who share it; none: everybody.")
+
+
+class Key(Section):
+    file: Text = Field(
+        description="File of the private key, PEM, DER or PKCS#12; relative ones in `private/`."
+    )
+    secret: MaybeSecret = _key(None, "Passphrase of an encrypted key.")
+
+
+class Secrets(Section):
+    GATHER = {
+        "ike": "ike", "eap": "eap", "xauth": "xauth", "ntlm": "ntlm", "ppk": "ppk", "private": "private",
+        "rsa": "rsa", "ecdsa": "ecdsa", "pkcs8": "pkcs8", "pkcs12": "pkcs12",
+    }  # fmt: skip
+
+    ike: dict[str, Shared] = _key({}, "`ike<suffix>`: pre-shared keys.")
+    eap: dict[str, Shared] = _key({}, "`eap<suffix>`: passwords; kept, nothing uses them so far.")
+    xauth: dict[str, Shared] = _key({}, "`xauth<suffix>`: the same.")
+    ntlm: dict[str, Shared] = _key({}, "`ntlm<suffix>`: the same.")
+    ppk: dict[str, Shared] = _key(
+        {}, "`ppk<suffix>`: postquantum pre-shared keys; kept, nothing uses them so far."
+    )
+    private: dict[str, Key] = _key(
+        {}, "`private<suffix>`: a private key, and its passphrase if it is encrypted."
+    )
+    rsa: dict[str, Key] = _key({}, "`rsa<suffix>`: the same, in `rsa/`.")
+    ecdsa: dict[str, Key] = _key({}, "`ecdsa<suffix>`: the same, in `ecdsa/`.")
+    pkcs8: dict[str, Key] = _key({}, "`pkcs8<suffix>`: the same, in `pkcs8/`.")
+    pkcs12: dict[str, Key] = _key({}, "`pkcs12<suffix>`: a key with its certificates, in `pkcs12/`.")
+
+
+class Pool(Section):
+    addrs: PoolRange = Field(description="The addresses: one prefix or one range.")
+    dns: Texts = _key((), "DNS servers.")
+    nbns: Texts = _key((), "WINS servers.")
+    dhcp: Texts = _key((), "DHCP servers.")
+    netmask: Texts = _key((), "Netmasks.")
+    server: Texts = _key((), "Servers.")
+    subnet: Texts = _key((), "Protected subnets.")
+    p_cscf: Texts = _key((), "SIP proxies (RFC 7651).")
+    split_include: Texts = _key((), "Subnets to send through the tunnel.")
+    split_exclude: Texts = _key((), "Subnets not to.")
+
+
+class Authority(Section):
+    LATER = {"handle": (), "slot": (), "module": (), "crl_uris": (), "ocsp_uris": (), "cert_uri_base": ()}
+
+    cacert: Files = _key((), "The authority's certificate: a file, relative ones in `x509ca/`.")
+    file: Text = _key("", "The same, by absolute path.")
+
+
+class Options(Section):
+    """What belongs to the whole gateway; names as in strongswan.conf's charon section where it has them."""
+
+    control_socket: Text = _key("/run/cygnet/cygnet.vici", "Path of the control socket (VICI).")
+    control_socket_group: Text = _key(
+        "", "Group that may use the control socket besides its owner.", "nobody else"
+    )
+    engine: Annotated[
+        str,
+        PlainValidator(values.word_or_later(("auto", "portable"), ("native", "kernel"))),
+        _words(auto="", portable=""),
+    ] = _key("auto", "What moves the packets.")
+    gso: Annotated[str, PlainValidator(values.choice(auto="auto", off="off")), _words(auto="", off="")] = (
+        _key("auto", "Batches by segmentation offload (TSO, UDP_SEGMENT, UDP_GRO): probed, or off.")
+    )
+    listen: Addresses = _key((), "Local addresses to listen on.", "all")
+    port: Port = _key(500, "UDP port for IKE.")
+    port_nat_t: Port = _key(4500, "UDP port for IKE and encapsulated ESP.")
+    tun: Text = _key("cygnet0", "Name of the TUN device.")
+    default_action: Annotated[
+        str, PlainValidator(values.choice(bypass="bypass", discard="discard")), _words(bypass="", discard="")
+    ] = _key("bypass", "What happens to traffic that no policy matches: left alone, or discarded.")
+    log_level: Annotated[
+        str,
+        PlainValidator(values.choice(error="error", warning="warning", info="info", debug="debug")),
+        _words(error="", warning="", info="", debug=""),
+    ] = _key("info", "What is logged.")
+    retransmit_timeout: Time = _key(4.0, "Wait before the first retransmission.", "4s")
+    retransmit_base: Annotated[float, PlainValidator(values.decimal(1, 10)), _kind("1 to 10", _SCALAR)] = (
+        _key(1.8, "Each wait is this times the last.")
+    )
+    retransmit_tries: Annotated[int, PlainValidator(values.integer(0, 50)), _kind("0 to 50", _SCALAR)] = _key(
+        5, "Retransmissions before the peer counts as unreachable."
+    )
+    retransmit_jitter: Annotated[int, PlainValidator(values.integer(0, 100)), _kind("0 to 100", _SCALAR)] = (
+        _key(0, "Percent by which each wait is randomly shortened.")
+    )
+    retransmit_limit: Time = _key(0.0, "Longest single wait; 0: none.", "0s")
+    half_open_timeout: Time = _key(30.0, "How long a peer may take to finish a first negotiation.", "30s")
+    cookie_threshold: Count = _key(30, "Half-open IKE SAs from which on cookies are asked for; 0: always.")
+    cookie_threshold_ip: Count = _key(3, "The same for one source address.")
+    block_threshold: Count = _key(
+        5, "Half-open IKE SAs from one address beyond which more are dropped; 0: no limit."
+    )
+    init_limit_half_open: Count = _key(10_000, "Half-open IKE SAs beyond which first messages are dropped.")
+    keep_alive: Time = _key(20.0, "Interval of NAT keepalives; 0: none.", "20s")
+    delete_rekeyed_delay: Time = _key(5.0, "How long a replaced inbound SA still receives.", "5s")
+    fragment_size: Annotated[
+        int, PlainValidator(values.integer(576, 65535)), _kind("576 to 65535", _SCALAR)
+    ] = _key(1280, "Size of IP packets from which on IKE messages are sent in fragments.")
+
+
+class Root(Section):
+    options: Options = _key(Options(), "The gateway itself.")
+    acls: dict[Name, Rules] = _key({}, "Access lists, by name.")
+    connections: dict[Name, Connection] = _key({}, "Connections, by name.")
+    secrets: Secrets = _key(Secrets(), "Pre-shared keys, passphrases, private keys.")
+    pools: dict[Name, Pool] = _key(
+        {}, "Address pools, by name; loaded and listed, nothing leases from them so far."
+    )
+    authorities: dict[Name, Authority] = _key({}, "Certification authorities, by name.")

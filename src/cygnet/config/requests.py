@@ -1,0 +1,231 @@
+"""What the control socket's commands carry: credentials, pools and authorities as values, and back.
+
+The readers take decoded VICI messages (values are octets) and raise `ConfigurationError`; the writers
+make what `swanctl` would send. Connections are in `from_vici` and `to_vici`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cygnet.auth.certificate import Certificate, parse_any
+from cygnet.auth.errors import CredentialError
+from cygnet.auth.identity import BadIdentity, Identity
+from cygnet.config import model
+from cygnet.config.check import validate
+from cygnet.config.problems import ConfigurationError, KeyPath, Position, Problem, dotted, show
+from cygnet.config.tree import Tree
+from cygnet.config.values import MAX_SECRET
+from cygnet.ike.configuration import AddressRange
+
+Value = str | bytes | list[str | bytes] | dict[str, Any]
+Message = dict[str, Value]
+"""A VICI message before encoding: text, octets, lists of them, sections."""
+
+SOCKET = Position("control socket")
+SHARED_KINDS = ("ike", "eap", "xauth", "ntlm", "ppk")
+
+
+@dataclass(frozen=True, slots=True)
+class SharedSecret:
+    """`kind` is ike, eap, xauth, ntlm or ppk. Without owners it is everybody's."""
+
+    id: str
+    kind: str
+    secret: bytes = field(repr=False)
+    owners: tuple[Identity, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateEntry:
+    """A certificate in DER; `ca`: it is trusted as an authority."""
+
+    der: bytes
+    ca: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    name: str
+    addresses: AddressRange
+    attributes: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    name: str
+    certificate: bytes
+
+
+def refusal(path: KeyPath, text: str, found: object = None, allowed: str = "") -> ConfigurationError:
+    """A single problem of a message."""
+    shown = "" if found is None else show(found, path)
+    return ConfigurationError([Problem(SOCKET, dotted(path), text, shown, allowed)])
+
+
+def plain(value: Any, path: KeyPath = ()) -> Any:
+    """A decoded message with its octets as text, except where they are contents (certs, data, secret)."""
+    if isinstance(value, dict):
+        return {key: plain(entry, (*path, key)) for key, entry in value.items()}
+    if path and path[-1] in CONTENT_KEYS:
+        return value
+    if isinstance(value, list):
+        return [plain(entry, (*path, index)) for index, entry in enumerate(value)]
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            raise refusal(path, "is not UTF-8 text", value) from None
+    return value
+
+
+CONTENT_KEYS = frozenset({"certs", "cacerts", "cacert", "pubkeys", "data", "secret"})
+
+
+def message_tree(data: dict[str, Any]) -> Tree:
+    """A message as a tree whose position is the control socket."""
+    return Tree(data, lambda path: SOCKET)
+
+
+def read_certificate(data: bytes) -> Certificate:
+    """PEM or DER. Raises `CredentialError`."""
+    return parse_any(data)
+
+
+def _octets(message: Mapping[str, Any], key: str) -> bytes:
+    value = message.get(key)
+    if isinstance(value, str):
+        value = value.encode()
+    if not isinstance(value, bytes) or not value:
+        raise refusal((key,), "is missing")
+    return value
+
+
+def _word(message: Mapping[str, Any], key: str, default: str = "") -> str:
+    value = message.get(key, default)
+    text = plain(value, (key,))
+    if not isinstance(text, str):
+        raise refusal((key,), "must be text")
+    return text
+
+
+# -- load-shared --------------------------------------------------------------------------------------
+
+
+def shared_secret(message: Mapping[str, Any]) -> SharedSecret:
+    """`load-shared {id, type, data, owners[]}`."""
+    kind = _word(message, "type").lower()
+    if kind not in SHARED_KINDS:
+        raise refusal(("type",), "is no kind of secret", kind, ", ".join(SHARED_KINDS))
+    secret = _octets(message, "data")
+    if len(secret) > MAX_SECRET:
+        raise refusal(("data",), "is too long", allowed=f"up to {MAX_SECRET} octets")
+    given = plain(message.get("owners", []), ("owners",))
+    owners = []
+    for owner in [given] if isinstance(given, str) else given:
+        try:
+            owners.append(Identity.parse(owner))
+        except BadIdentity as error:
+            raise refusal(("owners",), f"is no identity: {error}", owner) from None
+    return SharedSecret(_word(message, "id"), kind, secret, tuple(owners))
+
+
+def shared_message(secret: SharedSecret) -> Message:
+    message: Message = {"id": secret.id, "type": secret.kind.upper(), "data": secret.secret}
+    if secret.owners:
+        message["owners"] = [str(owner) for owner in secret.owners]
+    return message
+
+
+# -- load-cert, load-key ------------------------------------------------------------------------------
+
+
+def certificate(message: Mapping[str, Any]) -> CertificateEntry:
+    """`load-cert {type, flag, data}`; X509 only."""
+    kind = _word(message, "type", "X509").upper()
+    if kind not in ("X509", "X509CA"):
+        raise refusal(("type",), "is not supported yet", kind, "X509")
+    flag = _word(message, "flag", "NONE").upper()
+    if flag not in ("NONE", "CA"):
+        raise refusal(("flag",), "is not supported yet", flag, "NONE, CA")
+    try:
+        read = read_certificate(_octets(message, "data"))
+    except CredentialError as error:
+        raise refusal(("data",), str(error), allowed="a certificate in PEM or DER") from None
+    return CertificateEntry(read.der, flag == "CA" or kind == "X509CA")
+
+
+def certificate_message(entry: CertificateEntry) -> Message:
+    return {"type": "X509", "flag": "CA" if entry.ca else "NONE", "data": entry.der}
+
+
+def key_data(message: Mapping[str, Any]) -> bytes:
+    """`load-key {type, data}`: the key as it came, PEM or DER; the credentials look into it."""
+    kind = _word(message, "type", "any").lower()
+    if kind not in ("any", "rsa", "ecdsa"):
+        raise refusal(("type",), "is not supported yet", kind, "any, rsa, ecdsa")
+    return _octets(message, "data")
+
+
+def key_message(key: bytes) -> Message:
+    return {"type": "any", "data": key}
+
+
+# -- load-pool, load-authority ------------------------------------------------------------------------
+
+
+def _single(message: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    if len(message) != 1:
+        raise refusal((), "a message with exactly one section is expected")
+    ((name, section),) = message.items()
+    if not isinstance(section, dict):
+        raise refusal((name,), "must be a section", section)
+    return name, section
+
+
+def pool(message: Mapping[str, Any]) -> Pool:
+    """`load-pool {<name>: {addrs, <attribute>[]}}`."""
+    name, section = _single(message)
+    root, problems = validate(model.Root, message_tree({"pools": {name: plain(section, (name,))}}))
+    if root is None:
+        raise ConfigurationError(problems)
+    read = root.pools[name]
+    attributes = {
+        key: value for key in model.Pool.model_fields if key != "addrs" and (value := getattr(read, key))
+    }
+    return Pool(name, read.addrs, attributes)
+
+
+def pool_message(pool: Pool) -> Message:
+    return {
+        pool.name: {
+            "addrs": format_range(pool.addresses),
+            **{key: list(value) for key, value in pool.attributes.items()},
+        }
+    }
+
+
+def format_range(span: AddressRange) -> str:
+    """`10.3.0.1`, or `10.3.0.1-10.3.0.9`."""
+    return str(span.first) if span.first == span.last else f"{span.first}-{span.last}"
+
+
+def authority(message: Mapping[str, Any]) -> Authority:
+    """`load-authority {<name>: {cacert, ...}}`."""
+    name, section = _single(message)
+    root, problems = validate(model.Root, message_tree({"authorities": {name: plain(section, (name,))}}))
+    if root is None:
+        raise ConfigurationError(problems)
+    given = root.authorities[name].cacert
+    if len(given) != 1 or not isinstance(given[0], bytes):
+        raise refusal((name, "cacert"), "must be the content of one certificate")
+    try:
+        return Authority(name, read_certificate(given[0]).der)
+    except CredentialError as error:
+        raise refusal((name, "cacert"), str(error), allowed="a certificate in PEM or DER") from None
+
+
+def authority_message(authority: Authority) -> Message:
+    return {authority.name: {"cacert": authority.certificate}}

@@ -1,0 +1,73 @@
+"""A connection as the control socket's `load-conn` message: what `swanctl` would send, and our own keys.
+
+Values go as they were written, so that the daemon judges the same text; files go as their contents,
+the access lists that children name go along inside the connection, so that a message is complete.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from cygnet.config import model
+from cygnet.config.build import AccessLists
+from cygnet.config.requests import Message
+from cygnet.config.typed import NamedRules
+from cygnet.ike.configuration import Connection
+from cygnet.policy.access_list import parse_access_list
+
+_NUMBER = re.compile(r"^\s*(?:rule\s+)?(?:\d+\s+)?", re.IGNORECASE)
+
+
+def connection_message(
+    connection: Connection, section: model.Connection, raw: Mapping[str, Any], lists: AccessLists
+) -> Message:
+    """`{<name>: {...}}` from the section as it was written (`raw`) and as it was understood."""
+    result = {key: _value(value) for key, value in raw.items() if key != "acls"}
+    for name in section.local_rounds:
+        result[name] = _round(raw[name], {"certs": connection.local[0].certificates})
+    for name in section.remote_rounds:
+        remote = connection.remote[0]
+        result[name] = _round(raw[name], {"certs": remote.certificates, "cacerts": remote.ca_certificates})
+    children: dict[str, Any] = {}
+    acls: dict[str, Any] = {}
+    for name, child in section.children.items():
+        children[name] = {key: _value(value) for key, value in raw["children"][name].items()}
+        if isinstance(child.acl, str):
+            rules = section.acls.get(child.acl) or lists.rules(child.acl) or ()
+            acls[child.acl] = _rules(rules)
+        elif child.acl is not None:
+            children[name]["acl"] = _rules(child.acl)
+    if children:
+        result["children"] = children
+    if acls:
+        result["acls"] = acls
+    return {connection.name: result}
+
+
+def _round(raw: Mapping[str, Any], contents: Mapping[str, tuple[bytes, ...]]) -> dict[str, Any]:
+    """An authentication round with its certificates' contents in place of their files."""
+    result = {
+        key: _value(value)
+        for key, value in raw.items()
+        if not isinstance(value, dict) and key not in contents
+    }
+    result.update({key: list(ders) for key, ders in contents.items() if ders})
+    return result
+
+
+def _rules(rules: NamedRules) -> dict[str, str]:
+    """A section of number = rule, however the list was written."""
+    read = parse_access_list("", [rule for _, rule in rules])
+    return {str(rule.number): _NUMBER.sub("", rule.text) for rule in read.rules}
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return {key: _value(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_value(entry) for entry in value]
+    return value if isinstance(value, bytes) else str(value)
