@@ -87,7 +87,7 @@ def prove_with_key(
 
 
 def check_identity(claimed: Identity, expected: Identity | None) -> None:
-    """That the peer claims an identity that we expect (a pattern; None: any). Raises `AuthenticationError`."""
+    """That the peer claims an identity that we expect (a pattern; None: any), else `AuthenticationError`."""
     if not claimed.matches(expected):
         raise AuthenticationError(
             Kind.PEER_ID_MISMATCH, f"the peer says it is {claimed}, expected was {expected}"
