@@ -26,6 +26,7 @@ from cygnet.policy.selectors import (
     TrafficSelector,
     covers,
     intersect,
+    intersect_protocols,
     is_any_port,
     merge,
     subtract_all,
@@ -152,7 +153,7 @@ def _child_rules(acl: AccessList, rule: AccessRule, flow: int) -> list[ChildRule
 def _can_pair(a: AnySelector, b: AnySelector) -> bool:
     if isinstance(a, TrafficSelector) and isinstance(b, TrafficSelector) and a.family != b.family:
         return False
-    return a.protocol == b.protocol or ANY_PROTOCOL in (a.protocol, b.protocol)
+    return intersect_protocols(a.protocol, b.protocol) is not None
 
 
 # -- decorrelation ----------------------------------------------------------------------------------

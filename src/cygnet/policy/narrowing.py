@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cygnet.policy.selectors import ANY_PROTOCOL, TrafficSelector, contains, covers, intersect
+from cygnet.policy.selectors import TrafficSelector, contains, covers, intersect, intersect_protocols
 
 MAX_SELECTORS = 255
 """Of one traffic selector payload: their number is one octet (RFC 7296, section 3.13)."""
@@ -120,8 +120,7 @@ def _with_partner(side: Iterable[TrafficSelector], other: Sequence[TrafficSelect
         one
         for one in side
         if any(
-            one.family == partner.family
-            and (one.protocol == partner.protocol or ANY_PROTOCOL in (one.protocol, partner.protocol))
+            one.family == partner.family and intersect_protocols(one.protocol, partner.protocol) is not None
             for partner in other
         )
     ]

@@ -250,17 +250,19 @@ def intersect(a: TrafficSelector, b: TrafficSelector) -> TrafficSelector | None:
     """What both select; None if that is nothing."""
     if a.family != b.family:
         return None
-    if a.protocol == b.protocol or b.protocol == ANY_PROTOCOL:
-        protocol = a.protocol
-    elif a.protocol == ANY_PROTOCOL:
-        protocol = b.protocol
-    else:
-        return None
+    protocol = intersect_protocols(a.protocol, b.protocol)
     first, last = max(a.first, b.first), min(a.last, b.last)
-    if first > last:
+    if protocol is None or first > last:
         return None
     ports = _intersect_ports(a, b)
     return None if ports is None else TrafficSelector(a.family, protocol, first, last, *ports)
+
+
+def intersect_protocols(a: int, b: int) -> int | None:
+    """The protocol that both allow; None if there is none."""
+    if a == b or b == ANY_PROTOCOL:
+        return a
+    return b if a == ANY_PROTOCOL else None
 
 
 def _intersect_ports(a: TrafficSelector, b: TrafficSelector) -> tuple[int, int] | None:
