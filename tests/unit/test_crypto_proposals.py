@@ -100,7 +100,7 @@ def test_several_proposals_come_from_a_comma_or_a_list_in_their_order() -> None:
         ("aes128-sha256-modp2048-esn", IKE, "'esn' has no place"),
         ("aes128-sha256-prfsha256", ESP, "'prfsha256' has no place in an ESP proposal"),
         ("sha256-modp2048", IKE, "no encryption algorithm"),
-        ("aes128-modp2048", IKE, "no PRF algorithm"),
+        ("aes128-modp2048", IKE, "no integrity algorithm"),
         ("aes128-prfsha256-modp2048", IKE, "no integrity algorithm"),
         ("aes256gcm16-x25519", IKE, "no PRF algorithm"),
         ("aes256gcm16-prfsha256", IKE, "no key exchange algorithm"),
@@ -119,7 +119,7 @@ def test_a_bad_proposal_names_the_keyword_or_the_lack(text: str, protocol: int, 
 
 
 def test_a_bad_proposal_says_what_is_allowed() -> None:
-    with pytest.raises(BadProposal, match="key exchange: .*modp2048.*x25519") as caught:
+    with pytest.raises(BadProposal, match=r"key exchange: .*modp2048.*x25519") as caught:
         parse_proposals("aes128-sha256-modp9999", IKE)
     assert "esn" not in str(caught.value)
     with pytest.raises(BadProposal, match="allowed: sha1, sha256"):

@@ -212,6 +212,8 @@ def _complete(chosen: dict[int, list[Transform]], text: str, protocol: int) -> N
             "write two proposals"
         )
     integrity = chosen[TransformType.INTEG]
+    if not aeads[0] and not integrity:
+        raise _lacks(TransformType.INTEG, text, protocol)
     if protocol == Protocol.IKE:
         prfs = chosen[TransformType.PRF]
         if not prfs:
@@ -224,8 +226,6 @@ def _complete(chosen: dict[int, list[Transform]], text: str, protocol: int) -> N
         chosen[TransformType.ESN].append(KEYWORDS["noesn"])
     if aeads[0]:
         integrity.clear()
-    elif not integrity:
-        raise _lacks(TransformType.INTEG, text, protocol)
 
 
 def _lacks(transform_type: int, text: str, protocol: int) -> BadProposal:
