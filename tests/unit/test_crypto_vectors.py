@@ -11,7 +11,7 @@ import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -244,7 +244,7 @@ def test_curves_agree_and_refuse_points_elsewhere(name: str, group: int) -> None
 
 
 def load(group: Case) -> PublicKey:
-    return load_der_public_key(bytes.fromhex(group["publicKeyDer"]))
+    return cast(PublicKey, load_der_public_key(bytes.fromhex(group["publicKeyDer"])))
 
 
 @pytest.mark.parametrize(

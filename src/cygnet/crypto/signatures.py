@@ -275,7 +275,7 @@ def sign(key: PrivateKey, scheme: SignatureScheme, data: bytes) -> bytes:
 
 
 def verify(key: PublicKey, scheme: SignatureScheme, signature: bytes, data: bytes) -> None:
-    """Returns if `signature` is that of `key` over `data`; else raises SignatureInvalid (or UnsuitableKey)."""
+    """Returns if `signature` is that of `key` over `data`; else SignatureInvalid or UnsuitableKey."""
     check_public_key(key)
     _check_fits(scheme, key)
     try:
