@@ -1,0 +1,232 @@
+"""The control socket's client: blocking, one command at a time, events beside it.
+
+    with Client.connect(path) as client:
+        answer = client.request("version")
+        for event, message in client.listen("ike-updown", "child-updown"): ...
+
+Values come as octets; `codec.texts` makes them text. Every failure is a `ViciError` whose text is one
+sentence for a person.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from cygnet.vici.codec import (
+    MAX_PACKET,
+    Message,
+    Outgoing,
+    Packet,
+    PacketType,
+    decode_packet,
+    encode_packet,
+    texts,
+)
+from cygnet.wire.cursor import Malformed
+
+
+class ViciError(Exception):
+    """Something is wrong between us and the daemon."""
+
+
+class NotRunning(ViciError):
+    """Nobody listens on the control socket."""
+
+
+class NotPermitted(ViciError):
+    """The control socket may not be used by this user."""
+
+
+class ConnectionLost(ViciError):
+    """The daemon went away, or broke the protocol."""
+
+
+class TimedOut(ViciError):
+    """The daemon did not answer in time."""
+
+
+class Unknown(ViciError):
+    """The daemon does not know this command or event."""
+
+
+class Refused(ViciError):
+    """The command was not done. `answer` is all that the daemon said, as text."""
+
+    def __init__(self, errmsg: str, answer: Message) -> None:
+        super().__init__(errmsg)
+        self.answer = answer
+
+
+OnEvent = Callable[[str, Message], None]
+
+
+class Client:
+    """A connection to a control socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._buffer = bytearray()
+
+    @classmethod
+    def connect(cls, path: Path | str, timeout: float = 10.0) -> Self:
+        """Connect. Raises `NotRunning`, `NotPermitted`, `ViciError`."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(timeout)
+        try:
+            connection.connect(str(path))
+        except OSError as error:
+            connection.close()
+            if isinstance(error, FileNotFoundError | ConnectionRefusedError | NotADirectoryError):
+                raise NotRunning(f"no Cygnet is running here: nobody listens on {path}") from None
+            if isinstance(error, PermissionError):
+                raise NotPermitted(f"you may not use the control socket {path}") from None
+            if error.errno == errno.EAGAIN or isinstance(error, TimeoutError):
+                raise TimedOut(f"the daemon behind {path} does not take connections") from None
+            raise ViciError(f"the control socket {path} cannot be used: {error.strerror or error}") from None
+        return cls(connection)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    # -- commands ---------------------------------------------------------------------------------
+
+    def request(
+        self,
+        command: str,
+        message: Outgoing | None = None,
+        *,
+        timeout: float | None = 60.0,
+        on_event: OnEvent | None = None,
+        events: tuple[str, ...] = (),
+    ) -> Message:
+        """Do a command and return its answer. `events` are registered for its duration and go to `on_event`.
+
+        `timeout` None waits for ever. Raises `Refused` if the answer says `success` other than yes.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for event in events:
+            self._register(event, deadline, on_event)
+        self._send(encode_packet(PacketType.CMD_REQUEST, command, message), deadline)
+        packet = self._answer(deadline, on_event)
+        if packet.type is PacketType.CMD_UNKNOWN:
+            raise Unknown(f"the daemon does not know the command {command}")
+        if packet.type is not PacketType.CMD_RESPONSE:
+            raise ConnectionLost(f"the daemon answered {command} with {packet.type.name}")
+        for event in events:
+            self._send(encode_packet(PacketType.EVENT_UNREGISTER, event), deadline)
+            self._answer(deadline, on_event)
+        success = packet.message.get("success", b"yes")
+        if success != b"yes":
+            answer = texts(packet.message)
+            raise Refused(str(answer.get("errmsg") or f"{command} failed"), answer)
+        return packet.message
+
+    def stream(
+        self, command: str, event: str, message: Outgoing | None = None, *, timeout: float | None = 60.0
+    ) -> list[Message]:
+        """Do a command that answers with events; their messages."""
+        found: list[Message] = []
+        self.request(
+            command, message, timeout=timeout, events=(event,),
+            on_event=lambda name, content: found.append(content) if name == event else None,
+        )  # fmt: skip
+        return found
+
+    def listen(
+        self, *events: str, started: Callable[[], None] | None = None
+    ) -> Iterator[tuple[str, Message]]:
+        """Events as they come, until the daemon goes away (`ConnectionLost`).
+
+        `started` is called when all are registered, before the first is waited for.
+        """
+        early: list[tuple[str, Message]] = []
+        for event in events:
+            self._register(
+                event, time.monotonic() + 60.0, lambda name, content: early.append((name, content))
+            )
+        if started is not None:
+            started()
+        yield from early
+        while True:
+            packet = self._receive(None)
+            if packet.type is PacketType.EVENT:
+                yield packet.name, packet.message
+
+    def _register(self, event: str, deadline: float | None, on_event: OnEvent | None) -> None:
+        self._send(encode_packet(PacketType.EVENT_REGISTER, event), deadline)
+        if self._answer(deadline, on_event).type is not PacketType.EVENT_CONFIRM:
+            raise Unknown(f"the daemon does not know the event {event}")
+
+    def _answer(self, deadline: float | None, on_event: OnEvent | None) -> Packet:
+        """The next packet that is no event."""
+        while True:
+            packet = self._receive(deadline)
+            if packet.type is not PacketType.EVENT:
+                return packet
+            if on_event is not None:
+                on_event(packet.name, packet.message)
+
+    # -- octets -----------------------------------------------------------------------------------
+
+    def _arm(self, deadline: float | None) -> None:
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            raise TimedOut("the daemon did not answer in time")
+        self._socket.settimeout(left)
+
+    def _send(self, packet: bytes, deadline: float | None) -> None:
+        try:
+            self._arm(deadline)
+            self._socket.sendall(packet)
+        except TimeoutError:
+            raise TimedOut("the daemon did not take the command in time") from None
+        except OSError as error:
+            raise ConnectionLost(f"the daemon closed the control socket: {error.strerror}") from None
+
+    def _receive(self, deadline: float | None) -> Packet:
+        length = int.from_bytes(self._take(4, deadline), "big")
+        if length > MAX_PACKET:
+            raise ConnectionLost(f"the daemon sent a packet of {length} octets")
+        try:
+            return decode_packet(self._take(length, deadline))
+        except Malformed as error:
+            raise ConnectionLost(f"the daemon sent what cannot be parsed: {error}") from None
+
+    def _take(self, count: int, deadline: float | None) -> bytes:
+        while len(self._buffer) < count:
+            try:
+                self._arm(deadline)
+                data = self._socket.recv(65536)
+            except TimeoutError:
+                raise TimedOut("the daemon did not answer in time") from None
+            except OSError as error:
+                raise ConnectionLost(f"the daemon closed the control socket: {error.strerror}") from None
+            if not data:
+                raise ConnectionLost("the daemon closed the control socket")
+            self._buffer += data
+        taken = bytes(self._buffer[:count])
+        del self._buffer[:count]
+        return taken
+
+
+def single(messages: list[Message]) -> Iterator[tuple[str, Any]]:
+    """The sections of streamed messages, each of which holds one or more of them by name."""
+    for message in messages:
+        yield from message.items()
