@@ -48,8 +48,9 @@ MAX_QUEUED = 64
 """Packets that a client may send ahead of their answers."""
 
 EVENTS = frozenset({
-    "log", "control-log", "list-sa", "list-policy", "list-conn", "list-cert", "list-authority", "ike-updown",
-    "ike-rekey", "ike-update", "child-updown", "child-rekey", "alert", "ike-message", "ike-failure", "ike-drop",
+    "log", "control-log", "list-sa", "list-policy", "list-conn", "list-cert", "list-authority",
+    "ike-updown", "ike-rekey", "ike-update", "child-updown", "child-rekey", "alert",
+    "ike-message", "ike-failure", "ike-drop",
 })  # fmt: skip
 """Events to register for: strongSwan's, and ours (`ike-message`, `ike-failure`, `ike-drop`)."""
 
