@@ -1,1 +1,16 @@
-"""VICI, the control socket that strongSwan's tools speak: `codec`, `server`, `client`, `shapes`."""
+"""VICI, the control socket that strongSwan's tools speak: `codec`, `server`, `client`, `shapes`, `messages`.
+
+Commands and events are strongSwan's. What Cygnet says beyond them, and nobody else needs to know:
+
+    load-conn          children may hold `acl` and `sa`, the connection `acls` (number = rule)
+    initiate, rekey,   when they fail, beside `errmsg`: `reason`, `detail`, `ours`, `theirs`, `first`
+    terminate          (`shapes.failure`)
+    get-failures       → `{failures: {1: {...}, 2: ...}}`, newest first, each an `ike-failure`
+    get-certs          → `{certs: {<SHA-256, hex>: {subject, not-after, ca}}}`
+    unload-cert        `{id: <SHA-256, hex>}`
+    list-conn          `proposals`, and in children `start_action`, `esp_proposals`, `rules`
+    list-sa            in children `rule`: the access list rule that it came from
+    event ike-message  each IKE message, decoded (`messages.ike_message`)
+    event ike-failure  a negotiation that did not come about (`shapes.ike_failure`)
+    event ike-drop     a datagram that was dropped in silence (`shapes.ike_drop`)
+"""
