@@ -62,7 +62,8 @@ _TYPES = (
 )
 _OID_OF = {name.lower(): oid for name, oid in _TYPES}
 _NAME_OF = {oid: name for name, oid in reversed(_TYPES)}
-_IA5_TYPES = (_OID_OF["e"], _OID_OF["dc"])
+# RFC 5280, appendix A.1; strongSwan writes DC as PrintableString all the same.
+_IA5_TYPES = (_OID_OF["e"], _OID_OF["dc"], _OID_OF["un"])
 
 _ATTRIBUTE = re.compile(r"\s*([A-Za-z][A-Za-z0-9]*|\d+(?:\.\d+)+)\s*=\s*")
 _ESCAPE = re.compile(r"\\(?:([0-9A-Fa-f]{2})|(.))", re.DOTALL)
@@ -142,7 +143,7 @@ def from_text(text: str) -> Name:
 
     Raises `BadName`. Types are swanctl's names or dotted numbers; `a=x+b=y` is a part of two attributes.
     """
-    text = text.strip()
+    text = stripped(text)
     separator = ","
     if text.startswith("/"):
         text, separator = text[1:], "/"
@@ -205,12 +206,14 @@ def _read_value(text: str, start: int, separator: str) -> tuple[str, int]:
             break
         end += 2 if text[end] == "\\" else 1
     end = min(end, len(text))
-    raw = text[start:end]
-    stripped = raw.rstrip()
-    # An escaped space at the end belongs to the value.
-    if stripped.endswith("\\") and len(raw) > len(stripped):
-        stripped += " "
-    return _unescape(stripped), end
+    return _unescape(stripped(text[start:end])), end
+
+
+def stripped(text: str) -> str:
+    """Without white space around it, but with a last space that is escaped."""
+    bare = text.strip()
+    escapes = len(bare) - len(bare.rstrip("\\"))
+    return bare + " " if escapes % 2 and len(text.lstrip()) > len(bare) else bare
 
 
 def _unescape(text: str) -> str:
@@ -221,9 +224,11 @@ def _unescape(text: str) -> str:
         octets += text[position : found.start()].encode()
         octets += bytes.fromhex(found[1]) if found[1] else found[2].encode()
         position = found.end()
-    octets += text[position:].encode()
+    rest = text[position:]
+    if "\\" in rest:
+        raise BadName(f"{text!r} ends within an escape")
     try:
-        return octets.decode()
+        return (octets + rest.encode()).decode()
     except UnicodeDecodeError:
         raise BadName(f"{text!r} is not UTF-8") from None
 

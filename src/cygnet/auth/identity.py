@@ -96,7 +96,9 @@ class Identity:
         """An identity from its spelling. Raises `BadIdentity`."""
         if len(text) > MAX_IDENTITY:
             raise BadIdentity(f"an identity of {len(text)} characters; at most {MAX_IDENTITY} are accepted")
-        text = text.strip()
+        if any(0xD800 <= ord(char) <= 0xDFFF for char in text):
+            raise BadIdentity("an identity that is not UTF-8")
+        text = dn.stripped(text)
         prefix, colon, value = text.partition(":")
         if colon and prefix.lower() in _PREFIXES:
             return cls._parse_as(_PREFIXES[prefix.lower()], value)

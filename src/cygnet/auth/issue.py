@@ -103,7 +103,8 @@ def issue(
 ) -> Issued:
     """A gateway's certificate under `ca`, for these identities (addresses, names, mail addresses).
 
-    `subject` is a DN; empty: CN= the first identity. It ends no later than its CA's. Raises `CredentialError`.
+    `subject` is a DN; empty: CN= the first identity. It ends no later than its CA's.
+    Raises `CredentialError`.
     """
     if not identities and not subject:
         raise CredentialError("a certificate needs an identity or a subject")
