@@ -166,10 +166,10 @@ def _configure(directory: Path, auth: Auth) -> None:
         if auth is Auth.cert:
             local_auth = f'auth = "pubkey"\ncerts = ["{directory / name / name}.pem"]'
             remote_auth = f'auth = "pubkey"\ncacerts = ["{directory / "ca.pem"}"]'
-            keys = f'\n[secrets.private.{name}]\nfile = "{directory / name / name}.key"\n'
+            keys = f'\n[secrets.private-{name}]\nfile = "{directory / name / name}.key"\n'
         else:
             local_auth = remote_auth = 'auth = "psk"'
-            keys = f'\n[secrets.ike.{peer}]\nid = "{peer}.example"\nsecret = "{shared}"\n'
+            keys = f'\n[secrets.ike-{peer}]\nid = "{peer}.example"\nsecret = "{shared}"\n'
         folder = directory / name
         folder.mkdir(exist_ok=True)
         file = folder / "cygnet.toml"
