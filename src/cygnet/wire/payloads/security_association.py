@@ -7,6 +7,7 @@ Four nested lists, each with its own length and count; all of them must agree, a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from struct import Struct
 from typing import ClassVar, Final
 
@@ -21,7 +22,10 @@ MAX_ATTRIBUTES: Final = 8
 """Of one transform; only Key Length is defined."""
 
 _PROPOSAL: Final = Struct("!BBHBBBB")
-_TRANSFORM: Final = Struct("!BBHBBH")
+_SUBSTRUCTURE: Final = Struct("!BBH")
+_TRANSFORM: Final = Struct("!BBH")
+_COMMON_SIZE: Final = 8
+"""Octets of a transform with a Key Length, its first four left out."""
 _ATTRIBUTE: Final = Struct("!HH")
 _MORE_PROPOSALS, _MORE_TRANSFORMS, _LAST = 2, 3, 0
 _SHORT_FORM: Final = 0x8000
@@ -105,18 +109,25 @@ class SaPayload:
 def _parse_transforms(body: Cursor, count: int) -> tuple[Transform, ...]:
     transforms: list[Transform] = []
     for left in range(count, 0, -1):
-        more, reserved, length, kind, reserved2, number = body.unpack(_TRANSFORM)
+        more, reserved, length = body.unpack(_SUBSTRUCTURE)
         if more != (_LAST if left == 1 else _MORE_TRANSFORMS):
             raise Malformed("last-substruct octet of a transform does not fit the count")
-        attributes: tuple[Attribute, ...] = ()
-        if length != 8:
-            attributes = _parse_attributes(body.sub(length - 8))
-        if reserved or reserved2:
-            transforms.append(Transform(kind, number, attributes, (reserved, reserved2)))
-        else:
-            transforms.append(Transform(kind, number, attributes))
+        octets = body.take(length - 4)
+        parse = _known_transform if len(octets) <= _COMMON_SIZE else _parse_transform
+        transforms.append(parse(reserved, octets))
     body.expect_end()
     return tuple(transforms)
+
+
+def _parse_transform(reserved: int, octets: bytes) -> Transform:
+    body = Cursor(octets)
+    kind, reserved2, number = body.unpack(_TRANSFORM)
+    attributes = _parse_attributes(body) if body.left else ()
+    return Transform(kind, number, attributes, (reserved, reserved2))
+
+
+_known_transform = lru_cache(maxsize=1024)(_parse_transform)
+"""Everybody offers the same few dozen transforms: most of an SA payload's parsing is making them."""
 
 
 def _parse_attributes(body: Cursor) -> tuple[Attribute, ...]:
@@ -138,16 +149,9 @@ def _emit_proposal(proposal: Proposal, more: int) -> bytes:
     for i, transform in enumerate(proposal.transforms):
         attributes = b"".join(map(_emit_attribute, transform.attributes))
         reserved, reserved2 = transform.reserved
-        parts.append(
-            _TRANSFORM.pack(
-                _LAST if i == last else _MORE_TRANSFORMS,
-                reserved,
-                8 + len(attributes),
-                transform.type,
-                reserved2,
-                transform.id,
-            )
-        )
+        more_transforms = _LAST if i == last else _MORE_TRANSFORMS
+        parts.append(_SUBSTRUCTURE.pack(more_transforms, reserved, 8 + len(attributes)))
+        parts.append(_TRANSFORM.pack(transform.type, reserved2, transform.id))
         parts.append(attributes)
     body = b"".join(parts)
     head = _PROPOSAL.pack(

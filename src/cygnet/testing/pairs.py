@@ -1,0 +1,223 @@
+"""Ready-made gateways: two that protect what lies behind them, or a full mesh. One line a simulation.
+
+pair = Pair(seed=7)
+pair.up()
+pair.b.rekey(child="net")
+pair.settle()
+assert_agreement(pair.a, pair.b, up=[("peer", "net")])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import ip_address
+from typing import Final
+
+from cygnet.testing.gateway import Gateway
+from cygnet.testing.network import Conditions, Network, Packet
+
+SECRET: Final = "simulated and long enough to be no word"  # noqa: S105 - protects nothing
+QUIET: Final = 400.0
+"""Seconds after which retransmissions (165 s) and the liveness check behind them are surely over."""
+
+GATEWAY: Final = """
+[connections.{name}]
+version = 2
+local_addrs = ["{local}"]
+remote_addrs = ["{remote}"]
+{connection}
+[connections.{name}.local]
+auth = "psk"
+id = "{local_id}"
+[connections.{name}.remote]
+auth = "psk"
+id = "{remote_id}"
+{children}
+"""
+CHILD: Final = """
+[connections.{connection}.children.{name}]
+local_ts = ["{local_ts}"]
+remote_ts = ["{remote_ts}"]
+{settings}
+"""
+SECRETS: Final = """
+[secrets.ike-{name}]
+secret = "{secret}"
+id-1 = "{local_id}"
+id-2 = "{remote_id}"
+"""
+
+
+def site(number: int) -> str:
+    """The network behind the gateway with this number."""
+    return f"10.{number}.0.0/16"
+
+
+def gateway_address(number: int) -> str:
+    return f"192.0.2.{number}"
+
+
+def connection_text(
+    name: str,
+    local: int,
+    remote: int,
+    *,
+    connection: str = "",
+    children: Iterable[str] = ("net",),
+    settings: str = "",
+    local_address: str = "",
+    remote_address: str = "",
+    secret: str = SECRET,
+) -> str:
+    """A connection between the gateways with these numbers as `cygnet.toml`, its secret included.
+
+    `connection` and `settings` are more lines of TOML for the connection and for each child. Children
+    after the first protect networks of their own (10.N.0.0/16 for the first, 10.N+100.k.0/24 for more).
+    """
+    ids = f"g{local}.example.org", f"g{remote}.example.org"
+    texts = []
+    for k, child in enumerate(children):
+        ours, theirs = (
+            (site(local), site(remote))
+            if k == 0
+            else (f"10.{local + 100}.{k}.0/24", f"10.{remote + 100}.{k}.0/24")
+        )
+        texts.append(
+            CHILD.format(connection=name, name=child, local_ts=ours, remote_ts=theirs, settings=settings)
+        )
+    body = GATEWAY.format(
+        name=name,
+        local=local_address or gateway_address(local),
+        remote=remote_address or gateway_address(remote),
+        connection=connection,
+        local_id=ids[0],
+        remote_id=ids[1],
+        children="".join(texts),
+    )
+    return body + SECRETS.format(name=name, secret=secret, local_id=ids[0], remote_id=ids[1])
+
+
+class Pair:
+    """Two gateways, `a` (192.0.2.1, behind it 10.1.0.0/16) and `b` (192.0.2.2, 10.2.0.0/16).
+
+    `connection` and `settings` are TOML lines for both ends' connection "peer" and for each child;
+    `a_only` and `b_only` replace `connection` at one end. `options` is a TOML section's lines for both.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        conditions: Conditions | None = None,
+        connection: str = "",
+        settings: str = "",
+        children: Iterable[str] = ("net",),
+        a_only: str | None = None,
+        b_only: str | None = None,
+        options: str = "",
+        network: Network | None = None,
+    ) -> None:
+        self.network = network or Network(seed, conditions=conditions)
+        self.children = tuple(children)
+        head = f"[options]\n{options}\n" if options else ""
+        self.a_text = head + connection_text(
+            "peer",
+            1,
+            2,
+            connection=connection if a_only is None else a_only,
+            children=self.children,
+            settings=settings,
+        )
+        self.b_text = head + connection_text(
+            "peer",
+            2,
+            1,
+            connection=connection if b_only is None else b_only,
+            children=self.children,
+            settings=settings,
+        )
+        self.a = Gateway(self.network, "a", gateway_address(1), self.a_text)
+        self.b = Gateway(self.network, "b", gateway_address(2), self.b_text)
+
+    @property
+    def both(self) -> tuple[Gateway, Gateway]:
+        return self.a, self.b
+
+    def up(self) -> Pair:
+        """`a` initiates all children; returns when they are up. RuntimeError if they do not come up."""
+        operations = [self.a.initiate("peer", child) for child in self.children]
+        done = self.network.run_until(lambda: all(o in self.a.operations for o in operations))
+        failed = [f for o in operations if (f := self.a.operations.get(o)) is not None]
+        if not done or failed:
+            raise RuntimeError(f"seed {self.network.seed}: did not come up: {failed}")
+        self.network.run_for(2.0)
+        return self
+
+    def settle(self, seconds: float = QUIET) -> None:
+        """Let everything that is under way come to its end."""
+        self.network.run_for(seconds)
+
+    def restart(self, name: str) -> Gateway:
+        """The gateway `a` or `b` loses power and comes back with nothing but its configuration."""
+        old = self.a if name == "a" else self.b
+        old.die()
+        text = self.a_text if name == "a" else self.b_text
+        new = Gateway(self.network, f"{old.name}'", str(old.address), text)
+        if name == "a":
+            self.a = new
+        else:
+            self.b = new
+        return new
+
+    def packet(self, *, forward: bool = True, number: int = 0, size: int = 100) -> Packet:
+        """A packet from a's network to b's, or back."""
+        ends = ip_address("10.1.0.5"), ip_address("10.2.0.5")
+        source, destination = ends if forward else ends[::-1]
+        return Packet(17, source, destination, 5000, 5000, size, number)
+
+    def talk(self, count: int = 1, *, apart: float = 0.0) -> tuple[int, int]:
+        """Send `count` packets each way; returns how many arrived at b and at a."""
+        before = len(self.b.plane.received), len(self.a.plane.received)
+        for number in range(count):
+            self.a.send(self.packet(number=number))
+            self.b.send(self.packet(forward=False, number=number))
+            if apart:
+                self.network.run_for(apart)
+        self.network.run_for(1.0)
+        return len(self.b.plane.received) - before[0], len(self.a.plane.received) - before[1]
+
+
+class Mesh:
+    """`count` gateways, each with a connection "to-N" to every other; gateway N protects 10.N.0.0/16."""
+
+    def __init__(
+        self,
+        count: int,
+        seed: int = 0,
+        *,
+        conditions: Conditions | None = None,
+        connection: str = "",
+        settings: str = "",
+    ) -> None:
+        self.network = Network(seed, conditions=conditions)
+        self.gateways: list[Gateway] = []
+        for n in range(1, count + 1):
+            text = "".join(
+                connection_text(f"to-{m}", n, m, connection=connection, settings=settings)
+                for m in range(1, count + 1)
+                if m != n
+            )
+            self.gateways.append(Gateway(self.network, f"g{n}", gateway_address(n), text))
+
+    def up(self) -> Mesh:
+        """Each initiates to all with a higher number, all at once. RuntimeError if one stays down."""
+        asked = [
+            (gateway, gateway.initiate(f"to-{m}", "net"))
+            for n, gateway in enumerate(self.gateways, 1)
+            for m in range(n + 1, len(self.gateways) + 1)
+        ]
+        done = self.network.run_until(lambda: all(o in g.operations for g, o in asked), steps=1_000_000)
+        failed = [g.operations[o] for g, o in asked if g.operations.get(o) is not None]
+        if not done or failed:
+            raise RuntimeError(f"seed {self.network.seed}: did not come up: {failed}")
+        return self
