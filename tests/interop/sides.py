@@ -30,6 +30,8 @@ from cygnet.lab.topology import (
 from cygnet.lab.traffic import Traffic
 
 SECRET = "a shared secret of thirty octets"
+# Sixteen seconds until a peer counts as unreachable, on both sides (see Setup.options).
+MOON_OPTIONS = "options { retransmit_timeout = 0.5s\n retransmit_tries = 4 }"
 MOON_ID, SUN_ID = "moon.example", "sun.example"
 
 
@@ -122,6 +124,7 @@ connections {{
   }}
 }}
 {secrets}
+{MOON_OPTIONS if moon else ""}
 {setup.moon_extra if moon else setup.sun_extra}
 """
 
