@@ -86,7 +86,6 @@ def raw(
     start: datetime = NOW - YEAR,
     end: datetime = NOW + YEAR,
     extensions: _Extensions = (),
-    digest: hashes.HashAlgorithm | None = None,
 ) -> bytes:
     """DER of a certificate with exactly these extensions; self-signed without an issuer."""
     holder = holder or key("p256")
@@ -99,8 +98,7 @@ def raw(
     for extension, critical in extensions:
         builder = builder.add_extension(extension, critical)
     eddsa = isinstance(signer, (ed25519.Ed25519PrivateKey, ed448.Ed448PrivateKey))
-    chosen = None if eddsa else digest or hashes.SHA256()
-    return builder.sign(signer, chosen).public_bytes(Encoding.DER)  # type: ignore[arg-type]
+    return builder.sign(signer, None if eddsa else hashes.SHA256()).public_bytes(Encoding.DER)
 
 
 def ca(
@@ -149,14 +147,13 @@ def entity(
     key_usage: x509.KeyUsage | None = None,
     start: datetime = NOW - YEAR,
     end: datetime = NOW + YEAR,
-    digest: hashes.HashAlgorithm | None = None,
 ) -> Held:
     holder = holder or key("p256", 1)
     sans = tuple(sans)
     extensions: list[tuple[x509.ExtensionType, bool]] = [(key_usage or usage(), True), *more]
     if sans:
         extensions.append((names(*sans), not subject))
-    data = raw(subject, issuer, holder=holder, extensions=extensions, start=start, end=end, digest=digest)
+    data = raw(subject, issuer, holder=holder, extensions=extensions, start=start, end=end)
     return Held(certificate.parse(data), holder)
 
 

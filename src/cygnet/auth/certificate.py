@@ -137,18 +137,10 @@ class Certificate:
         A name in the subject's CN does not count, and no wildcard does. A DN may differ in string types.
         A key id must be the certificate's subject key identifier or the SHA-1 of its public key.
         """
+        if not identity.data or identity.has_wildcards:
+            return False
         if identity.type == IdType.KEY_ID:
             return identity.data in (self.key_id, self.subject_key_id)
-        if identity.type not in (
-            IdType.IPV4_ADDR,
-            IdType.IPV6_ADDR,
-            IdType.FQDN,
-            IdType.RFC822_ADDR,
-            IdType.DER_ASN1_DN,
-        ):
-            return False
-        if identity.has_wildcards or not identity.data:
-            return False
         return any(own.same_as(identity) for own in self.identities())
 
 

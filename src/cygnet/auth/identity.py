@@ -1,9 +1,9 @@
 """Who someone claims to be: the identities of RFC 7296 section 3.5, their spelling, and how patterns match.
 
 The spelling is swanctl's: an address, a name, `user@name`, `@name`, `@@user@name`, `@#hex`, a DN
-(`C=CH, O=x`), or one of these behind a type prefix (`fqdn:`, `email:`, `keyid:`, `asn1dn:` ...).
-`Identity.parse(str(x)) == x` holds for every identity. A pattern may hold wildcards; a claimed identity never
-does: only the pattern's side of `matches` is ever expanded, so a peer that calls itself `*` gains nothing.
+(`C=CH, O=x`), or one of these behind a type prefix (`fqdn:`, `email:`, `keyid:`, `asn1dn:` ...); what is
+printed reads back as the same identity. A pattern may hold wildcards; a claimed identity never does: only the
+pattern's side of `matches` is ever expanded, so a peer that calls itself `*` gains nothing.
 """
 
 from __future__ import annotations
@@ -275,7 +275,7 @@ class Identity:
 
 def _parses_to(text: str, identity: Identity) -> bool:
     try:
-        return Identity.parse(text) == identity
+        return Identity.parse(text).same_as(identity)
     except BadIdentity:
         return False
 
