@@ -2,7 +2,8 @@
 
     with Client.connect(path) as client:
         answer = client.request("version")
-        for event, message in client.listen("ike-updown", "child-updown"): ...
+        client.register("ike-updown", "child-updown")
+        event, message = client.next_event()
 
 Values come as octets; `codec.texts` makes them text. Every failure is a `ViciError` whose text is one
 sentence for a person.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import errno
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -72,6 +74,7 @@ class Client:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._buffer = bytearray()
+        self._early: deque[tuple[str, Message]] = deque()
 
     @classmethod
     def connect(cls, path: Path | str, timeout: float = 10.0) -> Self:
@@ -149,25 +152,25 @@ class Client:
         )  # fmt: skip
         return found
 
-    def listen(
-        self, *events: str, started: Callable[[], None] | None = None
-    ) -> Iterator[tuple[str, Message]]:
-        """Events as they come, until the daemon goes away (`ConnectionLost`).
-
-        `started` is called when all are registered, before the first is waited for.
-        """
-        early: list[tuple[str, Message]] = []
+    def register(self, *events: str) -> None:
+        """Ask for events; `next_event` gives them, those that come meanwhile too."""
         for event in events:
             self._register(
-                event, time.monotonic() + 60.0, lambda name, content: early.append((name, content))
+                event, time.monotonic() + 60.0, lambda name, content: self._early.append((name, content))
             )
-        if started is not None:
-            started()
-        yield from early
+
+    def next_event(self, timeout: float | None = None) -> tuple[str, Message] | None:
+        """The next event, or None when `timeout` seconds bring none. Raises `ConnectionLost`."""
+        if self._early:
+            return self._early.popleft()
+        deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            packet = self._receive(None)
+            try:
+                packet = self._receive(deadline)
+            except TimedOut:
+                return None
             if packet.type is PacketType.EVENT:
-                yield packet.name, packet.message
+                return packet.name, packet.message
 
     def _register(self, event: str, deadline: float | None, on_event: OnEvent | None) -> None:
         self._send(encode_packet(PacketType.EVENT_REGISTER, event), deadline)
@@ -201,15 +204,20 @@ class Client:
             raise ConnectionLost(f"the daemon closed the control socket: {error.strerror}") from None
 
     def _receive(self, deadline: float | None) -> Packet:
-        length = int.from_bytes(self._take(4, deadline), "big")
+        """The next packet; when it does not come whole in time, what came of it stays."""
+        self._fill(4, deadline)
+        length = int.from_bytes(self._buffer[:4], "big")
         if length > MAX_PACKET:
             raise ConnectionLost(f"the daemon sent a packet of {length} octets")
+        self._fill(4 + length, deadline)
+        data = bytes(self._buffer[4 : 4 + length])
+        del self._buffer[: 4 + length]
         try:
-            return decode_packet(self._take(length, deadline))
+            return decode_packet(data)
         except Malformed as error:
             raise ConnectionLost(f"the daemon sent what cannot be parsed: {error}") from None
 
-    def _take(self, count: int, deadline: float | None) -> bytes:
+    def _fill(self, count: int, deadline: float | None) -> None:
         while len(self._buffer) < count:
             try:
                 self._arm(deadline)
@@ -221,9 +229,6 @@ class Client:
             if not data:
                 raise ConnectionLost("the daemon closed the control socket")
             self._buffer += data
-        taken = bytes(self._buffer[:count])
-        del self._buffer[:count]
-        return taken
 
 
 def single(messages: list[Message]) -> Iterator[tuple[str, Any]]:
