@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import stat
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -88,7 +90,7 @@ def test_the_watchdog_is_served_twice_in_its_interval(monkeypatch: pytest.Monkey
 
 def test_a_child_that_keeps_dying_is_given_up_after_growing_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1000.0]
-    monkeypatch.setattr(child.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
 
     class Dead:
         def __init__(self, *_: object, **__: object) -> None:
@@ -97,7 +99,7 @@ def test_a_child_that_keeps_dying_is_given_up_after_growing_pauses(monkeypatch: 
         def poll(self) -> int:
             return -signal.SIGKILL
 
-    monkeypatch.setattr(child.subprocess, "Popen", Dead)
+    monkeypatch.setattr(subprocess, "Popen", Dead)
     one = child.Child("daemon")
     pauses = []
     for _ in range(child.DEATHS):
@@ -114,12 +116,10 @@ def test_a_child_that_keeps_dying_is_given_up_after_growing_pauses(monkeypatch: 
 
 def test_a_child_that_dies_now_and_then_is_started_again_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1000.0]
-    monkeypatch.setattr(child.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     one = child.Child("daemon")
     for _ in range(20):
-        monkeypatch.setattr(
-            child.subprocess, "Popen", lambda *_, **__: type("P", (), {"poll": lambda _: 1})()
-        )
+        monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: type("P", (), {"poll": lambda _: 1})())
         one.start([], [])
         assert one.reap() == "exit status 1"
         assert one.due == clock[0]

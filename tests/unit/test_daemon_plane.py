@@ -225,6 +225,19 @@ def test_a_replaced_policy_forgets_its_former_flows() -> None:
     assert names.policies() == ()
 
 
+def test_a_flow_keeps_its_name_as_long_as_a_policy_has_it() -> None:
+    names = Names(1)
+    names.add(policy(1, (1,)))
+    name = names.flow(1)
+    names.add(Policy(1, "gw/net", 0, (PolicyRule(Action.PROTECT, NET_B, NET_A, 1),), True, None, None))
+    names.add(policy(2, (1,), "gw/other"))
+    names.remove(1)
+    assert names.flow(1) == name
+    assert names.endpoint_flow(name) == 1
+    names.remove(2)
+    assert names.endpoint_flow(name) is None
+
+
 def test_pairs_of_a_former_daemon_are_not_ours() -> None:
     before, after = Names(1), Names(2)
     assert after.endpoint_pair(after.pair(7)) == 7

@@ -28,7 +28,8 @@ MAX_DATAGRAM = 65535
 
 _IN_PKTINFO = struct.Struct("=i4s4s")
 _IN6_PKTINFO = struct.Struct("=16si")
-_ANCILLARY = socket.CMSG_SPACE(_IN6_PKTINFO.size) + socket.CMSG_SPACE(4)
+_ANCILLARY = socket.CMSG_SPACE(_IN6_PKTINFO.size) + 2 * socket.CMSG_SPACE(4)
+"""Where to, how merged, and the traffic class, which the data plane's sockets of the group want."""
 
 _MAX_ADDRESSES = 4096
 _addresses: dict[str | bytes, IpAddress] = {}
@@ -53,7 +54,8 @@ class Lanes:
     """All lanes of the daemon on one event loop.
 
     `received(batch)` gets a list of (IKE datagram, path); `foreign(data, path)` an ESP datagram.
-    `counters`: `received sent keepalive foreign runt no-path send-failed receive-failed`.
+    `listen`: local addresses that are answered on; none named: all.
+    `counters`: `received sent keepalive foreign runt no-path not-listening send-failed receive-failed`.
     """
 
     def __init__(
@@ -61,8 +63,10 @@ class Lanes:
         lanes: list[Lane],
         received: Callable[[list[tuple[bytes, Path]]], None],
         foreign: Callable[[bytes, Path], None],
+        listen: frozenset[IpAddress] = frozenset(),
     ) -> None:
         self._lanes = lanes
+        self._listen = listen
         self._received = received
         self._foreign = foreign
         self._buffer = bytearray(MAX_DATAGRAM)
@@ -134,6 +138,9 @@ class Lanes:
                     local = address(value[:16])
             if local is None or source[1] == 0:  # port 0 cannot be answered
                 self.counters["no-path"] += 1
+                continue
+            if self._listen and local not in self._listen:
+                self.counters["not-listening"] += 1
                 continue
             path = Path(local, lane.port, address(source[0]), source[1])
             if 0 < cut < length:

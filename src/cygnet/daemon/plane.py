@@ -46,6 +46,7 @@ class Names:
         self._flows: dict[int, int] = {}
         self._endpoint_flows: dict[int, int] = {}
         self._flows_of: dict[int, list[int]] = {}
+        self._users: Counter[int] = Counter()
 
     def pair(self, pair: int) -> int:
         return self._epoch | pair
@@ -61,31 +62,36 @@ class Names:
         return self._endpoint_flows.get(name)
 
     def add(self, policy: Policy) -> int:
-        """Name a policy and its flows; the policy's name in the data plane."""
-        self._forget_flows(policy.id)
+        """Name a policy and its flows; the policy's name in the data plane.
+
+        A flow keeps the name that it got first: SAs were installed under it.
+        """
+        former = self._flows_of.pop(policy.id, [])
         name = self._policies[policy.id] = _digest(policy.name)
-        ordinal: dict[int, int] = {}
-        for rule in policy.rules:
-            if rule.flow and rule.flow not in ordinal:
-                ordinal[rule.flow] = len(ordinal)
-        for flow, index in ordinal.items():
-            what = [(r.local, r.remote) for r in policy.rules if r.flow == flow]
-            named = _digest(f"{policy.name}\0{index}\0{what}")
-            self._flows[flow] = named
-            self._endpoint_flows[named] = flow
-        self._flows_of[policy.id] = list(ordinal)
+        flows = list(dict.fromkeys(rule.flow for rule in policy.rules if rule.flow))
+        for index, flow in enumerate(flows):
+            self._users[flow] += 1
+            if flow not in self._flows:
+                what = [(rule.local, rule.remote) for rule in policy.rules if rule.flow == flow]
+                named = self._flows[flow] = _digest(f"{policy.name}\0{index}\0{what}")
+                self._endpoint_flows[named] = flow
+        self._flows_of[policy.id] = flows
+        self._release(former)
         return name
 
     def remove(self, policy: int) -> int | None:
-        self._forget_flows(policy)
+        self._release(self._flows_of.pop(policy, []))
         return self._policies.pop(policy, None)
 
     def policies(self) -> tuple[int, ...]:
         return tuple(self._policies.values())
 
-    def _forget_flows(self, policy: int) -> None:
-        for flow in self._flows_of.pop(policy, ()):
-            self._endpoint_flows.pop(self._flows.pop(flow, 0), None)
+    def _release(self, flows: list[int]) -> None:
+        for flow in flows:
+            self._users[flow] -= 1
+            if self._users[flow] <= 0:
+                del self._users[flow]
+                self._endpoint_flows.pop(self._flows.pop(flow, 0), None)
 
 
 class Plane:

@@ -16,17 +16,20 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from cygnet.daemon.guard import Guard
 from cygnet.daemon.lanes import Lane, Lanes, address
 from cygnet.daemon.plane import Plane, selector_from
 from cygnet.dataplane import messages
 from cygnet.ike import effects, events
-from cygnet.ike.endpoint import Endpoint
 from cygnet.ike.world import Instant, Path
 from cygnet.policy.sa import Direction
 from cygnet.policy.selectors import IpAddress
 from cygnet.policy.spd import Policy
+
+if TYPE_CHECKING:
+    from cygnet.ike.endpoint import Endpoint
 
 RESOLVERS = 4
 MAX_RESOLVING = 64
@@ -56,11 +59,12 @@ class Daemon:
         lanes: list[Lane],
         guard: Guard,
         epoch: int,
+        listen: frozenset[IpAddress] = frozenset(),
     ) -> None:
         self.loop = loop
         self.endpoint = endpoint
         self.guard = guard
-        self.lanes = Lanes(lanes, self._received, self._foreign)
+        self.lanes = Lanes(lanes, self._received, self._foreign, listen)
         self.plane = Plane(loop, self._reported, self._plane_lost, epoch)
         self.listeners: list[Callable[[events.Event], None]] = []
         self.policies: dict[int, Policy] = {}
@@ -77,8 +81,8 @@ class Daemon:
         self._carry: dict[type, Callable[..., None]] = {
             effects.SendDatagram: self._send,
             effects.InstallSa: self._install_sa,
-            effects.UpdateSa: self.plane_update,
-            effects.RemoveSa: self.plane_remove,
+            effects.UpdateSa: self.plane.update_sa,
+            effects.RemoveSa: self.plane.remove_sa,
             effects.InstallPolicy: self._install_policy,
             effects.RemovePolicy: self._remove_policy,
             effects.Ask: self._ask,
@@ -101,6 +105,15 @@ class Daemon:
                 handle.cancel()
         self._timer = self._tick = None
         self._resolver.shutdown(wait=False, cancel_futures=True)
+
+    def leave(self) -> None:
+        """Delete every IKE SA, as the peers are told; `deserted` says when that is done."""
+        for sa in tuple(self.endpoint.sas()):
+            self.guard.run("leave", self.endpoint.terminate, sa.unique_id, 0, False, now())
+        self.flush()
+
+    def deserted(self) -> bool:
+        return next(iter(self.endpoint.sas()), None) is None
 
     def do(self, what: str, verb: Callable[..., object], *arguments: object) -> None:
         """One verb of the endpoint under the guard, and its effects carried out."""
@@ -210,12 +223,6 @@ class Daemon:
             result = effects.InstallFailed("the data plane does not answer")
         self.do("installed", self.endpoint.resume, ask, result, now())
 
-    def plane_update(self, effect: effects.UpdateSa) -> None:
-        self.plane.update_sa(effect)
-
-    def plane_remove(self, effect: effects.RemoveSa) -> None:
-        self.plane.remove_sa(effect)
-
     def _install_policy(self, effect: effects.InstallPolicy) -> None:
         policy = effect.policy
         self.policies[policy.id] = policy
@@ -297,6 +304,10 @@ class Daemon:
             self.loop.call_later(TICK, self._restore)
 
     # -- looking -------------------------------------------------------------------------------
+
+    def pairs(self) -> tuple[int, ...]:
+        """The pairs of all live SAs."""
+        return tuple(child.pair for sa in self.endpoint.sas() for child in sa.children)
 
     def _ticked(self, expected: float) -> None:
         present = self.loop.time()

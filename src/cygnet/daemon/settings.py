@@ -6,22 +6,19 @@ from pathlib import Path
 
 import msgspec
 
-from cygnet.daemon.control_socket import DEFAULT_PATH
-
 
 class Settings(msgspec.Struct, frozen=True):
-    """Of one `cygnet run`. `user`: the account the daemon becomes if it exists and is mapped here.
+    """Of one `cygnet run`. What is None or empty is as the configuration's `options` say.
 
-    `log_level`: 0 what an operator must know, 1 messages too, 2 details. `clear_on_stop`: routes and
-    guard go with the process, so that protected traffic may leave in clear afterwards; without it they
-    stay and protect until the policy is unloaded.
+    `user`: the account that the daemon becomes, if it exists and is mapped here. `log_level` as
+    `options.log_level`. `clear_on_stop`: routes and guard go with the process, so that protected traffic
+    may leave in clear afterwards; without it they stay, and protect, until the policy is unloaded.
     """
 
     configuration: Path
-    socket: Path = DEFAULT_PATH
+    socket: Path | None = None
     user: str = "cygnet"
-    group: str = ""
-    log_level: int = 0
+    log_level: str = ""
     log_json: bool = False
     clear_on_stop: bool = False
 
@@ -30,7 +27,8 @@ class Inherited(msgspec.Struct, frozen=True):
     """The daemon's descriptors by number, and the settings that concern it; its one argument, as JSON.
 
     `lanes`: (descriptor, uses the non-ESP marker). `plane`: the pair to the data plane. `channel`: to the
-    supervisor. `listener`: the control socket. `configuration`: what `daemon.reader` wrote.
+    supervisor. `listener`: the control socket. `configuration`: a `bundle`. `spi_tag`: 16 bits that the
+    SPIs of our IKE SAs begin with, so that the kernel puts live SAs into a lane of their own.
     """
 
     lanes: tuple[tuple[int, bool], ...]
@@ -38,7 +36,8 @@ class Inherited(msgspec.Struct, frozen=True):
     channel: int
     listener: int
     configuration: int
+    spi_tag: int = 0
     user: str = ""
-    log_level: int = 0
+    log_level: str = ""
     log_json: bool = False
     clear_on_stop: bool = False

@@ -18,12 +18,13 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 
 import msgspec
 
 from cygnet.daemon import control_socket, notify
+from cygnet.daemon.bundle import NotReadable, obtain
 from cygnet.daemon.child import DEATHS, WITHIN, Child
-from cygnet.daemon.reading import NotReadable, read_configuration
 from cygnet.daemon.settings import Inherited, Settings
 from cygnet.dataplane import descriptors
 
@@ -44,14 +45,17 @@ class Supervisor:
         self.dataplane, self.daemon = Child("dataplane"), Child("daemon")
         self.ready, self.heard, self.stop_by = False, time.monotonic(), 0.0
         try:
-            self.configuration, ports = read_configuration(settings.configuration)
-            self.listener = control_socket.listen(settings.socket, settings.group)
+            self.configuration, header = obtain(settings.configuration)
+            self.path = settings.socket or Path(header.control_socket)
+            self.listener = control_socket.listen(self.path, header.control_socket_group)
         except (NotReadable, control_socket.ControlSocketRefused) as error:
             raise NotStarted(str(error)) from error
+        bursts = header.gso == "auto"
+        options = descriptors.Options(tun=header.tun, gso=bursts, gro=bursts, tun_offload=bursts)
         try:
-            self.opened = descriptors.open_all(*ports)
+            self.opened = descriptors.open_all(header.port, header.port_nat_t, options)
         except descriptors.DescriptorError as error:
-            control_socket.remove(settings.socket)
+            control_socket.remove(self.path)
             raise NotStarted(str(error)) from error
         self.pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.channel: socket.socket | None = None
@@ -71,7 +75,7 @@ class Supervisor:
         finally:
             self.daemon.end(signal.SIGKILL)
             self.dataplane.end(signal.SIGKILL)
-            control_socket.remove(self.settings.socket)
+            control_socket.remove(self.path)
 
     def look_after(self, now: float) -> int | None:
         """Start what should run; the exit status when all is over."""
@@ -115,11 +119,13 @@ class Supervisor:
         self.channel.setblocking(False)
         self.selector.register(self.channel, selectors.EVENT_READ, self.hear)
         self.heard = time.monotonic()
-        s, fds = (
-            self.settings,
-            [self.pair[1].fileno(), theirs.fileno(), self.listener.fileno(), self.configuration],
-        )
-        inherited = Inherited(self.opened.lanes, *fds, s.user, s.log_level, s.log_json, s.clear_on_stop)
+        s = self.settings
+        inherited = Inherited(
+            lanes=self.opened.lanes, plane=self.pair[1].fileno(), channel=theirs.fileno(),
+            listener=self.listener.fileno(), configuration=self.configuration, spi_tag=self.opened.tag,
+            user=s.user, log_level=s.log_level, log_json=s.log_json, clear_on_stop=s.clear_on_stop,
+        )  # fmt: skip
+        fds = [inherited.plane, inherited.channel, inherited.listener, inherited.configuration]
         self.daemon.start([msgspec.json.encode(inherited).decode()], fds + [fd for fd, _ in inherited.lanes])
         theirs.close()
 
@@ -157,7 +163,7 @@ class Supervisor:
     def reload(self) -> None:
         notify.reloading()
         try:
-            new, _ = read_configuration(self.settings.configuration)
+            new, _ = obtain(self.settings.configuration)
         except NotReadable as error:
             say(f"{error}\nthe configuration stays as it was")
             notify.tell("READY=1")

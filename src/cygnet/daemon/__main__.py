@@ -1,0 +1,199 @@
+"""`python -m cygnet.daemon INHERITED`: what the supervisor starts; `process` says what it does then.
+
+    import everything → give up privileges → apply the configuration → answer the control socket →
+    hear the data plane answer → say that it is ready
+
+Once the privileges are gone nothing need be readable any more: hence everything is imported first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import encodings.idna  # noqa: F401 - looking up names would import it late
+import gc
+import os
+import secrets
+import socket
+import sys
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from cygnet.auth.credentials import Credentials
+from cygnet.crypto.entropy import SystemEntropy
+from cygnet.daemon import bundle
+from cygnet.daemon.commands import Commands
+from cygnet.daemon.control import Control, Refused
+from cygnet.daemon.guard import Guard, trace
+from cygnet.daemon.lanes import Lane, address
+from cygnet.daemon.log import Line, Severity, Sink, line_of, told_at
+from cygnet.daemon.privileges import PrivilegesKept, give_up
+from cygnet.daemon.process import Daemon, now
+from cygnet.daemon.settings import Inherited
+from cygnet.daemon.supervised import Supervised
+from cygnet.dataplane import messages
+from cygnet.ike import events
+from cygnet.ike.configuration import Options
+from cygnet.ike.endpoint import Endpoint
+from cygnet.vici.server import ViciServer
+
+SWEEP_AFTER = 60.0
+"""Seconds that a former daemon's SAs may go on carrying traffic: by then the peers know, and ours are up."""
+GOODBYE_WITHIN = 3.0
+"""Seconds to delete all IKE SAs at a stop; a peer that is silent finds out by itself."""
+
+
+class Program:
+    """The daemon with everything around it, from its descriptors to its end."""
+
+    def __init__(self, inherited: Inherited, loaded: bundle.Bundle, sink: Sink) -> None:
+        self.inherited = inherited
+        self.sink = sink
+        self.loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[int] = self.loop.create_future()
+        self.guard = Guard(self.escaped)
+        self.loop.set_exception_handler(self.escaped_from_loop)
+        options = msgspec.convert(loaded.options, Options)
+        self.credentials = Credentials()
+        endpoint = Endpoint(options, self.credentials, SystemEntropy(), now())
+        lanes = [Lane(socket.socket(fileno=fd), marker=marker) for fd, marker in inherited.lanes]
+        listen = frozenset(address(text) for text in loaded.header.listen)
+        self.daemon = Daemon(self.loop, endpoint, lanes, self.guard, secrets.randbits(30) + 1, listen)
+        self.daemon.listeners.append(self.log)
+        self.control = Control(self.daemon, self.credentials, self.note)
+        self.commands = Commands(self.daemon, self.control)
+        self.vici = ViciServer(
+            socket.socket(fileno=inherited.listener), self.commands.handlers, on_error=self.guard.escape
+        )
+        self.commands.attach(self.vici)
+        self.supervised = Supervised(
+            self.loop,
+            socket.socket(fileno=inherited.channel),
+            stop=self.stop,
+            gone=lambda: self.end(0),
+            new_pair=self.daemon.plane_restarted,
+            new_configuration=self.reload,
+        )
+        self.loaded = loaded
+
+    async def run(self) -> int:
+        self.daemon.start(socket.socket(fileno=self.inherited.plane))
+        try:
+            self.control.apply(self.loaded.commands)
+        except Refused as refused:
+            # The rest is in force: better some tunnels than none because of one.
+            self.say(Severity.ERROR, "not-loaded", str(refused))
+        del self.loaded
+        await self.vici.start()
+        self.daemon.plane.dump(self.plane_answered)
+        status = await self.done
+        await self.vici.close()
+        self.daemon.stop()
+        return status
+
+    def plane_answered(self, report: messages.Report | None) -> None:
+        """The data plane answers in order: by now our policies are in force."""
+        if not isinstance(report, messages.Dumped):
+            return  # it ended, and the next one's pair is on its way
+        self.supervised.say(b"ready")
+        self.say(
+            Severity.INFO,
+            "ready",
+            f"ready: {len(self.control.connections)} connections, engine {report.engine}",
+        )
+        if report.pairs:
+            self.loop.call_later(SWEEP_AFTER, self.sweep)
+
+    def sweep(self) -> None:
+        self.daemon.plane.sweep(self.daemon.pairs())
+
+    def reload(self, descriptor: int) -> None:
+        try:
+            self.control.apply(bundle.read(descriptor).commands)
+        except Refused as refused:
+            self.supervised.say(b"refused", str(refused))
+            return
+        finally:
+            os.close(descriptor)
+        self.supervised.say(b"reloaded")
+        self.say(
+            Severity.INFO, "reloaded", f"configuration reloaded: {len(self.control.connections)} connections"
+        )
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Take leave of the peers, for as long as that may take; then end."""
+        self.daemon.leave()
+        self.loop.call_later(GOODBYE_WITHIN, self.left)
+        self.until_left()
+
+    def until_left(self) -> None:
+        if self.daemon.deserted():
+            self.left()
+        else:
+            self.loop.call_later(0.02, self.until_left)
+
+    def left(self) -> None:
+        if self.inherited.clear_on_stop:
+            self.daemon.plane.shutdown(clear=True)
+        self.end(0)
+
+    def end(self, status: int) -> None:
+        if not self.done.done():
+            self.done.set_result(status)
+
+    # -- the log -------------------------------------------------------------------------------
+
+    def log(self, event: events.Event) -> None:
+        if told_at(event)[0] <= self.sink.upto:
+            line = line_of(event)
+            if line is not None:
+                self.sink.write(line)
+
+    def say(self, severity: Severity, code: str, text: str) -> None:
+        self.sink.write(Line("DMN", severity, 1, code, text))
+
+    def note(self, code: str, text: str) -> None:
+        self.daemon.emit(events.Noted(code, text))
+
+    def escaped(self, what: str, summary: str, told: str) -> None:
+        self.say(Severity.ERROR, "escaped", f"a fault of Cygnet's own cost one {what}: {summary}")
+        for line in told.splitlines():
+            self.say(Severity.ERROR, "escaped-trace", line)
+
+    def escaped_from_loop(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, BaseException):
+            self.guard.escape("task", error)
+
+
+def fall(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
+    """The last word of a process that falls: places, no texts, which could quote a secret."""
+    sys.stderr.write(f"the daemon fell: {kind.__name__}\n{trace(error)}\n")
+
+
+async def serve(inherited: Inherited, loaded: bundle.Bundle, sink: Sink) -> int:
+    return await Program(inherited, loaded, sink).run()
+
+
+def main() -> int:
+    sys.excepthook = fall
+    inherited = msgspec.json.decode(sys.argv[1], type=Inherited)
+    loaded = bundle.read(inherited.configuration)
+    level = inherited.log_level or loaded.header.log_level
+    sink = Sink(Severity[level.upper()], as_json=inherited.log_json)
+    try:
+        given_up = give_up(inherited.user)
+    except PrivilegesKept as kept:
+        sys.stderr.write(f"the daemon does not run: {kept}\n")
+        return 1
+    sink.write(Line("DMN", Severity.DEBUG, 1, "privileges", given_up))
+    gc.collect()
+    gc.freeze()
+    return asyncio.run(serve(inherited, loaded, sink))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

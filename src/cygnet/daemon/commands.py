@@ -1,0 +1,496 @@
+"""The control socket's commands, strongSwan's and Cygnet's own, and the events that its clients hear.
+
+A command reads the endpoint's views or calls one of its verbs; what takes time (an initiation, the data
+plane's counters) is awaited, so that a client's command waits and nothing else does. Shapes are
+`vici.shapes`; what is loaded is `control`'s.
+
+Cygnet's own: `list-failures` (history), `daemon-stats` (counters, drops, lag, faults), and the events
+`ike-message`, `ike-failure`, `ike-drop`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import metadata
+from typing import Any
+
+from cygnet.config import from_vici, requests
+from cygnet.daemon.control import Control, Refused
+from cygnet.daemon.log import line_of, printable, told_at
+from cygnet.daemon.process import Daemon, now
+from cygnet.dataplane import messages as plane
+from cygnet.ike import events
+from cygnet.ike.configuration import Connection
+from cygnet.ike.errors import Failure, IkeError
+from cygnet.ike.view import ChildSaView, IkeSaView
+from cygnet.vici import messages, shapes
+from cygnet.vici.codec import PacketType, encode_packet
+from cygnet.vici.server import Client, CommandFailed, Handler, Request, ViciServer
+
+try:
+    VERSION = metadata.version("cygnet")
+except metadata.PackageNotFoundError:
+    VERSION = "0"
+
+Answer = Mapping[str, Any]
+DONE: Answer = {"success": "yes"}
+LOG_LEVEL = 1
+"""What `log` events tell: messages too; silent drops have an event of their own."""
+PAIRS_AT_ONCE = 500
+MAX_FAILURES = 256
+"""Failures that the history keeps; each is reason, names and the two offers, no message."""
+
+
+class Commands:
+    """`handlers` for the server; `attach` it afterwards, for events go out through it."""
+
+    def __init__(self, daemon: Daemon, control: Control) -> None:
+        self.daemon = daemon
+        self.control = control
+        self.failures: deque[dict[str, Any]] = deque(maxlen=MAX_FAILURES)
+        self.drops: Counter[str] = Counter()
+        self._server: ViciServer | None = None
+        self._operations: dict[int, asyncio.Future[Failure | None]] = {}
+        self._watching: dict[Client, tuple[int, str]] = {}
+        daemon.listeners.append(self.hear)
+        self.handlers: dict[str, Handler] = {
+            "version": self.version,
+            "stats": self.stats,
+            "daemon-stats": self.daemon_stats,
+            "list-failures": self.list_failures,
+            "initiate": self.initiate,
+            "terminate": self.terminate,
+            "rekey": self.rekey,
+            "list-sas": self.list_sas,
+            "list-conns": self.list_conns,
+            "list-policies": self.list_policies,
+            "get-conns": self.get_conns,
+            "load-conn": self.load_conn,
+            "unload-conn": self.unload_conn,
+            "load-shared": self.load_shared,
+            "unload-shared": self.unload_shared,
+            "get-shared": self.get_shared,
+            "load-cert": self.load_cert,
+            "load-key": self.load_key,
+            "unload-key": self.unload_key,
+            "get-keys": self.get_keys,
+            "load-authority": self.load_authority,
+            "unload-authority": self.unload_authority,
+            "get-authorities": self.get_authorities,
+            "load-pool": self.load_pool,
+            "unload-pool": self.unload_pool,
+            "get-pools": self.get_pools,
+            "clear-creds": self.clear_creds,
+        }
+
+    def attach(self, server: ViciServer) -> None:
+        self._server = server
+
+    # -- loading -------------------------------------------------------------------------------
+
+    async def load_conn(self, request: Request) -> Answer:
+        for connection in from_vici.connections(request.message):
+            _try(self.control.load_connection, connection)
+        return DONE
+
+    async def unload_conn(self, request: Request) -> Answer:
+        return _try(self.control.unload_connection, request.text("name"))
+
+    async def load_shared(self, request: Request) -> Answer:
+        return _try(self.control.load_shared, requests.shared_secret(request.message))
+
+    async def unload_shared(self, request: Request) -> Answer:
+        return _try(self.control.unload_shared, request.text("id"))
+
+    async def load_cert(self, request: Request) -> Answer:
+        return _try(self.control.load_certificate, requests.certificate(request.message))
+
+    async def load_key(self, request: Request) -> Answer:
+        try:
+            return {**DONE, "id": self.control.load_key(requests.key_data(request.message))}
+        except Refused as refused:
+            raise CommandFailed(str(refused)) from refused
+
+    async def unload_key(self, request: Request) -> Answer:
+        return _try(self.control.unload_key, request.text("id"))
+
+    async def load_authority(self, request: Request) -> Answer:
+        return _try(self.control.load_authority, requests.authority(request.message))
+
+    async def unload_authority(self, request: Request) -> Answer:
+        return _try(self.control.unload_authority, request.text("name"))
+
+    async def load_pool(self, request: Request) -> Answer:
+        return _try(self.control.load_pool, requests.pool(request.message))
+
+    async def unload_pool(self, request: Request) -> Answer:
+        return _try(self.control.unload_pool, request.text("name"))
+
+    async def clear_creds(self, request: Request) -> Answer:
+        return _try(self.control.clear_credentials)
+
+    # -- looking -------------------------------------------------------------------------------
+
+    async def get_conns(self, request: Request) -> Answer:
+        return {"conns": list(self.control.connections)}
+
+    async def get_shared(self, request: Request) -> Answer:
+        return {"keys": list(self.control.shared)}
+
+    async def get_keys(self, request: Request) -> Answer:
+        return {"keys": list(self.control.keys)}
+
+    async def get_authorities(self, request: Request) -> Answer:
+        return {"authorities": list(self.control.authorities)}
+
+    async def get_pools(self, request: Request) -> Answer:
+        only = request.text("name")
+        return {
+            pool.name: {
+                "base": str(pool.addresses.first),
+                "size": str(int(pool.addresses.last) - int(pool.addresses.first) + 1),
+                "online": "0",
+                "offline": "0",
+            }
+            for pool in self.control.pools.values()
+            if only in ("", pool.name)
+        }
+
+    async def version(self, request: Request) -> Answer:
+        system = os.uname()
+        return {
+            "daemon": "cygnet",
+            "version": VERSION,
+            "sysname": system.sysname,
+            "release": system.release,
+            "machine": system.machine,
+        }
+
+    async def stats(self, request: Request) -> Answer:
+        sas = list(self.daemon.endpoint.sas())
+        since = self.daemon.started
+        none = {"critical": "0", "high": "0", "medium": "0", "low": "0"}
+        return {
+            "uptime": {
+                "running": f"{int(time.monotonic() - since.monotonic)} seconds",
+                "since": time.strftime("%b %d %H:%M:%S %Y", time.localtime(since.wall)),
+            },
+            "workers": {"total": "1", "idle": "0", "active": none},
+            "queues": none,
+            "scheduled": "0",
+            "ikesas": {
+                "total": str(len(sas)),
+                "half-open": str(sum(sa.state in ("CREATED", "CONNECTING") for sa in sas)),
+            },
+            "plugins": ["cygnet"],
+        }
+
+    async def daemon_stats(self, request: Request) -> Answer:
+        """Counters by part, datagrams dropped by reason, escaped exceptions by place, the loop's lag."""
+        daemon = self.daemon
+        report = await self._counters(())
+        return {
+            "lanes": _texts(daemon.lanes.counters),
+            "dataplane-pair": _texts(daemon.plane.counters),
+            "daemon": _texts(daemon.counters),
+            "drops": _texts(self.drops),
+            "escaped": _texts(daemon.guard.escaped),
+            "dataplane-drops": _texts(report.drops if report else {}),
+            "lag-ms": {
+                "p50": f"{daemon.lag.quantile(0.5) * 1000:.0f}",
+                "p99": f"{daemon.lag.quantile(0.99) * 1000:.0f}",
+                "worst": f"{daemon.lag.worst * 1000:.1f}",
+            },
+        }
+
+    async def list_failures(self, request: Request) -> Answer:
+        """What failed, newest last, one `ike-failure` event each; `ike` and `child` narrow it down."""
+        ike, child = request.text("ike"), request.text("child")
+        for failure in tuple(self.failures):
+            if ike in ("", failure["ike"]) and child in ("", failure.get("child", "")):
+                await request.stream("ike-failure", failure)
+        return DONE
+
+    async def list_sas(self, request: Request) -> Answer:
+        found = self._matching(request)
+        pairs = tuple(child.pair for _, children in found for child in children)
+        traffic = await self._traffic(pairs) if pairs else {}
+        instant = time.monotonic()
+        for sa, children in found:
+            shape = shapes.list_sa(sa, instant, traffic)
+            if len(children) != len(sa.children):
+                kept = {shapes.child_key(child) for child in children}
+                body = shape[sa.connection]
+                body["child-sas"] = {key: value for key, value in body["child-sas"].items() if key in kept}
+            await request.stream("list-sa", shape)
+        return DONE
+
+    async def list_conns(self, request: Request) -> Answer:
+        only = request.text("ike")
+        for connection in tuple(self.control.connections.values()):
+            if only in ("", connection.name):
+                await request.stream("list-conn", shapes.list_conn(connection))
+        return DONE
+
+    async def list_policies(self, request: Request) -> Answer:
+        """Policies in force: `trap` those of tunnels, `pass` and `drop`; none of the flags: all of them."""
+        wanted = {mode for mode in ("drop", "pass", "trap") if request.flag(mode)} or {"drop", "pass", "trap"}
+        ike, only = request.text("ike"), request.text("child")
+        in_force = {policy.name for policy in self.daemon.policies.values()}
+        for connection in tuple(self.control.connections.values()):
+            for child in connection.children:
+                if f"{connection.name}/{child.name}" not in in_force:
+                    continue
+                mode = {"PASS": "pass", "DROP": "drop"}.get(shapes.child_mode(child), "trap")
+                if mode in wanted and ike in ("", connection.name) and only in ("", child.name):
+                    await request.stream("list-policy", shapes.list_policy(connection.name, child))
+        return DONE
+
+    # -- doing ---------------------------------------------------------------------------------
+
+    async def initiate(self, request: Request) -> Answer:
+        """`child`, and `ike` where that is not clear; `ike` alone: the IKE SA. Waits until it is up or failed."""
+        child, ike = request.text("child"), request.text("ike")
+        connection = self._connection_for(ike, child)
+        with self._watch(request, connection.name):
+            started = self._start(self.daemon.endpoint.initiate, connection.name, child)
+            await self._wait(request, [started])
+        return DONE
+
+    async def terminate(self, request: Request) -> Answer:
+        """Whole IKE SAs (`ike`, `ike-id`), or children (`child`, `child-id`) of them."""
+        found = self._matching(request, needed=True)
+        force = request.flag("force")
+        endpoint = self.daemon.endpoint
+        targets: list[tuple[int, int]] = []
+        for sa, children in found:
+            if request.text("child") or request.text("child-id"):
+                targets += [(sa.unique_id, child.pair) for child in children]
+            else:
+                targets.append((sa.unique_id, 0))
+        with self._watch(request, found[0][0].connection):
+            started = [self._start(endpoint.terminate, sa, pair, force) for sa, pair in targets]
+            await self._wait(request, started)
+        return {**DONE, "matches": str(len(targets)), "terminated": str(len(targets))}
+
+    async def rekey(self, request: Request) -> Answer:
+        """Children (`child`, `child-id`) or IKE SAs; answers at once, as strongSwan does, unless `wait`."""
+        found = self._matching(request, needed=True)
+        reauth = request.flag("reauth")
+        if reauth:
+            raise CommandFailed("reauth: is not supported yet")
+        targets: list[tuple[int, int]] = []
+        for sa, children in found:
+            if request.text("child") or request.text("child-id"):
+                targets += [(sa.unique_id, child.pair) for child in children]
+            else:
+                targets.append((sa.unique_id, 0))
+        with self._watch(request, found[0][0].connection):
+            started = [self._start(self.daemon.endpoint.rekey, sa, pair) for sa, pair in targets]
+            if request.flag("wait"):
+                await self._wait(request, started)
+        return {**DONE, "matches": str(len(targets))}
+
+    def _start(self, verb: Callable[..., int], *arguments: object) -> asyncio.Future[Failure | None]:
+        """Ask the endpoint for an operation; its end comes as an event. Raises CommandFailed."""
+        try:
+            operation = verb(*arguments, now())
+        except IkeError as error:
+            raise CommandFailed(f"{error.reason}: {error.detail}", _details(error)) from error
+        ended: asyncio.Future[Failure | None] = self.daemon.loop.create_future()
+        self._operations[operation] = ended
+        self.daemon.flush()
+        return ended
+
+    async def _wait(self, request: Request, operations: list[asyncio.Future[Failure | None]]) -> None:
+        """For all of them, `timeout` ms at most (0: for ever; negative: not at all). Raises CommandFailed."""
+        timeout = request.number("timeout", 0)
+        if timeout < 0:
+            return
+        done, pending = await asyncio.wait(operations, timeout=timeout / 1000 if timeout else None)
+        failures = [
+            failure for operation in operations if operation in done and (failure := operation.result())
+        ]
+        if failures:
+            raise CommandFailed(_sentence(failures[0]), shapes.failure(failures[0]))
+        if pending:
+            raise CommandFailed(f"not done after {timeout} ms; it goes on")
+
+    # -- events --------------------------------------------------------------------------------
+
+    def hear(self, event: events.Event) -> None:
+        """Everything that happens comes by here: operations end, history grows, clients hear of it."""
+        match event:
+            case events.OperationDone():
+                ended = self._operations.pop(event.operation, None)
+                if ended is not None and not ended.done():
+                    ended.set_result(event.failure)
+                return
+            case events.NegotiationFailed():
+                self.failures.append(shapes.ike_failure(event, time.time()))
+            case events.Dropped():
+                self.drops[str(event.drop)] += 1
+        if self._server is not None and self._server.clients:
+            self._raise(self._server, event)
+
+    def _raise(self, server: ViciServer, event: events.Event) -> None:
+        def heard(name: str) -> bool:
+            return server.listening(name)
+
+        instant = time.monotonic()
+        match event:
+            case events.MessageSeen() if heard("ike-message"):
+                server.raise_event("ike-message", messages.ike_message(event, time.time()))
+            case events.Dropped() if heard("ike-drop"):
+                server.raise_event("ike-drop", shapes.ike_drop(event, time.time()))
+            case events.NegotiationFailed() if heard("ike-failure"):
+                server.raise_event("ike-failure", self.failures[-1])
+            case events.IkeSaUp() if heard("ike-updown"):
+                server.raise_event("ike-updown", shapes.ike_updown(event.sa, True, instant))
+            case events.IkeSaDown() if heard("ike-updown"):
+                server.raise_event("ike-updown", shapes.ike_updown(event.sa, False, instant, event.failure))
+            case events.ChildSaUp() if heard("child-updown"):
+                server.raise_event("child-updown", shapes.child_updown(event.sa, event.child, True, instant))
+            case events.ChildSaDown() if heard("child-updown"):
+                shape = shapes.child_updown(event.sa, event.child, False, instant, failure=event.failure)
+                server.raise_event("child-updown", shape)
+            case events.IkeSaRekeyed() if heard("ike-rekey"):
+                server.raise_event("ike-rekey", shapes.ike_rekey(event.old, event.new, instant))
+            case events.ChildSaRekeyed() if heard("child-rekey"):
+                server.raise_event("child-rekey", shapes.child_rekey(event.sa, event.old, event.new, instant))
+        if self._watching or heard("log"):
+            self._raise_line(server, event)
+
+    def _raise_line(self, server: ViciServer, event: events.Event) -> None:
+        """The event's line for who follows the log (level 1), and for who waits for an operation."""
+        level = told_at(event)[1]
+        followers = [client for client, (upto, _) in self._watching.items() if level <= upto]
+        if not followers and not (level <= LOG_LEVEL and server.listening("log")):
+            return
+        line = line_of(event)
+        if line is None:
+            return
+        shape = shapes.log(line.group, line.level, printable(line.text), line.connection, line.ike_sa)
+        if level <= LOG_LEVEL:
+            server.raise_event("log", shape)
+        if followers:
+            packet = encode_packet(PacketType.EVENT, "control-log", shape)
+            for client in followers:
+                if line.connection in ("", self._watching[client][1]):
+                    client.send(packet)
+
+    @contextlib.contextmanager
+    def _watch(self, request: Request, connection: str) -> Iterator[None]:
+        """While inside, the client is sent `control-log` lines about the connection, if it registered."""
+        if not request.wants("control-log"):
+            yield
+            return
+        self._watching[request.client] = (request.number("loglevel", 1), connection)
+        try:
+            yield
+        finally:
+            self._watching.pop(request.client, None)
+
+    # -- finding -------------------------------------------------------------------------------
+
+    def _connection_for(self, ike: str, child: str) -> Connection:
+        """Raises CommandFailed."""
+        if not ike and not child:
+            raise CommandFailed("missing configuration name: give child, or ike")
+        known = self.control.connections
+        if ike:
+            connection = known.get(ike)
+            if connection is None:
+                raise CommandFailed(
+                    f"no-such-object: there is no connection {printable(ike, 80)}", _choice(known)
+                )
+            if child and all(one.name != child for one in connection.children):
+                names = [one.name for one in connection.children]
+                raise CommandFailed(
+                    f"no-such-object: connection {printable(ike, 80)} has no child {printable(child, 80)}",
+                    _choice(names),
+                )
+            return connection
+        owners = [one for one in known.values() if any(c.name == child for c in one.children)]
+        if not owners:
+            names = [one.name for connection in known.values() for one in connection.children]
+            raise CommandFailed(f"no-such-object: there is no child {printable(child, 80)}", _choice(names))
+        return owners[0]
+
+    def _matching(
+        self, request: Request, *, needed: bool = False
+    ) -> list[tuple[IkeSaView, tuple[ChildSaView, ...]]]:
+        """Live SAs that fit `ike`, `ike-id`, `child`, `child-id`. Raises CommandFailed if `needed` and none."""
+        ike, child = request.text("ike"), request.text("child")
+        ike_id, child_id = request.number("ike-id", 0), request.number("child-id", 0)
+        if needed and not (ike or child or ike_id or child_id):
+            raise CommandFailed("nothing is named: give ike, ike-id, child or child-id")
+        found = []
+        for sa in self.daemon.endpoint.sas():
+            if ike not in ("", sa.connection) or ike_id not in (0, sa.unique_id):
+                continue
+            children = sa.children
+            if child or child_id:
+                children = tuple(
+                    one for one in children if child in ("", one.name) and child_id in (0, one.pair)
+                )
+                if not children:
+                    continue
+            found.append((sa, children))
+        if needed and not found:
+            raise CommandFailed("no-such-object: no matching SA is up", {"matches": "0"})
+        return found
+
+    async def _counters(self, pairs: tuple[int, ...]) -> plane.Counters | None:
+        """None: the data plane does not answer."""
+        answered: asyncio.Future[plane.Report | None] = self.daemon.loop.create_future()
+
+        def answer(report: plane.Report | None) -> None:
+            if not answered.done():
+                answered.set_result(report)
+
+        self.daemon.plane.read_counters(pairs, answer)
+        report = await answered
+        return report if isinstance(report, plane.Counters) else None
+
+    async def _traffic(self, pairs: tuple[int, ...]) -> dict[int, shapes.Traffic]:
+        """By the endpoint's pair numbers; asked for in portions that fit one message of the pair."""
+        traffic: dict[int, shapes.Traffic] = {}
+        for start in range(0, len(pairs), PAIRS_AT_ONCE):
+            report = await self._counters(pairs[start : start + PAIRS_AT_ONCE])
+            for one in report.pairs if report else ():
+                pair = self.daemon.plane.names.endpoint_pair(one.pair)
+                if pair is not None:
+                    traffic[pair] = shapes.Traffic(
+                        one.bytes_in, one.packets_in, one.use_in, one.bytes_out, one.packets_out, one.use_out
+                    )
+        return traffic
+
+
+def _try(function: Callable[..., None], *arguments: object) -> Answer:
+    try:
+        function(*arguments)
+    except Refused as refused:
+        raise CommandFailed(str(refused)) from refused
+    return DONE
+
+
+def _texts(counts: Mapping[str, int]) -> dict[str, str]:
+    return {key: str(value) for key, value in sorted(counts.items())}
+
+
+def _choice(names: Iterable[str]) -> dict[str, Any]:
+    return {"allowed": list(names)[:100]}
+
+
+def _details(error: IkeError) -> dict[str, Any]:
+    return shapes.failure(Failure(error.reason, error.detail, error.difference))
+
+
+def _sentence(failure: Failure) -> str:
+    return f"{failure.reason}: {failure.detail}" if failure.detail else str(failure.reason)
