@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import harness
-
 from cygnet.ike.errors import PeerMisbehaved
 from cygnet.ike.v2.legality import judge
-from cygnet.testing import corpus
+from cygnet.testing import corpus, fuzzing
 from cygnet.testing.mutate import with_fitting_length
 from cygnet.wire.cursor import Malformed
 from cygnet.wire.message import Message, decode, decode_payloads, encode, encode_payloads
@@ -52,4 +50,4 @@ def seeds() -> list[bytes]:
 
 
 if __name__ == "__main__":
-    harness.run(one, seeds())
+    fuzzing.run(one, seeds())

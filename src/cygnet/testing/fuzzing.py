@@ -1,4 +1,4 @@
-"""What every fuzz target shares: `run(one, seeds)` is its whole main program.
+"""What every fuzz target shares: `fuzzing.run(one, seeds())` is its whole main program.
 
 With atheris (`pip install cygnet[fuzz]`) the run is guided by coverage; without it the same inputs
 are mutated blindly. Whatever escapes from `one` is a finding: the input is written to
