@@ -1,0 +1,281 @@
+"""Everything that needs privilege to open, opened once, in a fixed order, and inherited (design, section 6).
+
+    UDP 500:   lane 0 (doubtful)  lane 1 (our IKE SAs)
+    UDP 4500:  lane 0             lane 1                lane 2 (ESP)
+    raw protocol 50 (IPv4, IPv6), TUN
+
+Lanes 0 and 1 are the daemon's, the rest the data plane's. The sockets of a port share it by
+SO_REUSEPORT, and a classic BPF program picks the lane: an optimisation, not a guarantee, because
+receive GRO merges before the program runs. So every reader cuts aggregates by the control message,
+and UDP_GRO is on for all sockets of a group or for none. Closing one socket of a group would
+renumber the others: the supervisor keeps a copy of each for as long as it lives.
+
+Every socket carries `MARK`; the routing rule of the tunnels skips packets so marked, or sealed
+packets would be routed into the tunnel again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import secrets
+import socket
+import struct
+from contextlib import suppress
+
+import msgspec
+
+from cygnet.dataplane.tun import TunUnavailable, open_tun
+
+MARK = 0x43790000
+"""SO_MARK of everything Cygnet sends outside its tunnels ("Cy"): routes and guard let it by."""
+IKE_PORT, NAT_PORT = 500, 4500
+DEFAULT_TUN = "cygnet0"
+RECEIVE_BUFFER = SEND_BUFFER = 8 << 20
+"""Octets; a burst of 64 KB is charged about twice its size."""
+LANE_DOUBTFUL, LANE_OURS, LANE_ESP = 0, 1, 2
+
+_SO_RCVBUFFORCE, _SO_SNDBUFFORCE, _SO_ATTACH_REUSEPORT_CBPF = 33, 32, 51
+_UDP_GRO = 104
+_IP_PKTINFO, _IP_RECVTOS, _IP_MTU_DISCOVER, _IP_PMTUDISC_DO = 8, 13, 10, 2
+_IPV6_MTU_DISCOVER, _IPV6_PMTUDISC_DO = 23, 2
+_ESP = 50
+
+# Classic BPF (linux/filter.h): load, jump, return.
+_LD_LEN, _LD_W, _LD_H, _JEQ, _JGE, _RET = 0x80, 0x20, 0x28, 0x15, 0x35, 0x06
+
+
+class DescriptorError(Exception):
+    """What could not be opened and why, in a sentence for the operator."""
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`gso` and `tun_offload`: whether bursts may be used on UDP and on the TUN (they are still probed).
+    `tun_mtu` 0: from the path. `raw` false: no plain ESP."""
+
+    tun: str = DEFAULT_TUN
+    tun_mtu: int = 0
+    gso: bool = True
+    gro: bool = True
+    tun_offload: bool = True
+    raw: bool = True
+
+
+class Inherited(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The data plane's one argument, as JSON: descriptors by number. -1: not there."""
+
+    tun: int
+    lanes4: tuple[int, ...]
+    lanes6: tuple[int, ...]
+    raw4: int
+    raw6: int
+    pair: int
+    options: Options
+
+
+class Descriptors:
+    """All of them, held open. `lanes` are the daemon's: (descriptor, non-ESP marker used)."""
+
+    def __init__(
+        self,
+        tun: int,
+        daemon_lanes: list[tuple[socket.socket, bool]],
+        esp_lanes: list[socket.socket],
+        raw: list[socket.socket],
+        options: Options,
+        tag: int,
+    ) -> None:
+        self.tun = tun
+        self.options = options
+        self.tag = tag
+        """16 bits that the SPIs of our IKE SAs begin with, so that lane 1 gets them."""
+        self._daemon_lanes = daemon_lanes
+        self._esp_lanes = esp_lanes
+        self._raw = raw
+
+    @property
+    def lanes(self) -> tuple[tuple[int, bool], ...]:
+        return tuple((sock.fileno(), marker) for sock, marker in self._daemon_lanes)
+
+    def for_dataplane(self, pair: int) -> tuple[list[str], list[int]]:
+        """Arguments of `python -m cygnet.dataplane`, and the descriptors to pass on."""
+
+        def numbers(sockets: list[socket.socket], family: int) -> tuple[int, ...]:
+            return tuple(s.fileno() for s in sockets if s.family == family)
+
+        lanes4, lanes6 = numbers(self._esp_lanes, socket.AF_INET), numbers(self._esp_lanes, socket.AF_INET6)
+        raw4, raw6 = numbers(self._raw, socket.AF_INET), numbers(self._raw, socket.AF_INET6)
+        inherited = Inherited(
+            self.tun,
+            lanes4,
+            lanes6,
+            raw4[0] if raw4 else -1,
+            raw6[0] if raw6 else -1,
+            pair,
+            self.options,
+        )
+        fds = [self.tun, *lanes4, *lanes6, *raw4, *raw6, pair]
+        return [msgspec.json.encode(inherited).decode()], fds
+
+    def close(self) -> None:
+        os.close(self.tun)
+        for sock in [*(s for s, _ in self._daemon_lanes), *self._esp_lanes, *self._raw]:
+            sock.close()
+
+
+def open_all(
+    ike_port: int = IKE_PORT, nat_port: int = NAT_PORT, options: Options | None = None
+) -> Descriptors:
+    """Open everything; raises DescriptorError and leaves nothing open then."""
+    options = options or Options()
+    tag = secrets.randbelow(0xFFFF) + 1
+    opened: list[socket.socket] = []
+    try:
+        tun = open_tun(options.tun)
+    except TunUnavailable as error:
+        raise DescriptorError(str(error)) from error
+    try:
+        daemon_lanes: list[tuple[socket.socket, bool]] = []
+        esp_lanes: list[socket.socket] = []
+        for family in _families():
+            for lane in range(2):
+                sock = _udp(family, ike_port, options)
+                opened.append(sock)
+                daemon_lanes.append((sock, False))
+                if lane == 0:
+                    _attach(sock, ike_program(tag))
+            for lane in range(3):
+                sock = _udp(family, nat_port, options)
+                opened.append(sock)
+                if lane == LANE_ESP:
+                    esp_lanes.append(sock)
+                else:
+                    daemon_lanes.append((sock, True))
+                if lane == 0:
+                    _attach(sock, nat_program(tag))
+        raw: list[socket.socket] = []
+        if options.raw:
+            for family in _families():
+                sock = _raw(family)
+                opened.append(sock)
+                raw.append(sock)
+    except DescriptorError:
+        os.close(tun)
+        for sock in opened:
+            sock.close()
+        raise
+    return Descriptors(tun, daemon_lanes, esp_lanes, raw, options, tag)
+
+
+def _families() -> list[int]:
+    found: list[int] = [socket.AF_INET]
+    if socket.has_ipv6:
+        try:
+            with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+                sock.bind(("::", 0))
+            found.append(socket.AF_INET6)
+        except OSError:
+            pass  # a kernel or a namespace without IPv6: the IPv4 half works
+    return found
+
+
+def _udp(family: int, port: int, options: Options) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        _common(sock, family)
+        if options.gro:
+            with suppress(OSError):  # before Linux 5.0: the same for the whole group
+                sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
+        sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))  # noqa: S104
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise DescriptorError(
+                f"UDP port {port} is taken by another program (another IKE daemon?)"
+            ) from error
+        raise DescriptorError(f"UDP port {port} cannot be opened: {error.strerror}") from error
+    return sock
+
+
+def _raw(family: int) -> socket.socket:
+    try:
+        sock = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _ESP)
+    except PermissionError as error:
+        raise DescriptorError("raw sockets for ESP need CAP_NET_RAW: start as root") from error
+    except OSError as error:
+        raise DescriptorError(f"no raw socket for ESP: {error.strerror}") from error
+    _common(sock, family)
+    return sock
+
+
+def _common(sock: socket.socket, family: int) -> None:
+    """Mark, buffers, and what a receiver must be told: where to the packet came, with which traffic class."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
+    except PermissionError as error:
+        sock.close()
+        raise DescriptorError("sockets cannot be marked without CAP_NET_ADMIN: start as root") from error
+    for force, plain, size in (
+        (_SO_RCVBUFFORCE, socket.SO_RCVBUF, RECEIVE_BUFFER),
+        (_SO_SNDBUFFORCE, socket.SO_SNDBUF, SEND_BUFFER),
+    ):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, force, size)
+        except PermissionError:  # in a user namespace: as much as the system lets anyone have
+            sock.setsockopt(socket.SOL_SOCKET, plain, size)
+    if family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+
+
+def _attach(sock: socket.socket, program: bytes) -> None:
+    """Give the socket's group (it is the group's first) its program."""
+    held = ctypes.create_string_buffer(program, len(program))
+    header = struct.pack("HL", len(program) // 8, ctypes.addressof(held))
+    with suppress(OSError):  # without it the kernel spreads by hash, and readers hand over what is not theirs
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, header)
+
+
+def _instruction(code: int, k: int, true: int = 0, false: int = 0) -> bytes:
+    return struct.pack("=HBBI", code, true, false, k)
+
+
+def _tagged(offset: int, tag: int) -> bytes:
+    """Lane 1 if either SPI of the IKE header at `offset` begins with our tag, else lane 0.
+    A load past the end of the datagram ends the program with 0: runts are doubtful."""
+    return b"".join(
+        (
+            _instruction(_LD_H, offset),
+            _instruction(_JEQ, tag, 2, 0),
+            _instruction(_LD_H, offset + 8),
+            _instruction(_JEQ, tag, 0, 1),
+            _instruction(_RET, LANE_OURS),
+            _instruction(_RET, LANE_DOUBTFUL),
+        )
+    )
+
+
+def ike_program(tag: int) -> bytes:
+    return _tagged(0, tag)
+
+
+def nat_program(tag: int) -> bytes:
+    """Port 4500: four zero octets precede IKE (RFC 3948, section 2.2); a keepalive is shorter than a word."""
+    return b"".join(
+        (
+            _instruction(_LD_LEN, 0),
+            _instruction(_JGE, 8, 1, 0),
+            _instruction(_RET, LANE_DOUBTFUL),
+            _instruction(_LD_W, 0),
+            _instruction(_JEQ, 0, 1, 0),
+            _instruction(_RET, LANE_ESP),
+            _tagged(4, tag),
+        )
+    )

@@ -1,0 +1,265 @@
+"""The portable engine: Python over cryptography's AEADs and numpy's checksums; others are tested against it.
+
+The verbs of the data plane as methods. Commands change the databases between turns of the loop;
+packets see a whole state or the next one. Policy is in force in the kernel (routes, guard) before
+it is in the SPD, and leaves it after.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from cygnet.crypto.suites import UnsupportedAlgorithm
+from cygnet.dataplane import tun
+from cygnet.dataplane.descriptors import Options
+from cygnet.dataplane.engines.inbound import Inward
+from cygnet.dataplane.engines.outbound import Outward
+from cygnet.dataplane.engines.state import State
+from cygnet.dataplane.engines.transmit import MAX_DATAGRAM, Transmitter
+from cygnet.dataplane.messages import PairCounters, Report, Warned
+from cygnet.dataplane.sad import Inbound, Outbound
+from cygnet.dataplane.translate import Refused
+from cygnet.ipsec.esp import InboundSa, OutboundSa
+from cygnet.ipsec.rows import MAX_ROWS
+from cygnet.policy.sa import Direction, SaParameters, UdpEncapsulation
+from cygnet.policy.selectors import IpAddress
+from cygnet.policy.spd import Policy
+
+NAME = "portable"
+TUN_MTU_FLOOR, TUN_MTU_AT_FIRST = 1280, 1400
+"""Below 1280 the kernel takes IPv6 off the device (RFC 8200, section 5); smaller paths get ICMP too-big."""
+MEASURE_EVERY = 30.0
+"""Seconds between looks at the paths' MTUs: the kernel forgets lowered ones after ten minutes."""
+_TCP_HEADROOM = 321
+"""What the kernel takes off a device's burst size for headers (MAX_TCP_HEADER + 1)."""
+
+
+class Kernel(Protocol):
+    """Routes and guard (dataplane.routes)."""
+
+    def apply(self, policies: Iterable[Policy], tun: str) -> None: ...
+
+    def clear(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """The data plane's lanes and raw sockets, None where there is none."""
+
+    udp4: socket.socket | None
+    udp6: socket.socket | None
+    raw4: socket.socket | None
+    raw6: socket.socket | None
+
+
+class PortableEngine:
+    """`report` takes messages upward and never blocks; `drain_commands` handles commands that wait."""
+
+    def __init__(
+        self,
+        tun_fd: int,
+        sockets: Sockets,
+        kernel: Kernel,
+        options: Options,
+        report: Callable[[Report], None],
+        drain_commands: Callable[[], None],
+    ) -> None:
+        self.options = options
+        self.offloads = tun.Offloads(udp_gso=options.gso, udp_gro=options.gro)
+        self.state = State(tun_fd, self.offloads, report)
+        self._kernel = kernel
+        self._name = tun.name_of(tun_fd)
+        self._mtu = 0
+        self._measured = 0.0
+        self._transmitter = Transmitter(sockets.udp4, sockets.udp6, sockets.raw4, sockets.raw6, self.offloads)
+        self.outward = Outward(self.state, self._transmitter)
+        self.inward = Inward(self.state, drain_commands)
+        self.state.changed = self._forget
+        self.state.paths_changed = self._fit_mtu
+        self._start_tun(tun_fd)
+
+    def _start_tun(self, fd: int) -> None:
+        if self.options.tun_offload:
+            tun.enable_offloads(fd, self.offloads)
+        else:
+            tun.disable_offloads(fd, self.offloads)
+        self._set_mtu(self.options.tun_mtu or TUN_MTU_AT_FIRST)
+        tun.bring_up(self._name)
+        before = (self.offloads.tun_tso, self.offloads.tun_uso)
+        tun.probe_burst_writes(fd, self.offloads)
+        if before != (self.offloads.tun_tso, self.offloads.tun_uso):
+            self.state.report(
+                Warned("tun_offload", "this kernel refuses bursts on the TUN: packet by packet")
+            )
+
+    # -- policies ------------------------------------------------------------------------------
+
+    def install_policy(self, policy: Policy) -> None:
+        """Kernel first: what is permitted must not leave in clear from here on."""
+        spd = self.state.spd
+        self._kernel.apply([*(p for p in spd if p.id != policy.id), policy], self._name)
+        spd.put(policy)
+        self._index_flows()
+
+    def remove_policy(self, policy: int) -> None:
+        """Nothing happens if there is none. Its SAs are removed by commands of their own."""
+        spd = self.state.spd
+        if spd.get(policy) is None:
+            return
+        spd.remove(policy)
+        self._kernel.apply(list(spd), self._name)
+        self._index_flows()
+
+    def _index_flows(self) -> None:
+        self.state.policy_of = {
+            rule.flow: policy for policy in self.state.spd for rule in policy.rules if rule.flow
+        }
+        self._forget()
+
+    # -- SAs -----------------------------------------------------------------------------------
+
+    def install_sa(self, parameters: SaParameters) -> None:
+        """Raises Refused."""
+        state = self.state
+        try:
+            if parameters.direction == Direction.IN:
+                state.sad.install_inbound(InboundSa(parameters, state.now))
+                return
+            outbound = Outbound(OutboundSa(parameters, state.now))
+            self._transmitter.attach(outbound)
+        except (UnsupportedAlgorithm, ValueError) as error:
+            raise Refused(str(error)) from error
+        state.sad.install_outbound(outbound)
+        self._forget()
+        self._fit_mtu()
+        self.outward.release(parameters.flow)
+
+    def update_sa(
+        self, pair: int, local: IpAddress, remote: IpAddress, ports: UdpEncapsulation | None
+    ) -> None:
+        """Raises Refused."""
+        state = self.state
+        if pair not in state.sad.pairs:
+            raise Refused("no such pair")
+        try:
+            state.sad.move(pair, local, remote, ports)
+            for entry in state.sad.of_pair(pair):
+                if isinstance(entry, Outbound):
+                    self._transmitter.attach(entry)
+        except ValueError as error:
+            raise Refused(str(error)) from error
+        self._forget()
+        self._fit_mtu()
+
+    def remove_sa(self, direction: int, spi: int, remote: bytes, linger: float) -> None:
+        """Nothing happens if there is none: it may have expired meanwhile."""
+        entry = self.state.sad.find(direction, spi, remote)
+        if entry is None:
+            return
+        if isinstance(entry, Inbound) and linger > 0:
+            entry.sa.remove_at = self.state.now + linger
+        else:
+            self.state.remove(entry)
+
+    def sweep(self, policies: tuple[int, ...], pairs: tuple[int, ...]) -> None:
+        """Remove every policy and pair not named."""
+        sad = self.state.sad
+        for pair in [p for p in sad.pairs if p not in set(pairs)]:
+            for entry in list(sad.of_pair(pair)):
+                self.state.remove(entry)
+        for policy in [p.id for p in self.state.spd if p.id not in set(policies)]:
+            self.remove_policy(policy)
+
+    def clear(self) -> None:
+        """The operator wants all undone."""
+        self.sweep((), ())
+        self._kernel.clear()
+
+    # -- time ----------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """What time alone does: hard lifetimes, the end of lingering, stale packets, path MTUs."""
+        state = self.state
+        for entry in list(state.sad.entries()):
+            sa = entry.sa
+            if isinstance(entry, Inbound) and entry.sa.remove_at is not None:
+                if state.now >= entry.sa.remove_at:
+                    state.remove(entry)
+            elif sa.parameters.hard_seconds and state.now - sa.installed_at >= sa.parameters.hard_seconds:
+                state.expire(entry, "seconds")
+        self.outward.drop_stale()
+        if state.now - self._measured >= MEASURE_EVERY:
+            self._measured = state.now
+            changed = [self._transmitter.measure(entry) for entry in state.sad.outbound_entries()]
+            if any(changed):
+                self._fit_mtu()
+
+    # -- looking -------------------------------------------------------------------------------
+
+    def counters(self, pairs: tuple[int, ...]) -> tuple[PairCounters, ...]:
+        """Of the pairs named, or of all. SAs of one direction in a pair are summed."""
+        sad = self.state.sad
+        return tuple(self._pair_counters(pair) for pair in (pairs or tuple(sad.pairs)) if pair in sad.pairs)
+
+    def _pair_counters(self, pair: int) -> PairCounters:
+        octets, packets, used, number = [0, 0], [0, 0], [-1.0, -1.0], [0, 0]
+        drops: dict[str, int] = {}
+        for entry in self.state.sad.of_pair(pair):
+            sa, way = entry.sa, int(entry.sa.parameters.direction)
+            octets[way] += sa.bytes
+            packets[way] += sa.packets
+            used[way] = max(used[way], sa.last_used)
+            number[way] = max(
+                number[way], entry.sa.window.top if isinstance(entry, Inbound) else entry.sa.sequence
+            )
+            for reason, count in sa.drops.items():
+                drops[str(reason)] = drops.get(str(reason), 0) + count
+        ages = [self.state.now - moment if moment >= 0 else -1.0 for moment in used]
+        return PairCounters(
+            pair, octets[0], packets[0], ages[0], octets[1], packets[1], ages[1], number[0], number[1], drops
+        )
+
+    def drops(self) -> dict[str, int]:
+        """Of the whole data plane: those of no SA, and those of the SAs there are."""
+        total = {str(reason): count for reason, count in self.state.drops.items()}
+        for entry in self.state.sad.entries():
+            for reason, count in entry.sa.drops.items():
+                total[str(reason)] = total.get(str(reason), 0) + count
+        return total
+
+    # -- the device ----------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        """Decisions kept per flow are made anew."""
+        self.outward.forget_routes()
+        for entry in self.state.sad.entries():
+            if isinstance(entry, Inbound):
+                entry.admitted.clear()
+
+    def _fit_mtu(self) -> None:
+        """The TUN's MTU is what fits through the narrowest tunnel in one piece."""
+        if not self.options.tun_mtu:
+            fits = [entry.max_inner for entry in self.state.sad.outbound_entries()]
+            if fits:
+                self._set_mtu(max(min(fits), TUN_MTU_FLOOR))
+        self._fit_bursts()
+
+    def _set_mtu(self, mtu: int) -> None:
+        if mtu == self._mtu:
+            return
+        with contextlib.suppress(OSError):  # renamed or taken away: packets still find their size by ICMP
+            tun.set_mtu(self._name, mtu)
+        self._mtu = mtu
+
+    def _fit_bursts(self) -> None:
+        """Reads small enough that one, sealed, leaves in one send."""
+        sealed = max(
+            (entry.sa.sealed_length(self._mtu) for entry in self.state.sad.outbound_entries()),
+            default=self._mtu + 64,
+        )
+        rows = max(1, min(MAX_ROWS, MAX_DATAGRAM // sealed))
+        tun.set_burst_size(self._name, min(rows * (self._mtu - 52) + _TCP_HEADROOM, tun.MAX_PACKET + 1))

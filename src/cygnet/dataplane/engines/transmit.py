@@ -1,0 +1,153 @@
+"""Sealed packets to the wire: source address, traffic class, DF and segmentation as socket options.
+
+One `sendmsg` carries up to 64 equal ESP packets in UDP (UDP_SEGMENT); raw protocol-50 sockets take one
+at a time. The kernel keeps path MTUs and judges the ICMP messages about them (it checks what they
+quote and bounds them); here they are only asked for.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from ipaddress import IPv4Address
+
+from cygnet.dataplane.descriptors import MARK
+from cygnet.dataplane.sad import Outbound, overhead
+from cygnet.dataplane.tun import Offloads
+from cygnet.ipsec.drops import Drop
+from cygnet.ipsec.rows import MAX_ROWS
+from cygnet.policy.selectors import IpAddress
+
+MAX_DATAGRAM = 65507
+"""Octets of UDP payload in one IPv4 datagram, which a segmented send must not exceed either."""
+MTU_FLOOR = {4: 576, 6: 1280}
+"""Path MTUs below these are not believed: packets are fragmented outside instead (RFC 1191, RFC 8200)."""
+DEFAULT_PATH_MTU = 1280
+
+_UDP_SEGMENT = 103
+_IP_TOS, _IP_PKTINFO, _IP_MTU_DISCOVER, _IP_MTU = 1, 8, 10, 14
+_IPV6_MTU_DISCOVER, _IPV6_MTU, _IPV6_TCLASS = 23, 24, 67
+_PMTUDISC_DONT, _PMTUDISC_DO = 0, 2
+_TOO_BIG = frozenset({errno.EMSGSIZE, errno.EINVAL})
+
+
+class Transmitter:
+    """Sends for all outbound SAs. Remembers each socket's DF setting, so as to change it only when needed."""
+
+    def __init__(
+        self,
+        udp4: socket.socket | None,
+        udp6: socket.socket | None,
+        raw4: socket.socket | None,
+        raw6: socket.socket | None,
+        offloads: Offloads,
+    ) -> None:
+        self._udp = {4: udp4, 6: udp6}
+        self._raw = {4: raw4, 6: raw6}
+        self._offloads = offloads
+        self._df: dict[int, bool] = {}
+
+    def attach(self, entry: Outbound) -> None:
+        """Choose the socket and learn the path; raises ValueError where there is no such socket."""
+        parameters = entry.sa.parameters
+        version = parameters.local.version
+        chosen = (self._udp if parameters.encapsulation else self._raw)[version]
+        if chosen is None:
+            kind = "UDP-encapsulated" if parameters.encapsulation else "plain"
+            raise ValueError(f"no socket for {kind} ESP over IPv{version}")
+        entry.socket = chosen
+        port = parameters.encapsulation.remote_port if parameters.encapsulation else 0
+        entry.address = (str(parameters.remote), port)
+        entry.ancillary.clear()
+        self.measure(entry)
+
+    def measure(self, entry: Outbound) -> bool:
+        """Ask for the path MTU again; whether it changed what fits."""
+        parameters = entry.sa.parameters
+        before = entry.max_inner
+        entry.path_mtu = path_mtu(parameters.local, parameters.remote)
+        entry.max_inner = entry.sa.largest_payload(entry.path_mtu - overhead(entry.sa))
+        return entry.max_inner != before
+
+    def rows_per_send(self, entry: Outbound, stride: int) -> int:
+        return max(1, min(MAX_ROWS, MAX_DATAGRAM // stride))
+
+    def send(
+        self, entry: Outbound, view: memoryview, stride: int, count: int, last: int, tos: int, df: bool
+    ) -> Drop | None:
+        """Send `count` ESP packets that stand `stride` apart from the begin of `view`, the last of `last`
+        octets. None, or why (some of) it did not leave."""
+        chosen = entry.socket
+        if self._df.get(chosen.fileno()) is not df:
+            self._set_df(chosen, df)
+        if count > 1 and (not self._offloads.udp_gso or not entry.address[1]):
+            return self._send_each(entry, view, stride, count, last, tos)
+        segment = stride if count > 1 else 0
+        ancillary = entry.ancillary.get((segment, tos)) or self._ancillary(entry, segment, tos)
+        try:
+            chosen.sendmsg((view[: (count - 1) * stride + last],), ancillary, 0, entry.address)
+        except OSError as error:
+            if error.errno == errno.EIO and segment:
+                # The device cannot segment (no checksum offload): never again, and once more without.
+                self._offloads.udp_gso = False
+                return self._send_each(entry, view, stride, count, last, tos)
+            return Drop.TOO_BIG if error.errno in _TOO_BIG else Drop.SEND_FAILED
+        return None
+
+    def _send_each(
+        self, entry: Outbound, view: memoryview, stride: int, count: int, last: int, tos: int
+    ) -> Drop | None:
+        ancillary = entry.ancillary.get((0, tos)) or self._ancillary(entry, 0, tos)
+        failed: Drop | None = None
+        for index in range(count):
+            at = index * stride
+            size = stride if index < count - 1 else last
+            try:
+                entry.socket.sendmsg((view[at : at + size],), ancillary, 0, entry.address)
+            except OSError as error:
+                failed = Drop.TOO_BIG if error.errno in _TOO_BIG else Drop.SEND_FAILED
+        return failed
+
+    def _ancillary(self, entry: Outbound, segment: int, tos: int) -> list[tuple[int, int, bytes]]:
+        local = entry.sa.parameters.local
+        made: list[tuple[int, int, bytes]] = []
+        if local.version == 4:
+            made.append((socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("=i4s4s", 0, local.packed, bytes(4))))
+            made.append((socket.IPPROTO_IP, _IP_TOS, struct.pack("=i", tos)))
+        else:
+            made.append((socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, struct.pack("=16si", local.packed, 0)))
+            made.append((socket.IPPROTO_IPV6, _IPV6_TCLASS, struct.pack("=i", tos)))
+        if segment:
+            made.append((socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", segment)))
+        if len(entry.ancillary) >= 64:
+            entry.ancillary.clear()
+        entry.ancillary[(segment, tos)] = made
+        return made
+
+    def _set_df(self, chosen: socket.socket, df: bool) -> None:
+        mode = _PMTUDISC_DO if df else _PMTUDISC_DONT
+        if chosen.family == socket.AF_INET:
+            chosen.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, mode)
+        else:
+            chosen.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, mode)
+        self._df[chosen.fileno()] = df
+
+
+def path_mtu(local: IpAddress, remote: IpAddress) -> int:
+    """The kernel's path MTU from `local` to `remote`, not below the floor; a guess without a route."""
+    version = remote.version
+    try:
+        family = socket.AF_INET if version == 4 else socket.AF_INET6
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
+            if not local.is_unspecified:
+                probe.bind((str(local), 0))
+            probe.connect((str(remote), 9))
+            if isinstance(remote, IPv4Address):
+                found = probe.getsockopt(socket.IPPROTO_IP, _IP_MTU)
+            else:
+                found = probe.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU)
+    except OSError:
+        return DEFAULT_PATH_MTU
+    return max(min(found, 65535), MTU_FLOOR[version])

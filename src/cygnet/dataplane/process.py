@@ -1,0 +1,233 @@
+"""The data plane process: one loop over the TUN, the ESP sockets and the pair to the daemon.
+
+Commands come first in each turn. The daemon may come and go: when its end of the pair closes,
+packets go on, and the supervisor brings the next daemon the same pair. Reports that the pair does
+not take wait, bounded; foreign datagrams and acquires are dropped instead.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from cygnet.dataplane import messages
+from cygnet.dataplane.descriptors import Inherited
+from cygnet.dataplane.engines import portable
+from cygnet.dataplane.engines.portable import Kernel, PortableEngine, Sockets
+from cygnet.dataplane.translate import Refused, address, policy, sa_parameters
+from cygnet.ipsec.drops import Drop
+from cygnet.policy.sa import UdpEncapsulation
+
+TICK = 0.5
+"""Seconds between looks at what time alone does."""
+COMMANDS = 256
+"""Commands per turn."""
+MAX_WAITING = 1024
+"""Reports that wait for the pair."""
+_EXPENDABLE = (messages.ForeignDatagram, messages.Acquire)
+
+
+class Process:
+    def __init__(self, inherited: Inherited, kernel: Kernel) -> None:
+        self._pair = socket.socket(fileno=inherited.pair)
+        self._pair.setblocking(False)
+        self._buffer = bytearray(messages.MAX_MESSAGE)
+        self._waiting: deque[bytes] = deque()
+        self._draining = False
+        self._running = True
+        self._poll = select.epoll()
+        lanes = [socket.socket(fileno=fd) for fd in (*inherited.lanes4, *inherited.lanes6)]
+        raws = [socket.socket(fileno=fd) for fd in (inherited.raw4, inherited.raw6) if fd >= 0]
+
+        def first(sockets: list[socket.socket], family: int) -> socket.socket | None:
+            return next((s for s in sockets if s.family == family), None)
+
+        self.engine = PortableEngine(
+            inherited.tun,
+            Sockets(
+                first(lanes, socket.AF_INET),
+                first(lanes, socket.AF_INET6),
+                first(raws, socket.AF_INET),
+                first(raws, socket.AF_INET6),
+            ),
+            kernel,
+            inherited.options,
+            self._report,
+            self._drain_commands,
+        )
+        self._ready: dict[int, Callable[[], None]] = {inherited.tun: self.engine.outward.readable}
+        for sock in lanes:
+            self._ready[sock.fileno()] = self._lane(sock)
+        for sock in raws:
+            self._ready[sock.fileno()] = self._raw(sock)
+        for fd in self._ready:
+            self._poll.register(fd, select.EPOLLIN)
+        self._poll.register(self._pair, select.EPOLLIN)
+        self._carry: dict[type[messages.Command], Callable[..., None]] = {
+            messages.InstallPolicy: lambda m: self.engine.install_policy(policy(m)),
+            messages.RemovePolicy: lambda m: self.engine.remove_policy(m.policy),
+            messages.InstallSa: lambda m: self.engine.install_sa(sa_parameters(m)),
+            messages.UpdateSa: self._update_sa,
+            messages.RemoveSa: lambda m: self.engine.remove_sa(m.direction, m.spi, m.remote, m.linger),
+            messages.Sweep: lambda m: self.engine.sweep(m.policies, m.pairs),
+            messages.ForwardDatagram: self._forwarded,
+            messages.Shutdown: self._shutdown,
+        }
+
+    def _lane(self, sock: socket.socket) -> Callable[[], None]:
+        port = sock.getsockname()[1]
+        return lambda: self.engine.inward.udp_readable(sock, port)
+
+    def _raw(self, sock: socket.socket) -> Callable[[], None]:
+        return lambda: self.engine.inward.raw_readable(sock)
+
+    # -- the loop ------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Until told to shut down."""
+        engine, pair, poll, ready = self.engine, self._pair.fileno(), self._poll.poll, self._ready
+        monotonic = time.monotonic
+        next_tick = 0.0
+        while self._running:
+            events = poll(TICK)
+            now = engine.state.now = monotonic()
+            for fd, _ in events:
+                if fd == pair:
+                    self._drain_commands()
+            for fd, _ in events:
+                if fd != pair:
+                    ready[fd]()
+            if self._waiting:
+                self._flush()
+            if now >= next_tick:
+                next_tick = now + TICK
+                engine.tick()
+
+    def stop(self) -> None:
+        self._running = False
+
+    # -- commands ------------------------------------------------------------------------------
+
+    def _drain_commands(self) -> None:
+        """Also called from the middle of a packet's way, when its SPI is not known yet."""
+        if self._draining:
+            return
+        self._draining = True
+        try:
+            for _ in range(COMMANDS):
+                try:
+                    size = self._pair.recv_into(self._buffer)
+                except (BlockingIOError, InterruptedError):
+                    return
+                except OSError:
+                    size = 0
+                if not size:
+                    self._lost_daemon()
+                    return
+                self._handle(bytes(memoryview(self._buffer)[:size]))
+        finally:
+            self._draining = False
+
+    def _lost_daemon(self) -> None:
+        """All copies of the other end are closed: the supervisor is gone, nobody will ever write again."""
+        self._poll.unregister(self._pair)
+        self._running = False
+
+    def _handle(self, data: bytes) -> None:
+        try:
+            command = messages.decode_command(data)
+        except (msgspec.ValidationError, msgspec.DecodeError) as problem:
+            self._report(messages.Warned("command_malformed", str(problem)))
+            return
+        if isinstance(command, messages.ReadCounters):
+            answer = messages.Counters(
+                command.request, self.engine.counters(command.pairs), self.engine.drops()
+            )
+            self._report(answer)
+            return
+        if isinstance(command, messages.Dump):
+            self._report(self._dumped(command.request))
+            return
+        error = ""
+        try:
+            self._carry[type(command)](command)
+        except (Refused, OSError) as problem:
+            error = str(problem) or type(problem).__name__
+        if command.request:
+            self._report(messages.Done(command.request, error))
+
+    def _update_sa(self, message: messages.UpdateSa) -> None:
+        ports = None
+        if message.local_port or message.remote_port:
+            ports = UdpEncapsulation(message.local_port, message.remote_port)
+        self.engine.update_sa(message.pair, address(message.local), address(message.remote), ports)
+
+    def _forwarded(self, message: messages.ForwardDatagram) -> None:
+        remote = str(address(message.remote))
+        self.engine.inward.forwarded(
+            message.data, message.local, message.local_port, (remote, message.remote_port)
+        )
+
+    def _shutdown(self, message: messages.Shutdown) -> None:
+        if message.clear:
+            self.engine.clear()
+        self._running = False
+
+    def _dumped(self, request: int) -> messages.Dumped:
+        state, offloads = self.engine.state, self.engine.offloads
+        return messages.Dumped(
+            request,
+            tuple(p.id for p in state.spd),
+            tuple(state.sad.pairs),
+            portable.NAME,
+            {
+                "tun_tso": offloads.tun_tso,
+                "tun_uso": offloads.tun_uso,
+                "udp_gso": offloads.udp_gso,
+                "udp_gro": offloads.udp_gro,
+            },
+        )
+
+    # -- reports -------------------------------------------------------------------------------
+
+    def _report(self, report: messages.Report) -> None:
+        data = messages.encode(report)
+        if not self._waiting:
+            try:
+                self._pair.send(data)
+                return
+            except OSError:
+                pass  # full, or the daemon is being restarted
+        if isinstance(report, _EXPENDABLE) or len(self._waiting) >= MAX_WAITING:
+            self.engine.state.drops[Drop.REPORT_FULL] += 1
+            return
+        self._waiting.append(data)
+
+    def _flush(self) -> None:
+        while self._waiting:
+            try:
+                self._pair.send(self._waiting[0])
+            except OSError:
+                return
+            self._waiting.popleft()
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m cygnet.dataplane INHERITED`: run with what the supervisor opened; the exit status."""
+    from cygnet.dataplane.privileges import keep_only
+    from cygnet.dataplane.routes import Kernel as RoutesAndGuard
+
+    inherited = msgspec.json.decode(arguments[0], type=Inherited)
+    keep_only()
+    process = Process(inherited, RoutesAndGuard())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: process.stop())
+    process.run()
+    return os.EX_OK

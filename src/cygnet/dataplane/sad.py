@@ -1,0 +1,208 @@
+"""The security association database (RFC 4301, section 4.4.2): which SA seals a flow, which opens an SPI.
+
+Outbound: per flow the newest first, and the first whose narrowed selectors hold the packet.
+Inbound: by SPI and destination. A removed inbound SA lingers for receiving only: what the peer
+sent before it learnt of the removal still arrives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import IPv4Address
+from typing import Any
+
+from cygnet.ipsec.drops import Drop
+from cygnet.ipsec.esp import InboundSa, OutboundSa
+from cygnet.ipsec.inner import FlowKey, Inner, within
+from cygnet.policy.sa import Direction, SaParameters, UdpEncapsulation
+from cygnet.policy.selectors import IpAddress
+
+_NEVER = 1 << 127
+MAX_ADMITTED = 4096
+"""Flows that one inbound SA keeps verdicts of."""
+
+
+class Outbound:
+    """An outbound SA and how its packets leave."""
+
+    __slots__ = (
+        "address",
+        "ancillary",
+        "bytes_alarm",
+        "hard_bytes",
+        "hard_packets",
+        "hard_told",
+        "max_inner",
+        "path_mtu",
+        "sa",
+        "sequence_alarm",
+        "socket",
+        "soft_told",
+    )
+
+    def __init__(self, sa: OutboundSa) -> None:
+        self.sa = sa
+        self.socket: Any = None
+        self.address: tuple[Any, ...] = ()
+        self.ancillary: dict[tuple[int, int], list[tuple[int, int, bytes]]] = {}
+        """Control messages by (segment size or 0, traffic class); cleared when the ends move."""
+        self.path_mtu = 0
+        self.max_inner = 0
+        """The largest inner packet that leaves in one piece."""
+        self.soft_told = False
+        self.hard_told = False
+        volume = sa.parameters.volume
+        self.hard_bytes = volume.hard_bytes or _NEVER
+        self.hard_packets = min(volume.hard_packets or _NEVER, sa.limit)
+        self.bytes_alarm = volume.soft_bytes or self.hard_bytes
+        self.sequence_alarm = min(volume.soft_packets or self.hard_packets, sa.limit // 5 * 4)
+        """RFC 4303, 3.3.3: a new SA before the numbers run out, here at 80 %."""
+
+    def rearm(self) -> None:
+        """After the soft limit only the hard ones are left to watch."""
+        if self.soft_told:
+            self.bytes_alarm, self.sequence_alarm = self.hard_bytes, self.hard_packets
+
+
+class Inbound:
+    """An inbound SA, the peer's address as last reported, and verdicts on the flows inside."""
+
+    __slots__ = (
+        "admitted",
+        "bytes_alarm",
+        "hard_bytes",
+        "hard_packets",
+        "hard_told",
+        "packets_alarm",
+        "sa",
+        "soft_told",
+        "source",
+    )
+
+    def __init__(self, sa: InboundSa) -> None:
+        self.sa = sa
+        self.source = _source(sa.parameters)
+        self.admitted: dict[FlowKey, Drop | None] = {}
+        self.soft_told = False
+        self.hard_told = False
+        volume = sa.parameters.volume
+        self.hard_bytes = volume.hard_bytes or _NEVER
+        self.hard_packets = volume.hard_packets or _NEVER
+        self.bytes_alarm = volume.soft_bytes or self.hard_bytes
+        self.packets_alarm = volume.soft_packets or self.hard_packets
+
+    def rearm(self) -> None:
+        if self.soft_told:
+            self.bytes_alarm, self.packets_alarm = self.hard_bytes, self.hard_packets
+
+
+def _source(parameters: SaParameters) -> tuple[str, int]:
+    encapsulation = parameters.encapsulation
+    return str(parameters.remote), encapsulation.remote_port if encapsulation else 0
+
+
+class Sad:
+    def __init__(self) -> None:
+        self._outbound: dict[int, list[Outbound]] = {}
+        """By flow, newest first."""
+        self._inbound: dict[tuple[int, bytes], Inbound] = {}
+        self.pairs: dict[int, dict[Direction, list[Outbound | Inbound]]] = {}
+
+    def install_outbound(self, entry: Outbound) -> None:
+        parameters = entry.sa.parameters
+        self._outbound.setdefault(parameters.flow, []).insert(0, entry)
+        self._of_pair(parameters.pair, Direction.OUT).append(entry)
+
+    def install_inbound(self, sa: InboundSa) -> Inbound:
+        """Raises ValueError if this SPI is in use at this destination."""
+        parameters = sa.parameters
+        key = parameters.spi, parameters.local.packed
+        if key in self._inbound:
+            raise ValueError(f"SPI {parameters.spi:#010x} is in use")
+        entry = self._inbound[key] = Inbound(sa)
+        self._of_pair(parameters.pair, Direction.IN).append(entry)
+        return entry
+
+    def inbound(self, spi: int, destination: bytes) -> Inbound | None:
+        return self._inbound.get((spi, destination))
+
+    def outbound(self, flow: int, packet: Inner) -> Outbound | None:
+        for entry in self._outbound.get(flow, ()):
+            parameters = entry.sa.parameters
+            if within(parameters.local_selectors, parameters.remote_selectors, packet, outbound=True):
+                return entry
+        return None
+
+    def has_outbound(self, flow: int) -> bool:
+        return bool(self._outbound.get(flow))
+
+    def find(self, direction: int, spi: int, remote: bytes) -> Outbound | Inbound | None:
+        """The SA of this direction and SPI with the peer `remote`; an inbound SPI is ours and enough."""
+        for entry in self.entries():
+            parameters = entry.sa.parameters
+            if (
+                parameters.spi == spi
+                and parameters.direction == direction
+                and (direction == Direction.IN or parameters.remote.packed == remote)
+            ):
+                return entry
+        return None
+
+    def remove(self, entry: Outbound | Inbound) -> None:
+        parameters = entry.sa.parameters
+        if isinstance(entry, Inbound):
+            self._inbound.pop((parameters.spi, parameters.local.packed), None)
+        else:
+            of_flow = self._outbound.get(parameters.flow, [])
+            if entry in of_flow:
+                of_flow.remove(entry)
+            if not of_flow:
+                self._outbound.pop(parameters.flow, None)
+        directions = self.pairs.get(parameters.pair)
+        if directions is not None:
+            if entry in directions[parameters.direction]:
+                directions[parameters.direction].remove(entry)
+            if not any(directions.values()):
+                del self.pairs[parameters.pair]
+
+    def move(self, pair: int, local: IpAddress, remote: IpAddress, ports: UdpEncapsulation | None) -> None:
+        """New ends for a pair; keys, counters, windows stay. Raises ValueError if an SPI is in use there."""
+        moved = list(self.of_pair(pair))
+        for entry in moved:
+            key = entry.sa.parameters.spi, local.packed
+            if isinstance(entry, Inbound) and self._inbound.get(key, entry) is not entry:
+                raise ValueError(f"SPI {key[0]:#010x} is in use at the new address")
+        for entry in moved:
+            sa = entry.sa
+            old = sa.parameters
+            sa.parameters = replace(old, local=local, remote=remote, encapsulation=ports)
+            if isinstance(entry, Inbound):
+                del self._inbound[(old.spi, old.local.packed)]
+                self._inbound[(old.spi, local.packed)] = entry
+                entry.source = _source(sa.parameters)
+            else:
+                entry.ancillary.clear()
+
+    def of_pair(self, pair: int) -> Iterator[Outbound | Inbound]:
+        for entries in self.pairs.get(pair, {}).values():
+            yield from entries
+
+    def entries(self) -> Iterator[Outbound | Inbound]:
+        for pair in self.pairs:
+            yield from self.of_pair(pair)
+
+    def outbound_entries(self) -> Iterator[Outbound]:
+        for entries in self._outbound.values():
+            yield from entries
+
+    def _of_pair(self, pair: int, direction: Direction) -> list[Outbound | Inbound]:
+        directions = self.pairs.setdefault(pair, {Direction.IN: [], Direction.OUT: []})
+        return directions[direction]
+
+
+def overhead(sa: OutboundSa) -> int:
+    """Octets of the headers before the ESP packet."""
+    parameters = sa.parameters
+    outer = 20 if isinstance(parameters.local, IPv4Address) else 40
+    return outer + (8 if parameters.encapsulation else 0)
