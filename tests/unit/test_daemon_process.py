@@ -1,4 +1,4 @@
-"""The loop between the world and the negotiation: inputs to verbs, effects to deeds, one timer, no waiting."""
+"""The loop between the world and the negotiation: inputs to verbs, effects to deeds, one timer, no waits."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from typing import Any
@@ -42,8 +42,6 @@ DONE: Answer = {"success": "yes"}
 LOG_LEVEL = 1
 """What `log` events tell: messages too; silent drops have an event of their own."""
 PAIRS_AT_ONCE = 500
-MAX_FAILURES = 256
-"""Failures that the history keeps; each is reason, names and the two offers, no message."""
 
 
 class Commands:
@@ -52,7 +50,6 @@ class Commands:
     def __init__(self, daemon: Daemon, control: Control) -> None:
         self.daemon = daemon
         self.control = control
-        self.failures: deque[dict[str, Any]] = deque(maxlen=MAX_FAILURES)
         self.drops: Counter[str] = Counter()
         self._server: ViciServer | None = None
         self._operations: dict[int, asyncio.Future[Failure | None]] = {}
@@ -211,9 +208,12 @@ class Commands:
     async def list_failures(self, request: Request) -> Answer:
         """What failed, newest last, one `ike-failure` event each; `ike` and `child` narrow it down."""
         ike, child = request.text("ike"), request.text("child")
-        for failure in tuple(self.failures):
-            if ike in ("", failure["ike"]) and child in ("", failure.get("child", "")):
-                await request.stream("ike-failure", failure)
+        for entry in tuple(self.daemon.endpoint.history):
+            if ike in ("", entry.connection) and child in ("", entry.child):
+                event = events.NegotiationFailed(
+                    entry.connection, entry.child, entry.initiator, None, entry.peer, entry.failure
+                )
+                await request.stream("ike-failure", shapes.ike_failure(event, entry.wall))
         return DONE
 
     async def list_sas(self, request: Request) -> Answer:
@@ -254,7 +254,7 @@ class Commands:
     # -- doing ---------------------------------------------------------------------------------
 
     async def initiate(self, request: Request) -> Answer:
-        """`child`, and `ike` where that is not clear; `ike` alone: the IKE SA. Waits until it is up or failed."""
+        """`child`, and `ike` where that is not clear; `ike` alone: the IKE SA. Waits until up or failed."""
         child, ike = request.text("child"), request.text("ike")
         connection = self._connection_for(ike, child)
         with self._watch(request, connection.name):
@@ -324,15 +324,13 @@ class Commands:
     # -- events --------------------------------------------------------------------------------
 
     def hear(self, event: events.Event) -> None:
-        """Everything that happens comes by here: operations end, history grows, clients hear of it."""
+        """Everything that happens comes by here: operations end, drops are counted, clients hear of it."""
         match event:
             case events.OperationDone():
                 ended = self._operations.pop(event.operation, None)
                 if ended is not None and not ended.done():
                     ended.set_result(event.failure)
                 return
-            case events.NegotiationFailed():
-                self.failures.append(shapes.ike_failure(event, time.time()))
             case events.Dropped():
                 self.drops[str(event.drop)] += 1
         if self._server is not None and self._server.clients:
@@ -349,7 +347,7 @@ class Commands:
             case events.Dropped() if heard("ike-drop"):
                 server.raise_event("ike-drop", shapes.ike_drop(event, time.time()))
             case events.NegotiationFailed() if heard("ike-failure"):
-                server.raise_event("ike-failure", self.failures[-1])
+                server.raise_event("ike-failure", shapes.ike_failure(event, time.time()))
             case events.IkeSaUp() if heard("ike-updown"):
                 server.raise_event("ike-updown", shapes.ike_updown(event.sa, True, instant))
             case events.IkeSaDown() if heard("ike-updown"):
@@ -425,7 +423,7 @@ class Commands:
     def _matching(
         self, request: Request, *, needed: bool = False
     ) -> list[tuple[IkeSaView, tuple[ChildSaView, ...]]]:
-        """Live SAs that fit `ike`, `ike-id`, `child`, `child-id`. Raises CommandFailed if `needed` and none."""
+        """Live SAs that fit `ike`, `ike-id`, `child`, `child-id`. If `needed` and none: CommandFailed."""
         ike, child = request.text("ike"), request.text("child")
         ike_id, child_id = request.number("ike-id", 0), request.number("child-id", 0)
         if needed and not (ike or child or ike_id or child_id):
