@@ -5,7 +5,9 @@ Commands and events are strongSwan's. What Cygnet says beyond them, and nobody e
     load-conn          children may hold `acl` and `sa`, the connection `acls` (number = rule)
     initiate, rekey,   when they fail, beside `errmsg`: `reason`, `detail`, `ours`, `theirs`, `first`
     terminate          (`shapes.failure`)
-    get-failures       → `{failures: {1: {...}, 2: ...}}`, newest first, each an `ike-failure`
+    rekey              `wait = yes` answers when it is done, `timeout` as for initiate
+    list-failures      `{ike, child}` → an event `ike-failure` for each that is remembered, newest last
+    daemon-stats       counters of the daemon, drops by reason, lag of its loop
     get-certs          → `{certs: {<SHA-256, hex>: {subject, not-after, ca}}}`
     unload-cert        `{id: <SHA-256, hex>}`
     list-conn          `proposals`, and in children `start_action`, `esp_proposals`, `rules`

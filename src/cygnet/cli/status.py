@@ -1,0 +1,196 @@
+"""`cygnet status`: every connection, up or down, its SAs, and why it last failed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.padding import Padding
+from rich.text import Text
+
+from cygnet.cli.tunnels import algorithms, offers
+from cygnet.vici.client import Client, single
+from cygnet.vici.codec import texts
+
+_COLOURS = {"ESTABLISHED": "green", "INSTALLED": "green", "REKEYED": "dim", "DELETING": "yellow"}
+
+
+def gather(client: Client, name: str = "") -> dict[str, Any]:
+    """Connections with their SAs and failures, and failures that belong to no connection."""
+    conns = _named(client.stream("list-conns", "list-conn"))
+    sas = [(ike, sa) for ike, sa in single([texts(entry) for entry in client.stream("list-sas", "list-sa")])]
+    failures = [texts(entry) for entry in client.stream("list-failures", "ike-failure")]
+    connections: dict[str, Any] = {
+        ike: {"configured": True, **body, "sas": [], "failures": []} for ike, body in conns.items()
+    }
+    for ike, sa in sas:
+        entry = connections.setdefault(ike, {"configured": False, "sas": [], "failures": []})
+        entry["sas"].append(sa)
+    stray: list[dict[str, Any]] = []
+    for failure in failures:
+        ike = failure.get("ike", "")
+        (connections[ike]["failures"] if ike in connections else stray).append(failure)
+    if name:
+        connections = {
+            ike: body for ike, body in connections.items() if name == ike or name in body.get("children", {})
+        }
+        stray = []
+    return {"connections": connections, "failures": stray}
+
+
+def _named(messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return dict(single([texts(entry) for entry in messages]))
+
+
+def show_json(console: Console, status: Mapping[str, Any]) -> None:
+    console.out(json.dumps(status, indent=2, ensure_ascii=False), highlight=False)
+
+
+def show(console: Console, status: Mapping[str, Any], failures: int) -> None:
+    """As people read it; at most `failures` of each connection's, the newest last."""
+    connections = status["connections"]
+    for ike, body in connections.items():
+        console.print(_connection(ike, body, failures))
+    stray = status["failures"][-failures:] if failures else []
+    if stray:
+        console.print("[b]Negotiations that fit no connection[/]")
+        for failure in stray:
+            console.print(_failure(failure))
+    if not connections and not stray:
+        console.print("Nothing is configured.")
+        return
+    up = sum(bool(body["sas"]) for body in connections.values())
+    console.print(f"[dim]{len(connections)} connection{'s' * (len(connections) != 1)}, {up} up[/]")
+
+
+def _connection(ike: str, body: Mapping[str, Any], failures: int) -> RenderableType:
+    parts: list[RenderableType] = [_headline(ike, body)]
+    alive: set[str] = set()
+    for sa in body["sas"]:
+        parts.append(Padding(_ike_sa(sa), (0, 0, 0, 2)))
+        for child in sa.get("child-sas", {}).values():
+            alive.add(child.get("name", ""))
+            parts.append(Padding(_child_sa(child), (0, 0, 0, 4)))
+    for name, child in body.get("children", {}).items():
+        if name not in alive:
+            parts.append(Padding(_down_child(name, child), (0, 0, 0, 4)))
+    shown = body["failures"][-failures:] if failures else []
+    parts.extend(Padding(_failure(failure), (0, 0, 0, 2)) for failure in shown)
+    return Group(*parts)
+
+
+def _headline(ike: str, body: Mapping[str, Any]) -> Text:
+    text = Text.from_markup(f"[b]{escape(ike)}[/]")
+    if body["configured"]:
+        text.append(f"  {', '.join(body['local_addrs'])} ... {', '.join(body['remote_addrs'])}", "dim")
+        text.append(f"  {body.get('version', '')}", "dim")
+    else:
+        text.append("  not configured any more", "yellow")
+    if not body["sas"]:
+        text.append("  down", "red" if body["failures"] else "yellow")
+    return text
+
+
+def _state(state: str) -> tuple[str, str]:
+    return state, _COLOURS.get(state, "yellow")
+
+
+def _ike_sa(sa: Mapping[str, Any]) -> Text:
+    text = Text()
+    text.append(*_state(sa["state"]))
+    text.append(
+        f"  #{sa['uniqueid']}  {sa['local-host']}[{sa['local-port']}] {sa['local-id']} ... "
+        f"{sa['remote-host']}[{sa['remote-port']}] {sa['remote-id']}"
+    )
+    details = ["initiator" if sa.get("initiator") == "yes" else "responder"]
+    if algorithms(sa):
+        details.append(algorithms(sa))
+    if "established" in sa:
+        details.append(f"for {duration(sa['established'])}")
+    if "rekey-time" in sa:
+        details.append(f"rekeyed in {duration(sa['rekey-time'])}")
+    if sa.get("nat-any") == "yes":
+        details.append("NAT in between")
+    text.append(f"\n  {', '.join(details)}", "dim")
+    return text
+
+
+def _child_sa(child: Mapping[str, Any]) -> Text:
+    text = Text()
+    text.append(child["name"])
+    if child.get("rule"):
+        text.append(f" ({child['rule']})")
+    text.append("  ")
+    text.append(*_state(child["state"]))
+    protocol = child["protocol"] + (" in UDP" if child.get("encap") == "yes" else "")
+    text.append(f"  {child['mode']} {protocol}  {child['spi-in']} in, {child['spi-out']} out")
+    text.append(f"\n  {' '.join(child['local-ts'])} === {' '.join(child['remote-ts'])}")
+    details = [algorithms(child)] if algorithms(child) else []
+    if "bytes-in" in child:
+        details.extend(
+            f"{size(child[f'bytes-{side}'])} {side} ({int(child[f'packets-{side}']):,} packets)"
+            for side in ("in", "out")
+        )
+    if "rekey-time" in child:
+        details.append(f"rekeyed in {duration(child['rekey-time'])}")
+    text.append(f"\n  {', '.join(details)}", "dim")
+    return text
+
+
+def _down_child(name: str, child: Mapping[str, Any]) -> Text:
+    mode = child.get("mode", "TUNNEL")
+    text = Text(f"{name}  ")
+    if mode in ("PASS", "DROP"):
+        text.append(mode, "dim")
+    else:
+        text.append("down", "yellow")
+        action = child.get("start_action", "none")
+        if "trap" in action:
+            text.append("  negotiated when traffic comes", "dim")
+    text.append(
+        f"\n  {' '.join(child.get('local-ts', []))} === {' '.join(child.get('remote-ts', []))}", "dim"
+    )
+    return text
+
+
+def _failure(failure: Mapping[str, Any]) -> RenderableType:
+    when = datetime.fromtimestamp(float(failure["time"])).strftime("%Y-%m-%d %H:%M:%S")
+    who = (
+        "we started" if failure.get("initiator") == "yes" else f"{failure.get('peer') or 'the peer'} started"
+    )
+    what = f"{failure['child']}: " if failure.get("child") else ""
+    text = Text("failed ", "red")
+    text.append(f"{when}, {who}: {what}")
+    text.append(failure["reason"], "bold red")
+    if failure.get("detail"):
+        text.append(f": {failure['detail']}")
+    if failure.get("first"):
+        text.append(f"\n  first difference: {failure['first']}")
+    table = offers(failure)
+    return text if table is None else Group(text, table)
+
+
+def duration(seconds: str) -> str:
+    """`3h 50m`, the two largest units."""
+    left = int(seconds)
+    units = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+    parts: list[str] = []
+    for unit, length in units:
+        count, left = divmod(left, length)
+        if count or (unit == "s" and not parts):
+            parts.append(f"{count}{unit}")
+    return " ".join(parts[:2])
+
+
+def size(octets: str) -> str:
+    """`12.3 MB`."""
+    value = float(octets)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
