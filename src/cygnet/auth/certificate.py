@@ -187,9 +187,7 @@ def key_id_of(spki: bytes) -> bytes:
 def _key_bits(spki: bytes) -> bytes:
     info = der.element(Cursor(spki), der.SEQUENCE)
     der.element(info, der.SEQUENCE)
-    bits = der.element(info, der.BIT_STRING)
-    bits.u8()
-    return bits.rest()
+    return der.bits(info)
 
 
 def _printable(error: Exception) -> str:
@@ -203,9 +201,16 @@ def _cut(data: bytes) -> tuple[bytes, bytes, bytes]:
     certificate = der.element(outer, der.SEQUENCE)
     outer.expect_end()
     fields = der.element(certificate, der.SEQUENCE)
+    der.element(certificate, der.SEQUENCE)
+    # Nothing signs the signature: an octet that readers pass over would give one certificate many faces.
+    der.bits(certificate)
+    certificate.expect_end()
     tag, _ = der.any_element(fields)
-    if tag == der.EXPLICIT_0:
-        der.element(fields, der.INTEGER)
+    if tag != der.EXPLICIT_0:
+        raise CredentialError("a certificate of version 1, which can hold no names and no constraints")
+    serial = der.element(fields, der.INTEGER).rest()
+    if not serial or serial[0] & 0x80 or not any(serial):
+        raise CredentialError("a certificate with a serial number that is not positive")
     der.element(fields, der.SEQUENCE)
     issuer = der.encode(der.SEQUENCE, der.element(fields, der.SEQUENCE).rest())
     der.element(fields, der.SEQUENCE)

@@ -32,6 +32,14 @@ def element(cursor: Cursor, tag: int) -> Cursor:
     return content
 
 
+def bits(cursor: Cursor) -> bytes:
+    """The octets of the next element, a bit string of whole octets."""
+    content = element(cursor, BIT_STRING)
+    if content.u8() != 0:
+        raise Malformed("a bit string that is not of whole octets")
+    return content.rest()
+
+
 def encode(tag: int, content: bytes) -> bytes:
     """One element."""
     size = len(content)
