@@ -484,10 +484,12 @@ class Options(Section):
 
 
 class Root(Section):
-    options: Options = _key(Options(), "The gateway itself.")
+    options: Options = Field(default_factory=Options, description="The gateway itself.")
     acls: dict[Name, Rules] = _key({}, "Access lists, by name.")
     connections: dict[Name, Connection] = _key({}, "Connections, by name.")
-    secrets: Secrets = _key(Secrets(), "Pre-shared keys, passphrases, private keys.")
+    secrets: Secrets = Field(
+        default_factory=Secrets, description="Pre-shared keys, passphrases, private keys."
+    )
     pools: dict[Name, Pool] = _key(
         {}, "Address pools, by name; loaded and listed, nothing leases from them so far."
     )

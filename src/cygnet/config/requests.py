@@ -86,7 +86,7 @@ CONTENT_KEYS = frozenset({"certs", "cacerts", "cacert", "pubkeys", "data", "secr
 
 def message_tree(data: dict[str, Any]) -> Tree:
     """A message as a tree whose position is the control socket."""
-    return Tree(data, lambda path: SOCKET)
+    return Tree(data, lambda path: SOCKET, lambda path: SOCKET.file)
 
 
 def read_certificate(data: bytes) -> Certificate:

@@ -339,4 +339,8 @@ def read_swanctl(path: Path, text: str | None = None) -> Tree:
     }:
         del data[template]
     lines, fallback = resolver.lines, Position(str(path))
-    return Tree(data, lambda wanted: nearest(lines, wanted, fallback))
+
+    def where(wanted: KeyPath) -> Position:
+        return nearest(lines, wanted, fallback)
+
+    return Tree(data, where, lambda wanted: where(wanted).file)

@@ -31,17 +31,22 @@ class _Files:
     texts: list[tuple[str, str]] = field(default_factory=list)
     owners: dict[KeyPath, int] = field(default_factory=dict)
     """Which file (index into `texts`) brought a top-level section or a named thing in it."""
-    lines: dict[int, dict[KeyPath, Position]] = field(default_factory=dict)
+    lines: dict[int, dict[KeyPath, int]] = field(default_factory=dict)
+
+    def file(self, path: KeyPath) -> str:
+        return self.texts[self.owner(path)][0]
+
+    def owner(self, path: KeyPath) -> int:
+        return self.owners.get(path[:2], self.owners.get(path[:1], 0))
 
     def position(self, path: KeyPath) -> Position:
-        number = self.owners.get(path[:2], self.owners.get(path[:1], 0))
-        return self.position_in(number, path)
+        return self.position_in(self.owner(path), path)
 
     def position_in(self, number: int, path: KeyPath) -> Position:
         file, text = self.texts[number]
         if number not in self.lines:
-            self.lines[number] = {key: Position(file, line) for key, line in toml_lines(text).items()}
-        return nearest(self.lines[number], path, Position(file))
+            self.lines[number] = toml_lines(text)
+        return Position(file, nearest(self.lines[number], path, 0))
 
 
 def _parse(text: str, file: str) -> dict[str, Any]:
@@ -83,7 +88,7 @@ def read_toml(path: Path, text: str | None = None) -> Tree:
     _add(files, data, path, _read(path) if text is None else text, included=False)
     if files.problems:
         raise ConfigurationError(files.problems)
-    return Tree(data, files.position)
+    return Tree(data, files.position, files.file)
 
 
 def _add(files: _Files, data: dict[str, Any], path: Path, text: str, included: bool) -> None:

@@ -5,9 +5,9 @@ Every spelling ends here: `toml_syntax`, `swanctl_syntax` and the control socket
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from cygnet.config.problems import KeyPath, Position
 
@@ -15,16 +15,20 @@ from cygnet.config.problems import KeyPath, Position
 @dataclass(frozen=True, slots=True)
 class Tree:
     """`data` holds dict, list, str, int, float, bool, bytes. `where` gives the position of a key path,
-    or of its closest parent that has one."""
+    or of its closest parent that has one; it may have to look for it, `file` (the path's file alone) not."""
 
     data: dict[str, Any]
     where: Callable[[KeyPath], Position]
+    file: Callable[[KeyPath], str]
 
 
-def nearest(lines: dict[KeyPath, Position], path: KeyPath, fallback: Position) -> Position:
-    """The position of `path` or of its closest known parent."""
+_T = TypeVar("_T")
+
+
+def nearest(known: Mapping[KeyPath, _T], path: KeyPath, fallback: _T) -> _T:
+    """What is known of `path`, or of its closest parent of which something is."""
     for length in range(len(path), 0, -1):
-        found = lines.get(path[:length])
+        found = known.get(path[:length])
         if found is not None:
             return found
     return fallback
