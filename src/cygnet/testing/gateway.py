@@ -94,13 +94,24 @@ class Gateway:
         """Returns the operation's number; its outcome will stand in `operations`."""
         return self._asked(self.endpoint.initiate(connection, child, self.network.now))
 
-    def terminate(self, **which: Any) -> int:
-        """As `Endpoint.terminate`."""
-        return self._asked(self.endpoint.terminate(**which, now=self.network.now))
+    def terminate(self, child: str = "", connection: str = "", *, force: bool = False) -> int:
+        """Close the child of this name, or the whole IKE SA. Raises LookupError when there is none."""
+        ike_sa, pair = self.numbers_of(child, connection)
+        return self._asked(self.endpoint.terminate(ike_sa, pair, force, self.network.now))
 
-    def rekey(self, **which: Any) -> int:
-        """As `Endpoint.rekey`."""
-        return self._asked(self.endpoint.rekey(**which, now=self.network.now))
+    def rekey(self, child: str = "", connection: str = "") -> int:
+        """Rekey the child of this name, or the IKE SA. Raises LookupError when there is none."""
+        ike_sa, pair = self.numbers_of(child, connection)
+        return self._asked(self.endpoint.rekey(ike_sa, pair, self.network.now))
+
+    def numbers_of(self, child: str = "", connection: str = "") -> tuple[int, int]:
+        """(IKE SA, pair) of the newest live child of this name; pair 0 where `child` is empty."""
+        for view in reversed(self.sas()):
+            if connection in ("", view.connection):
+                pairs = [c.pair for c in view.children if c.name == child and c.state == "INSTALLED"]
+                if not child or pairs:
+                    return view.unique_id, max(pairs, default=0)
+        raise LookupError(f"{self.name} has no SA for {connection} {child}")
 
     def _asked(self, operation: int) -> int:
         self._carry_out()

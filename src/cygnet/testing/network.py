@@ -31,8 +31,7 @@ IpAddress = IPv4Address | IPv6Address
 STEPS_AT_ONE_TIME: Final = 10_000
 """So much may happen without the clock moving; more is a circle that feeds itself."""
 _UDP_OVERHEAD: Final = {4: 28, 6: 48}
-_NON_ESP_MARKER: Final = bytes(4)
-_PORTS_WITH_MARKER: Final = (4500,)
+_NAT_T_PORT: Final = 4500
 
 
 class Livelock(Exception):
@@ -103,14 +102,8 @@ class Flight:
     @property
     def message(self) -> bytes:
         """The IKE message without the non-ESP marker."""
-        marked = self.ports is not None and self.ports[0] in _PORTS_WITH_MARKER
-        if (
-            marked
-            or (self.ports is not None and self.ports[1] in _PORTS_WITH_MARKER)
-            or self.data[:4] == _NON_ESP_MARKER
-        ):
-            return self.data[4:]
-        return self.data
+        marked = self.ports is not None and _NAT_T_PORT in self.ports
+        return self.data[4:] if marked else self.data
 
     @property
     def header(self) -> Header | None:
