@@ -21,10 +21,11 @@ from vici.exception import CommandException
 
 from cygnet.auth.credentials import Credentials
 from cygnet.auth.identity import Identity
-from cygnet.daemon.commands import Commands
+from cygnet.daemon.commands import Commands, Server
 from cygnet.daemon.control import Control, Refused
 from cygnet.daemon.guard import Guard
 from cygnet.daemon.process import Daemon
+from cygnet.daemon.sources import Sources
 from cygnet.dataplane import messages as plane
 from cygnet.ike import effects, events
 from cygnet.ike.configuration import Connection
@@ -33,7 +34,6 @@ from cygnet.ike.history import Entry
 from cygnet.ike.view import ChildSaView, IkeSaView
 from cygnet.ike.world import Instant, Path
 from cygnet.policy.selectors import of_range
-from cygnet.vici.server import ViciServer
 
 PATH = Path(ip_address("192.0.2.1"), 500, ip_address("192.0.2.2"), 500)
 NET_A = of_range(ip_address("10.1.0.0"), ip_address("10.1.255.255"))
@@ -119,10 +119,10 @@ class Bench:
         self.endpoint = PlayedEndpoint()
         self.loop = asyncio.new_event_loop()
         guard = Guard(lambda *_: None)
-        self.daemon = Daemon(self.loop, cast(Any, self.endpoint), [], guard, 1)
+        self.daemon = Daemon(self.loop, cast(Any, self.endpoint), [], guard, 1, Sources(0))
         self.control = Control(self.daemon, Credentials(), lambda *_: None)
         self.commands = Commands(self.daemon, self.control)
-        self.server = ViciServer(self.path, self.commands.handlers, on_error=guard.escape)
+        self.server = Server(self.path, self.commands.handlers, on_error=guard.escape)
         self.commands.attach(self.server)
         self.guard = guard
 

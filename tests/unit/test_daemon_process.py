@@ -8,9 +8,12 @@ from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from typing import Any, cast
 
+import pytest
+
 from cygnet.daemon.guard import Guard
 from cygnet.daemon.lanes import Lane
 from cygnet.daemon.process import MAX_RESOLVING, Daemon, Lag, now
+from cygnet.daemon.sources import Sources
 from cygnet.dataplane import messages
 from cygnet.ike import effects, events
 from cygnet.ike.world import Path
@@ -68,7 +71,7 @@ class Bench:
         self.lane = Lane(sock, marker=True)
         guard = Guard(lambda what, *_: self.reports.append(what))
         self.daemon = Daemon(
-            asyncio.get_running_loop(), cast(Any, self.endpoint), [self.lane], guard, epoch=9
+            asyncio.get_running_loop(), cast(Any, self.endpoint), [self.lane], guard, 9, Sources(0)
         )
         ours, self.plane = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.plane.setblocking(False)
@@ -251,6 +254,16 @@ def test_a_name_is_looked_up_away_from_the_loop() -> None:
     async def body(bench: Bench) -> None:
         bench.effect(effects.Ask(5, effects.Resolve("127.0.0.1"), now().monotonic + 5))
         assert (await bench.verb())[:3] == ("resume", 5, (LOOPBACK,))
+
+    on_loop(body)
+
+
+@pytest.mark.parametrize("remote", ["127.0.0.9", "::1"])
+def test_the_source_address_towards_a_peer_is_the_routes(remote: str) -> None:
+    async def body(bench: Bench) -> None:
+        for ask in (5, 6):
+            bench.effect(effects.Ask(ask, effects.Route(ip_address(remote)), now().monotonic + 5))
+            assert (await bench.verb())[:3] == ("resume", ask, (ip_address(remote.replace("9", "1")),))
 
     on_loop(body)
 

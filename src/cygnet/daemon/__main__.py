@@ -23,7 +23,7 @@ import msgspec
 from cygnet.auth.credentials import Credentials
 from cygnet.crypto.entropy import SystemEntropy
 from cygnet.daemon import bundle
-from cygnet.daemon.commands import Commands
+from cygnet.daemon.commands import Commands, Server
 from cygnet.daemon.control import Control, Refused
 from cygnet.daemon.guard import Guard, trace
 from cygnet.daemon.lanes import Lane, address
@@ -31,12 +31,12 @@ from cygnet.daemon.log import Line, Severity, Sink, line_of, told_at
 from cygnet.daemon.privileges import PrivilegesKept, give_up
 from cygnet.daemon.process import Daemon, now
 from cygnet.daemon.settings import Inherited
+from cygnet.daemon.sources import Sources, mark_of
 from cygnet.daemon.supervised import Supervised
 from cygnet.dataplane import messages
 from cygnet.ike import events
 from cygnet.ike.configuration import Options
 from cygnet.ike.endpoint import Endpoint
-from cygnet.vici.server import ViciServer
 
 SWEEP_AFTER = 60.0
 """Seconds that a former daemon's SAs may go on carrying traffic: by then the peers know, and ours are up."""
@@ -47,7 +47,7 @@ GOODBYE_WITHIN = 3.0
 class Program:
     """The daemon with everything around it, from its descriptors to its end."""
 
-    def __init__(self, inherited: Inherited, loaded: bundle.Bundle, sink: Sink) -> None:
+    def __init__(self, inherited: Inherited, loaded: bundle.Bundle, sources: Sources, sink: Sink) -> None:
         self.inherited = inherited
         self.sink = sink
         self.loop = asyncio.get_running_loop()
@@ -57,13 +57,15 @@ class Program:
         options = msgspec.convert(loaded.options, Options)
         self.credentials = Credentials()
         endpoint = Endpoint(options, self.credentials, SystemEntropy(), now())
+        endpoint.spi_tag = inherited.spi_tag.to_bytes(2, "big")
         lanes = [Lane(socket.socket(fileno=fd), marker=marker) for fd, marker in inherited.lanes]
         listen = frozenset(address(text) for text in loaded.header.listen)
-        self.daemon = Daemon(self.loop, endpoint, lanes, self.guard, secrets.randbits(30) + 1, listen)
+        epoch = secrets.randbits(30) + 1
+        self.daemon = Daemon(self.loop, endpoint, lanes, self.guard, epoch, sources, listen)
         self.daemon.listeners.append(self.log)
         self.control = Control(self.daemon, self.credentials, self.note)
-        self.commands = Commands(self.daemon, self.control)
-        self.vici = ViciServer(
+        self.commands = Commands(self.daemon, self.control, log_messages=sink.upto >= Severity.DEBUG)
+        self.vici = Server(
             socket.socket(fileno=inherited.listener), self.commands.handlers, on_error=self.guard.escape
         )
         self.commands.attach(self.vici)
@@ -174,8 +176,8 @@ def fall(kind: type[BaseException], error: BaseException, _: TracebackType | Non
     sys.stderr.write(f"the daemon fell: {kind.__name__}\n{trace(error)}\n")
 
 
-async def serve(inherited: Inherited, loaded: bundle.Bundle, sink: Sink) -> int:
-    return await Program(inherited, loaded, sink).run()
+async def serve(inherited: Inherited, loaded: bundle.Bundle, sources: Sources, sink: Sink) -> int:
+    return await Program(inherited, loaded, sources, sink).run()
 
 
 def main() -> int:
@@ -184,6 +186,7 @@ def main() -> int:
     loaded = bundle.read(inherited.configuration)
     level = inherited.log_level or loaded.header.log_level
     sink = Sink(Severity[level.upper()], as_json=inherited.log_json)
+    sources = Sources(mark_of(inherited.lanes[0][0]))
     try:
         given_up = give_up(inherited.user)
     except PrivilegesKept as kept:
@@ -192,7 +195,7 @@ def main() -> int:
     sink.write(Line("DMN", Severity.DEBUG, 1, "privileges", given_up))
     gc.collect()
     gc.freeze()
-    return asyncio.run(serve(inherited, loaded, sink))
+    return asyncio.run(serve(inherited, loaded, sources, sink))
 
 
 if __name__ == "__main__":

@@ -44,14 +44,38 @@ LOG_LEVEL = 1
 PAIRS_AT_ONCE = 500
 
 
-class Commands:
-    """`handlers` for the server; `attach` it afterwards, for events go out through it."""
+class Server(ViciServer):
+    """The control socket's server, that says when who listens to what has changed."""
 
-    def __init__(self, daemon: Daemon, control: Control) -> None:
+    changed: Callable[[], None] = staticmethod(lambda: None)
+
+    def register(self, client: Client, event: str) -> bytes:
+        answer = super().register(client, event)
+        self.changed()
+        return answer
+
+    def unregister(self, client: Client, event: str) -> bytes:
+        answer = super().unregister(client, event)
+        self.changed()
+        return answer
+
+    def forget(self, client: Client) -> None:
+        super().forget(client)
+        self.changed()
+
+
+class Commands:
+    """`handlers` for the server; `attach` it afterwards, for events go out through it.
+
+    `log_messages`: the log wants messages too, whoever listens.
+    """
+
+    def __init__(self, daemon: Daemon, control: Control, *, log_messages: bool = False) -> None:
         self.daemon = daemon
         self.control = control
+        self._log_messages = log_messages
         self.drops: Counter[str] = Counter()
-        self._server: ViciServer | None = None
+        self._server: Server | None = None
         self._operations: dict[int, asyncio.Future[Failure | None]] = {}
         self._watching: dict[Client, tuple[int, str]] = {}
         daemon.listeners.append(self.hear)
@@ -85,8 +109,18 @@ class Commands:
             "clear-creds": self.clear_creds,
         }
 
-    def attach(self, server: ViciServer) -> None:
+    def attach(self, server: Server) -> None:
         self._server = server
+        server.changed = self._observe
+        self._observe()
+
+    def _observe(self) -> None:
+        """Messages are decoded a second time for whoever watches, and only then."""
+        server = self._server
+        heard = server is not None and any(
+            server.listening(name) for name in ("ike-message", "log", "control-log")
+        )
+        self.daemon.endpoint.observe = heard or self._log_messages
 
     # -- loading -------------------------------------------------------------------------------
 
@@ -336,7 +370,7 @@ class Commands:
         if self._server is not None and self._server.clients:
             self._raise(self._server, event)
 
-    def _raise(self, server: ViciServer, event: events.Event) -> None:
+    def _raise(self, server: Server, event: events.Event) -> None:
         def heard(name: str) -> bool:
             return server.listening(name)
 
@@ -364,7 +398,7 @@ class Commands:
         if self._watching or heard("log"):
             self._raise_line(server, event)
 
-    def _raise_line(self, server: ViciServer, event: events.Event) -> None:
+    def _raise_line(self, server: Server, event: events.Event) -> None:
         """The event's line for who follows the log (level 1), and for who waits for an operation."""
         level = told_at(event)[1]
         followers = [client for client, (upto, _) in self._watching.items() if level <= upto]

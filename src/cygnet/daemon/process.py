@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from cygnet.daemon.guard import Guard
 from cygnet.daemon.lanes import Lane, Lanes, address
 from cygnet.daemon.plane import Plane, selector_from
+from cygnet.daemon.sources import Sources
 from cygnet.dataplane import messages
 from cygnet.ike import effects, events
 from cygnet.ike.world import Instant, Path
@@ -59,10 +60,12 @@ class Daemon:
         lanes: list[Lane],
         guard: Guard,
         epoch: int,
+        sources: Sources,
         listen: frozenset[IpAddress] = frozenset(),
     ) -> None:
         self.loop = loop
         self.endpoint = endpoint
+        self._sources = sources
         self.guard = guard
         self.lanes = Lanes(lanes, self._received, self._foreign, listen)
         self.plane = Plane(loop, self._reported, self._plane_lost, epoch)
@@ -248,12 +251,17 @@ class Daemon:
     # -- names ---------------------------------------------------------------------------------
 
     def _ask(self, effect: effects.Ask) -> None:
+        question = effect.question
+        if isinstance(question, effects.Route):
+            source = self._sources.towards(question.remote)
+            self._answer(effect.ask_id, () if source is None else (source,))
+            return
         if len(self._resolving) >= MAX_RESOLVING:
             self.counters["resolve-refused"] += 1
             self._answer(effect.ask_id, ())
             return
         self._resolving.add(effect.ask_id)
-        lookup = self.loop.run_in_executor(self._resolver, _resolve, effect.question.host)
+        lookup = self.loop.run_in_executor(self._resolver, _resolve, question.host)
         late = self.loop.call_at(effect.deadline, self._answer, effect.ask_id, effects.TimedOut())
 
         def found(future: asyncio.Future[tuple[IpAddress, ...]]) -> None:

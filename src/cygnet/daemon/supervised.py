@@ -1,4 +1,7 @@
-"""The daemon's end of the channel to its supervisor: words come in, signs of life go out.
+"""The channel between supervisor and daemon, both ends: words, some with a descriptor.
+
+    to the daemon:      stop · pair (a new data plane's) · configuration (a bundle)
+    to the supervisor:  ready · alive, once a second · reloaded · refused WHY (of a configuration)
 
 A supervisor that is gone takes the daemon with it, without a goodbye to the peers: whoever is
 started next goes on from there.
@@ -9,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import selectors
 import socket
 from collections.abc import Callable
 
@@ -16,8 +20,46 @@ SIGN_OF_LIFE = 1.0
 MAX_WORD = 64
 
 
+class Leash:
+    """The supervisor's end, of one daemon at a time; `heard()` is called when `hear` has something to say."""
+
+    def __init__(self, selector: selectors.BaseSelector, heard: Callable[[], None]) -> None:
+        self._selector, self._heard = selector, heard
+        self.ours: socket.socket | None = None
+
+    def renew(self) -> socket.socket:
+        """A new channel; the daemon's end is for it to inherit, and for the caller to close then."""
+        self.close()
+        self.ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.ours.setblocking(False)
+        self._selector.register(self.ours, selectors.EVENT_READ, self._heard)
+        return theirs
+
+    def close(self) -> None:
+        if self.ours is not None:
+            self._selector.unregister(self.ours)
+            self.ours.close()
+            self.ours = None
+
+    def tell(self, word: bytes, *descriptors: int) -> None:
+        if self.ours is not None:
+            with contextlib.suppress(OSError):  # it is dead, or will be found silent
+                socket.send_fds(self.ours, [word], descriptors)
+
+    def hear(self) -> tuple[str, str]:
+        """A word and its text; empty when the daemon has closed its end, and ours is closed too."""
+        data = b""
+        if self.ours is not None:
+            with contextlib.suppress(OSError):
+                data = self.ours.recv(1 << 16)
+        if not data:
+            self.close()
+        word, _, text = data.decode(errors="replace").partition(" ")
+        return word, text
+
+
 class Supervised:
-    """`stop()`, `gone()`, `new_pair(socket)` and `new_configuration(descriptor)` are called as words come."""
+    """The daemon's end: `stop()`, `gone()`, `new_pair(socket)`, `new_configuration(fd)` are called."""
 
     def __init__(
         self,

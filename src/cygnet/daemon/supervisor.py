@@ -11,55 +11,36 @@ Nothing here looks at what comes from the network.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import selectors
 import signal
 import socket
 import sys
 import time
-from pathlib import Path
 
 import msgspec
 
 from cygnet.daemon import control_socket, notify
-from cygnet.daemon.bundle import NotReadable, obtain
 from cygnet.daemon.child import DEATHS, WITHIN, Child
+from cygnet.daemon.opening import NotStarted, Opened, open_everything
 from cygnet.daemon.settings import Inherited, Settings
-from cygnet.dataplane import descriptors
+from cygnet.daemon.supervised import Leash
 
 STOP_WITHIN, SILENT_FOR = 10.0, 30.0
-"""Seconds to stop in; seconds without a sign of life from the daemon (one a second) until it is killed."""
+"""Seconds to stop in; seconds without a sign of life from the daemon until it is killed."""
 EXIT_NOT_STARTED, EXIT_GAVE_UP = 1, 3
 
 
-class NotStarted(Exception):
-    """Why Cygnet does not start: a sentence, or a line for each problem of the configuration."""
-
-
 class Supervisor:
-    """Opens what may be refused (raises NotStarted); `run` until told to stop returns the exit status."""
+    """`run`, until told to stop, returns the exit status."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, opened: Opened) -> None:
+        self.settings, self.opened = settings, opened
         self.dataplane, self.daemon = Child("dataplane"), Child("daemon")
         self.ready, self.heard, self.stop_by = False, time.monotonic(), 0.0
-        try:
-            self.configuration, header = obtain(settings.configuration)
-            self.path = settings.socket or Path(header.control_socket)
-            self.listener = control_socket.listen(self.path, header.control_socket_group)
-        except (NotReadable, control_socket.ControlSocketRefused) as error:
-            raise NotStarted(str(error)) from error
-        bursts = header.gso == "auto"
-        options = descriptors.Options(tun=header.tun, gso=bursts, gro=bursts, tun_offload=bursts)
-        try:
-            self.opened = descriptors.open_all(header.port, header.port_nat_t, options)
-        except descriptors.DescriptorError as error:
-            control_socket.remove(self.path)
-            raise NotStarted(str(error)) from error
         self.pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.channel: socket.socket | None = None
         self.selector = selectors.DefaultSelector()
+        self.leash = Leash(self.selector, self.hear)
 
     def run(self) -> int:
         self.wake, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -75,7 +56,7 @@ class Supervisor:
         finally:
             self.daemon.end(signal.SIGKILL)
             self.dataplane.end(signal.SIGKILL)
-            control_socket.remove(self.path)
+            control_socket.remove(self.opened.path)
 
     def look_after(self, now: float) -> int | None:
         """Start what should run; the exit status when all is over."""
@@ -84,13 +65,13 @@ class Supervisor:
             if self.stop_by:
                 continue
             if ended and not self.ready:
-                say(f"cygnet does not start: the {child.name} process ended ({ended})")
-                return EXIT_NOT_STARTED
+                return say(f"cygnet does not start: its {child.name} process {ended}", EXIT_NOT_STARTED)
             if ended and child.hopeless:
-                say(f"the {child.name} process ended {DEATHS} times in {WITHIN:.0f} s ({ended}): giving up")
-                return EXIT_GAVE_UP
+                return say(
+                    f"the {child.name} process {ended}, {DEATHS}th time in {WITHIN:.0f} s", EXIT_GAVE_UP
+                )
             if ended:
-                say(f"the {child.name} process ended ({ended}) and is started again")
+                say(f"the {child.name} process {ended} and is started again")
             if child.process is None and child.due <= now:
                 start()
         if self.stop_by:
@@ -108,46 +89,23 @@ class Supervisor:
             for end in self.pair:
                 end.close()
             self.pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self.tell_daemon(b"pair", self.pair[1].fileno())
-        self.dataplane.start(*self.opened.for_dataplane(self.pair[0].fileno()))
+            self.leash.tell(b"pair", self.pair[1].fileno())
+        self.dataplane.start(*self.opened.descriptors.for_dataplane(self.pair[0].fileno()))
 
     def start_daemon(self) -> None:
-        if self.channel:
-            self.selector.unregister(self.channel)
-            self.channel.close()
-        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.channel.setblocking(False)
-        self.selector.register(self.channel, selectors.EVENT_READ, self.hear)
-        self.heard = time.monotonic()
-        s = self.settings
-        inherited = Inherited(
-            lanes=self.opened.lanes, plane=self.pair[1].fileno(), channel=theirs.fileno(),
-            listener=self.listener.fileno(), configuration=self.configuration, spi_tag=self.opened.tag,
-            user=s.user, log_level=s.log_level, log_json=s.log_json, clear_on_stop=s.clear_on_stop,
-        )  # fmt: skip
-        fds = [inherited.plane, inherited.channel, inherited.listener, inherited.configuration]
-        self.daemon.start([msgspec.json.encode(inherited).decode()], fds + [fd for fd, _ in inherited.lanes])
+        self.heard, theirs, s, opened = time.monotonic(), self.leash.renew(), self.settings, self.opened
+        fds = (self.pair[1].fileno(), theirs.fileno(), opened.listener.fileno(), opened.configuration)
+        lanes, tag = opened.descriptors.lanes, opened.descriptors.tag
+        inherited = Inherited(lanes, *fds, tag, s.user, s.log_level, s.log_json, s.clear_on_stop)
+        self.daemon.start([msgspec.json.encode(inherited).decode()], [*fds, *(fd for fd, _ in lanes)])
         theirs.close()
 
-    def tell_daemon(self, word: bytes, *fds: int) -> None:
-        if self.channel:
-            with contextlib.suppress(OSError):  # it is dead or will be found silent
-                socket.send_fds(self.channel, [word], fds)
-
     def hear(self) -> None:
-        """`ready`, `alive`, `reloaded`, `refused WHY` (of a configuration); nothing: it is ending."""
-        try:
-            word, _, rest = self.channel.recv(65536).partition(b" ") if self.channel else (b"", b"", b"")
-        except OSError:
-            return
-        if not word and self.channel:
-            self.selector.unregister(self.channel)
-            self.channel.close()
-            self.channel = None
+        word, text = self.leash.hear()
         self.heard = time.monotonic()
-        if word == b"refused":
-            say(f"{rest.decode(errors='replace')}\nthe configuration stays as it was")
-        if word in (b"ready", b"reloaded", b"refused"):
+        if word == "refused":
+            say(f"{text}\nthe configuration stays as it was")
+        if word in ("ready", "reloaded", "refused"):
             self.ready = True
             notify.tell("READY=1")
 
@@ -156,32 +114,30 @@ class Supervisor:
             if number in (signal.SIGTERM, signal.SIGINT) and not self.stop_by:
                 self.stop_by = time.monotonic() + STOP_WITHIN
                 notify.tell("STOPPING=1")
-                self.tell_daemon(b"stop")
+                self.leash.tell(b"stop")
             elif number == signal.SIGHUP and self.ready:
                 self.reload()
 
     def reload(self) -> None:
         notify.reloading()
         try:
-            new, _ = obtain(self.settings.configuration)
-        except NotReadable as error:
+            self.opened.renew(self.settings.configuration)
+        except NotStarted as error:
             say(f"{error}\nthe configuration stays as it was")
             notify.tell("READY=1")
-            return
-        os.close(self.configuration)
-        self.configuration = new
-        self.tell_daemon(b"configuration", new)
+        else:
+            self.leash.tell(b"configuration", self.opened.configuration)
 
 
-def say(text: str) -> None:
+def say(text: str, status: int = 0) -> int:
     sys.stderr.write(f"{text}\n")
+    return status
 
 
 def run(settings: Settings) -> int:
     """Run Cygnet in the foreground until SIGTERM or SIGINT; the process's exit status."""
     try:
-        supervisor = Supervisor(settings)
+        opened = open_everything(settings)
     except NotStarted as error:
-        say(f"cygnet does not start: {error}")
-        return EXIT_NOT_STARTED
-    return supervisor.run()
+        return say(f"cygnet does not start: {error}", EXIT_NOT_STARTED)
+    return Supervisor(settings, opened).run()

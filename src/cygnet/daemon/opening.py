@@ -1,0 +1,61 @@
+"""Everything that can be refused at the start, opened in order; what was opened is closed when one is."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from cygnet.daemon import bundle, control_socket
+from cygnet.daemon.settings import Settings
+from cygnet.dataplane.descriptors import DescriptorError, Descriptors, Options, open_all
+
+
+class NotStarted(Exception):
+    """Why Cygnet does not start: a sentence, or a line for each problem of the configuration."""
+
+
+@dataclass(slots=True)
+class Opened:
+    """`configuration`: a bundle's descriptor. `path`: of the control socket that `listener` listens on."""
+
+    configuration: int
+    path: Path
+    listener: socket.socket
+    descriptors: Descriptors
+
+    def renew(self, file: Path) -> None:
+        """Read the configuration again; the former stays if that is refused. Raises NotStarted."""
+        try:
+            new, _ = bundle.obtain(file)
+        except bundle.NotReadable as error:
+            raise NotStarted(str(error)) from error
+        os.close(self.configuration)
+        self.configuration = new
+
+
+def open_everything(settings: Settings) -> Opened:
+    """Raises NotStarted."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the children's too: key material stays in memory
+    try:
+        configuration, header = bundle.obtain(settings.configuration)
+    except bundle.NotReadable as error:
+        raise NotStarted(str(error)) from error
+    path = settings.socket or Path(header.control_socket)
+    try:
+        listener = control_socket.listen(path, header.control_socket_group)
+    except control_socket.ControlSocketRefused as error:
+        os.close(configuration)
+        raise NotStarted(str(error)) from error
+    bursts = header.gso == "auto"
+    options = Options(tun=header.tun, gso=bursts, gro=bursts, tun_offload=bursts)
+    try:
+        descriptors = open_all(header.port, header.port_nat_t, options)
+    except DescriptorError as error:
+        os.close(configuration)
+        listener.close()
+        control_socket.remove(path)
+        raise NotStarted(str(error)) from error
+    return Opened(configuration, path, listener, descriptors)
