@@ -265,6 +265,11 @@ class Credentials:
     def key_ids(self) -> tuple[str, ...]:
         return tuple(self._key_ids)
 
+    def private_key(self, key_id: str) -> PrivateKey | None:
+        """The key with this id (hex), or None."""
+        info = self._key_ids.get(key_id.lower())
+        return None if info is None else self._keys[info][1]
+
     def key_for(self, certificate_der: bytes) -> PrivateKey | None:
         """The private key that belongs to a certificate, or None. Raises `CredentialError`."""
         return self._key_of(self._known(certificate_der))
