@@ -39,6 +39,7 @@ from cygnet.lab.topology import (
 from cygnet.lab.transfer import MARKER
 
 PORT = 8080
+GUESTS = "10.1.99.0/24"
 
 CONFIGURATION = """\
 # {name}'s side of the tunnel. Try: cygnet check {name}.toml
@@ -64,7 +65,7 @@ esp_proposals = ["aes256gcm16-x25519"]
 # The first rule that matches decides: permit is protected, deny is left alone.
 [acls]
 protected = [
-    "10 deny tcp any any eq 2222",
+    "10 deny ip {deny_local} {deny_remote}",
     "20 permit ip {local_net} {remote_net}",
 ]
 {keys}"""
@@ -182,6 +183,8 @@ def _configure(directory: Path, auth: Auth) -> None:
                 remote=remote,
                 local_net=local_net,
                 remote_net=remote_net,
+                deny_local=GUESTS if name == "moon" else "any",
+                deny_remote="any" if name == "moon" else GUESTS,
                 local_auth=local_auth,
                 remote_auth=remote_auth,
                 keys=keys,

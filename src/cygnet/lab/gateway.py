@@ -15,6 +15,8 @@ from typing import Any
 
 from cygnet.lab.namespaces import LabError, Namespace
 
+VERSION_REQUEST = b"\0\0\0\x09\0\x07version"
+"""VICI's command `version`, as it goes over the socket."""
 CYGNET = (sys.executable, "-m", "cygnet.cli.main")
 
 
@@ -62,12 +64,15 @@ class Gateway:
                 self._supervisor.wait(0.05)
 
     def _answers(self) -> bool:
+        """Whether the daemon itself answers; the socket alone is there earlier."""
         with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1)
             try:
                 probe.connect(str(self.socket))
+                probe.sendall(VERSION_REQUEST)
+                return len(probe.recv(4)) == 4
             except OSError:
                 return False
-        return True
 
     def cygnet(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a `cygnet` command against this gateway, for example `cygnet("up", "net")`."""
