@@ -414,7 +414,7 @@ def test_a_whole_configuration_with_one_fault_changes_nothing(bench: Bench) -> N
     def on_loop(commands: list[Any]) -> str:
         async def apply() -> str:
             try:
-                bench.control.apply(commands)
+                await bench.control.apply(commands)
             except Refused as refused:
                 return str(refused)
             return ""

@@ -7,7 +7,9 @@ import socket
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 
-from cygnet.daemon.plane import MAX_QUEUED, Names, Plane
+import pytest
+
+from cygnet.daemon.plane import Names, Plane
 from cygnet.dataplane import messages
 from cygnet.ike import effects
 from cygnet.ike.world import Path
@@ -146,9 +148,13 @@ def test_what_the_pair_does_not_take_waits_and_leaves_in_order() -> None:
     on_loop(body)
 
 
-def test_a_data_plane_that_does_not_read_costs_commands_and_no_time() -> None:
+def test_a_data_plane_that_does_not_read_costs_commands_and_no_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cygnet.daemon.plane.MAX_QUEUED", 100_000)
+
     async def body(bench: Bench) -> None:
-        for _ in range(MAX_QUEUED * 2):
+        for _ in range(2000):
             bench.plane.install_sa(sa(), bench.answer)
         assert bench.plane.counters["refused"] > 0
         assert len(bench.answers) == bench.plane.counters["refused"]
@@ -179,6 +185,19 @@ def test_an_answer_that_takes_too_long_is_given_up() -> None:
         assert bench.answers == []
         bench.plane.give_up_late(present + 11)
         assert bench.answers == [None]
+
+    on_loop(body)
+
+
+def test_a_data_plane_that_is_busy_and_answers_is_waited_for() -> None:
+    async def body(bench: Bench) -> None:
+        bench.plane.install_sa(sa(), bench.answer)
+        bench.plane.dump(lambda _: None)
+        present = asyncio.get_running_loop().time()
+        first, _ = bench.command(), bench.command()
+        await bench.say(messages.Done(first.request, ""))
+        bench.plane.give_up_late(present + 9.9)
+        assert bench.plane.counters["late"] == 0
 
     on_loop(body)
 

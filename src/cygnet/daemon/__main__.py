@@ -9,7 +9,6 @@ Once the privileges are gone nothing need be readable any more: hence everything
 from __future__ import annotations
 
 import asyncio
-import encodings.idna  # noqa: F401 - looking up names would import it late
 import gc
 import os
 import secrets
@@ -28,6 +27,7 @@ from cygnet.daemon.control import Control, Refused
 from cygnet.daemon.guard import Guard, trace
 from cygnet.daemon.lanes import Lane, address
 from cygnet.daemon.log import Line, Severity, Sink, line_of, told_at
+from cygnet.daemon.preload import preload
 from cygnet.daemon.privileges import PrivilegesKept, give_up
 from cygnet.daemon.process import Daemon, now
 from cygnet.daemon.settings import Inherited
@@ -78,11 +78,12 @@ class Program:
             new_configuration=self.reload,
         )
         self.loaded = loaded
+        self.reloading: asyncio.Task[None] | None = None
 
     async def run(self) -> int:
         self.daemon.start(socket.socket(fileno=self.inherited.plane))
         try:
-            self.control.apply(self.loaded.commands)
+            await self.control.apply(self.loaded.commands)
         except Refused as refused:
             # The rest is in force: better some tunnels than none because of one.
             self.say(Severity.ERROR, "not-loaded", str(refused))
@@ -111,8 +112,14 @@ class Program:
         self.daemon.plane.sweep(self.daemon.pairs())
 
     def reload(self, descriptor: int) -> None:
+        self.reloading = self.loop.create_task(self.reload_from(descriptor, self.reloading))
+
+    async def reload_from(self, descriptor: int, former: asyncio.Task[None] | None) -> None:
+        """One after the other; the last wins."""
+        if former is not None:
+            await asyncio.wait([former])
         try:
-            self.control.apply(bundle.read(descriptor).commands)
+            await self.control.apply(bundle.read(descriptor).commands)
         except Refused as refused:
             self.supervised.say(b"refused", str(refused))
             return
@@ -186,6 +193,7 @@ def main() -> int:
     loaded = bundle.read(inherited.configuration)
     level = inherited.log_level or loaded.header.log_level
     sink = Sink(Severity[level.upper()], as_json=inherited.log_json)
+    preload()
     sources = Sources(mark_of(inherited.lanes[0][0]))
     try:
         given_up = give_up(inherited.user)

@@ -4,8 +4,8 @@ A command reads the endpoint's views or calls one of its verbs; what takes time 
 plane's counters) is awaited, so that a client's command waits and nothing else does. Shapes are
 `vici.shapes`; what is loaded is `control`'s.
 
-Cygnet's own: `list-failures` (history), `daemon-stats` (counters, drops, lag, faults), and the events
-`ike-message`, `ike-failure`, `ike-drop`.
+Cygnet's own: `list-failures` (history), `daemon-stats` (counters, drops, lag, faults), `get-certs` and
+`unload-cert`, and the events `ike-message`, `ike-failure`, `ike-drop`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from hashlib import sha256
 from importlib import metadata
 from typing import Any
 
@@ -97,6 +98,8 @@ class Commands:
             "unload-shared": self.unload_shared,
             "get-shared": self.get_shared,
             "load-cert": self.load_cert,
+            "unload-cert": self.unload_cert,
+            "get-certs": self.get_certs,
             "load-key": self.load_key,
             "unload-key": self.unload_key,
             "get-keys": self.get_keys,
@@ -141,6 +144,14 @@ class Commands:
     async def load_cert(self, request: Request) -> Answer:
         return _try(self.control.load_certificate, requests.certificate(request.message))
 
+    async def unload_cert(self, request: Request) -> Answer:
+        """Cygnet's own: by the SHA-256 of its octets, in hex, as `get-certs` says it."""
+        wanted = request.text("id").lower()
+        for der in self.control.certificates:
+            if sha256(der).hexdigest() == wanted:
+                return _try(self.control.unload_certificate, der)
+        raise CommandFailed(f"no-such-object: there is no certificate {printable(wanted, 80)}")
+
     async def load_key(self, request: Request) -> Answer:
         try:
             return {**DONE, "id": self.control.load_key(requests.key_data(request.message))}
@@ -175,6 +186,11 @@ class Commands:
 
     async def get_keys(self, request: Request) -> Answer:
         return {"keys": list(self.control.keys)}
+
+    async def get_certs(self, request: Request) -> Answer:
+        """Cygnet's own: the loaded certificates, by the SHA-256 of their octets in hex."""
+        held = self.control.certificates.items()
+        return {"certs": {sha256(der).hexdigest(): {"flag": "CA" if ca else "NONE"} for der, ca in held}}
 
     async def get_authorities(self, request: Request) -> Answer:
         return {"authorities": list(self.control.authorities)}

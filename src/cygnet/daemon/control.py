@@ -6,6 +6,8 @@ done; then what is new or different is loaded, what is the same is left alone, w
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -159,25 +161,27 @@ class Control:
 
     # -- the whole -----------------------------------------------------------------------------
 
-    def apply(self, commands: Commands) -> None:
+    async def apply(self, commands: Commands) -> None:
         """Make this configuration the one in force.
 
         Raises Refused, having changed nothing, if any of it cannot be read. What the endpoint refuses
-        afterwards (an overlap that only it can see) is told at the end, the rest being in force.
+        afterwards (an overlap that only it can see) is told at the end, the rest being in force. The loop
+        gets its turns in between: thousands of connections take seconds.
         """
-        whole = _Whole()
+        whole, turns = _Whole(), _Turns()
         try:
             for name, message in commands:
                 whole.take(name, message)
+                await turns.give()
         except (ConfigurationError, CredentialError) as error:
             raise Refused(str(error)) from error
         problems: list[str] = []
-        _each(self.load_certificate, whole.certificates, problems)
-        _each(self.load_key, whole.keys, problems)
-        _each(self.load_shared, whole.shared, problems)
-        _each(self.load_authority, whole.authorities, problems)
-        _each(self.load_pool, whole.pools, problems)
-        _each(self.load_connection, whole.connections, problems)
+        await _each(self.load_certificate, whole.certificates, problems, turns)
+        await _each(self.load_key, whole.keys, problems, turns)
+        await _each(self.load_shared, whole.shared, problems, turns)
+        await _each(self.load_authority, whole.authorities, problems, turns)
+        await _each(self.load_pool, whole.pools, problems, turns)
+        await _each(self.load_connection, whole.connections, problems, turns)
         self._sweep(whole)
         if problems:
             raise Refused("\n".join(problems))
@@ -197,12 +201,27 @@ class Control:
             self.unload_pool(name)
 
 
-def _each(load: Callable[[T], object], items: list[T], problems: list[str]) -> None:
+async def _each(load: Callable[[T], object], items: list[T], problems: list[str], turns: _Turns) -> None:
     for item in items:
         try:
             load(item)
         except Refused as refused:
             problems.append(str(refused))
+        await turns.give()
+
+
+class _Turns:
+    """Lets others run when this has run for `SLICE` seconds."""
+
+    SLICE = 0.004
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+
+    async def give(self) -> None:
+        if time.monotonic() - self._since > self.SLICE:
+            await asyncio.sleep(0)
+            self._since = time.monotonic()
 
 
 class _Whole:

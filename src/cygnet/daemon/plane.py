@@ -26,11 +26,11 @@ from cygnet.policy.sa import SaParameters
 from cygnet.policy.selectors import TrafficSelector
 from cygnet.policy.spd import Policy
 
-MAX_QUEUED = 4096
-"""Commands that wait for the pair to take more; a policy reload of a large gateway fits."""
+MAX_QUEUED = 1 << 26
+"""Octets of commands that wait for the pair to take more; the policies of the largest gateway fit."""
 BATCH = 64
 ANSWER_WITHIN = 10.0
-"""Seconds for the data plane to answer; it answers in milliseconds, or is stopped or gone."""
+"""Seconds in which a data plane that owes answers gives one, or is taken for stopped."""
 PAIR_BITS = 32
 
 Answer = Callable[[messages.Report | None], None]
@@ -113,6 +113,8 @@ class Plane:
         self._lost = lost
         self._sock: socket.socket | None = None
         self._queue: deque[bytes] = deque()
+        self._queued = 0
+        self._answered = 0.0
         self._writing = False
         self._next = 0
         self._waiting: dict[int, tuple[float, Answer]] = {}
@@ -140,6 +142,7 @@ class Plane:
         self._sock = None
         self._writing = False
         self._queue.clear()
+        self._queued = 0
         waiting, self._waiting = self._waiting, {}
         for _, answer in waiting.values():
             answer(None)
@@ -272,7 +275,7 @@ class Plane:
     # -- the pair ------------------------------------------------------------------------------
 
     def _command(self, make: Callable[[int], messages.Command], answer: Answer | None) -> None:
-        if self._sock is None or len(self._queue) >= MAX_QUEUED:
+        if self._sock is None or self._queued >= MAX_QUEUED:
             self.counters["refused"] += 1
             if answer is not None:
                 answer(None)
@@ -280,7 +283,7 @@ class Plane:
         request = 0
         if answer is not None:
             self._next = request = (self._next + 1) & 0xFFFFFFFF or 1
-            self._waiting[request] = (self._loop.time() + ANSWER_WITHIN, answer)
+            self._waiting[request] = (self._loop.time(), answer)
         data = messages.encode(make(request))
         self.counters["sent"] += 1
         if not self._queue:
@@ -294,6 +297,7 @@ class Plane:
                 return
         self.counters["queued"] += 1
         self._queue.append(data)
+        self._queued += len(data)
         if not self._writing:
             self._writing = True
             self._loop.add_writer(self._sock, self._writable)
@@ -307,7 +311,7 @@ class Plane:
             except OSError:
                 self._ended()
                 return
-            self._queue.popleft()
+            self._queued -= len(self._queue.popleft())
         if self._sock is not None:
             self._loop.remove_writer(self._sock)
         self._writing = False
@@ -333,6 +337,7 @@ class Plane:
                 continue
             if isinstance(report, messages.Done | messages.Counters | messages.Dumped):
                 waiting = self._waiting.pop(report.request, None)
+                self._answered = self._loop.time()
                 if waiting is None:
                     self.counters["late"] += 1
                 else:
@@ -345,10 +350,10 @@ class Plane:
         self._lost()
 
     def give_up_late(self, now: float) -> None:
-        """Answer None for what the data plane left unanswered too long; called now and then."""
+        """Answer None for the oldest, if the data plane owes it and answers nothing; called now and then."""
         while self._waiting:
-            request, (deadline, answer) = next(iter(self._waiting.items()))
-            if deadline > now:
+            request, (asked, answer) = next(iter(self._waiting.items()))
+            if max(asked, self._answered) + ANSWER_WITHIN > now:
                 return
             del self._waiting[request]
             self.counters["late"] += 1

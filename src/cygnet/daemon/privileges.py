@@ -60,7 +60,9 @@ def is_mapped(number: int, kind: str, text: str | None = None) -> bool:
 
 
 def give_up(user: str = "") -> str:
-    """Give up everything; returns in a few words what was done. `user`: the account to become, "" stays.
+    """Give up everything; returns in a few words what was done.
+
+    `user`: the account to become, or where there is none of that name, nobody; "" stays.
 
     Raises PrivilegesKept.
     """
@@ -95,7 +97,7 @@ def capabilities_held() -> int:
 
 
 def _change_ids(user: str) -> str:
-    ids = account(user)
+    user, ids = next(((name, ids) for name in (user, "nobody") if (ids := account(name))), ("", None))
     if ids is None or os.geteuid() != 0:
         return "same user"
     uid, gid = ids
