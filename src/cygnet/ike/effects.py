@@ -71,7 +71,14 @@ class Resolve:
     host: str
 
 
-Question = Resolve
+@dataclass(frozen=True, slots=True)
+class Route:
+    """From which local address does one reach this one? Answered with a tuple of `IpAddress`, empty if none."""
+
+    remote: IpAddress
+
+
+Question = Resolve | Route
 
 
 @dataclass(frozen=True, slots=True)

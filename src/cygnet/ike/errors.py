@@ -98,7 +98,10 @@ class IkeError(Exception):
     """Base of what an exchange may raise. `notify` is the RFC 7296 error notify that tells the peer, or 0.
 
     `notify_data` goes with it: the group of INVALID_KE_PAYLOAD, the type of UNSUPPORTED_CRITICAL_PAYLOAD.
+    `child` is the child that it concerns, empty: the IKE SA.
     """
+
+    child: str = ""
 
     def __init__(
         self,
@@ -115,6 +118,11 @@ class IkeError(Exception):
         self.notify = notify
         self.difference = difference
         self.notify_data = notify_data
+
+    @property
+    def failure(self) -> Failure:
+        """The same as a value."""
+        return Failure(self.reason, self.detail, self.difference)
 
 
 class PeerMisbehaved(IkeError):

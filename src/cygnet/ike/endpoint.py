@@ -1,0 +1,572 @@
+"""All IKE SAs of a gateway: who a datagram belongs to, what strangers get, what people and packets ask.
+
+Flow: a verb sets `now`, does its work through the SAs and their drivers, then `_settle` starts what
+waits in queues and sets the timers of every SA that was touched. Everything that should happen in
+the world is in `effects()`.
+
+An endpoint answers first messages without state (cookies, INVALID_KE_PAYLOAD, refusals: `v2.first`);
+an SA exists only once a request has passed all that can be judged without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from cygnet.auth.credentials import Credentials
+from cygnet.auth.identity import Identity
+from cygnet.crypto.entropy import Entropy
+from cygnet.ike import reconnect, upkeep
+from cygnet.ike.admission import Cookies, HalfOpen, RateLimit
+from cygnet.ike.configuration import Connection, Options, Unique
+from cygnet.ike.connections import Connections
+from cygnet.ike.effects import Effect, Emit, SendDatagram
+from cygnet.ike.errors import Drop, Failure, LocalMisuse, Reason
+from cygnet.ike.events import (
+    Dropped,
+    Event,
+    IkeSaDown,
+    IkeSaRekeyed,
+    NegotiationFailed,
+)
+from cygnet.ike.history import Entry, History
+from cygnet.ike.operations import Operations
+from cygnet.ike.policies import Policies
+from cygnet.ike.sa import IkeSa
+from cygnet.ike.state import (
+    Adopt,
+    AttemptKind,
+    ChangePath,
+    ChangePhase,
+    DeleteChild,
+    DeleteIke,
+    Phase,
+    RekeyChild,
+    RekeyIke,
+    SaState,
+    UseKeys,
+)
+from cygnet.ike.timers import Timers
+from cygnet.ike.v2 import driver, exchanges, first
+from cygnet.ike.v2.driver import Task
+from cygnet.ike.view import IkeSaView
+from cygnet.ike.world import Instant, Path
+from cygnet.policy.selectors import IpAddress, TrafficSelector
+from cygnet.wire.cursor import Malformed
+from cygnet.wire.message import HEADER_LENGTH, Header, decode_header, encode
+from cygnet.wire.numbers import Exchange, Flags, Notify
+from cygnet.wire.payloads import NotifyPayload
+
+ANSWERS_PER_SECOND: Final = 10.0
+"""Refusals in clear that one source gets (B12)."""
+KEEPALIVE: Final = b"\xff"
+_ZERO_SPI: Final = bytes(8)
+
+
+class Endpoint:
+    """`observe`: build a `MessageSeen` for every message (costs a decoded copy each).
+
+    `spi_tag` are the first two octets of every IKE SPI of ours: by them the kernel can tell live SAs'
+    messages from strangers'.
+    """
+
+    def __init__(self, options: Options, credentials: Credentials, entropy: Entropy, now: Instant) -> None:
+        self.options = options
+        self.credentials = credentials
+        self.entropy = entropy
+        self.now = now
+        self.observe = False
+        self.history = History()
+        self.book = Connections()
+        self.policies = Policies(self)
+        self.operations = Operations(self)
+        self.half_open = HalfOpen()
+        self.cookies = Cookies(entropy)
+        self.strangers = RateLimit(ANSWERS_PER_SECOND, ANSWERS_PER_SECOND)
+        self.spi_tag = entropy.octets(2)
+        self.by_spi: dict[bytes, IkeSa] = {}
+        self.by_number: dict[int, IkeSa] = {}
+        self.by_pair: dict[int, IkeSa] = {}
+        self.by_connection: dict[str, dict[int, IkeSa]] = {}
+        self.by_peer: dict[tuple[Identity, Identity], dict[int, IkeSa]] = {}
+        self.reconnecting = reconnect.Reconnecting(self)
+        self._child_spis: set[int] = set()
+        self._asks: dict[int, tuple[IkeSa, Task]] = {}
+        self._effects: list[Effect] = []
+        self._touched: dict[int, IkeSa] = {}
+        self._timers = Timers()
+        self._last_number = 0
+        self._last_pair = 0
+        self._last_ask = 0
+
+    # -- verbs: datagrams and time ---------------------------------------------------------------
+
+    def receive(self, datagram: bytes, path: Path, now: Instant) -> None:
+        """A UDP payload, its non-ESP marker already stripped."""
+        self.now = now
+        if datagram == KEEPALIVE:
+            self.event(Dropped(Drop.KEEPALIVE, "NAT keepalive", path, 0))
+            return
+        try:
+            header = decode_header(datagram)
+        except Malformed as error:
+            self.event(Dropped(Drop.MALFORMED, str(error), path, 0))
+            return
+        if header.major != 2:
+            self._other_version(header, path)
+        elif header.responder_spi == _ZERO_SPI and header.from_initiator and not header.response:
+            if header.exchange == Exchange.IKE_SA_INIT:
+                first.receive(self, header, datagram, path)
+            else:
+                self.event(Dropped(Drop.WRONG_EXCHANGE, "no responder SPI", path, 0))
+        else:
+            spi = header.responder_spi if header.from_initiator else header.initiator_spi
+            sa = self.by_spi.get(spi)
+            if sa is None:
+                self._unknown_spi(header, path)
+            else:
+                driver.receive(sa, header, datagram, path)
+        self._settle()
+
+    def next_timeout(self) -> float | None:
+        """When `handle_timeout` wants to be called, monotonic seconds."""
+        return self._timers.next()
+
+    def handle_timeout(self, now: Instant) -> None:
+        self.now = now
+        while (key := self._timers.pop_due(now.monotonic)) is not None:
+            if key == reconnect.TIMER:
+                self.reconnecting.handle_timeout()
+                continue
+            sa = self.by_number.get(key)
+            if sa is not None:
+                driver.handle_timeout(sa)
+                if self.by_number.get(key) is sa and not sa.close_at:
+                    upkeep.lifetimes_due(sa)
+            self._settle()
+        self._settle()
+
+    def resume(self, ask_id: int, result: Any, now: Instant) -> None:
+        """The answer to an `Ask` or `InstallSa`. Answers to what has ended are ignored."""
+        self.now = now
+        waiting = self._asks.pop(ask_id, None)
+        if waiting is not None:
+            driver.resume(*waiting, result)
+        self._settle()
+
+    def effects(self) -> list[Effect]:
+        """What should happen in the world since the last call, in order."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    # -- verbs: configuration --------------------------------------------------------------------
+
+    def load(self, connection: Connection, now: Instant) -> None:
+        """Put a connection into force. An equal one changes nothing; a changed one is set up anew."""
+        self.now = now
+        reconnect.load(self, connection)
+        self._settle()
+
+    def unload(self, name: str, now: Instant) -> None:
+        """Take a connection out of force, its SAs with it. Raises LocalMisuse if there is none."""
+        self.now = now
+        if self.book.get(name) is None:
+            raise LocalMisuse(Reason.NO_SUCH_OBJECT, f"no connection {name} is loaded")
+        reconnect.unload(self, name)
+        self._settle()
+
+    def connections(self) -> tuple[Connection, ...]:
+        return tuple([loaded.connection for loaded in self.book])
+
+    # -- verbs: people ---------------------------------------------------------------------------
+
+    def initiate(self, connection: str, child: str, now: Instant) -> int:
+        """Bring up a child of a connection, or all of its children where `child` is empty.
+
+        Returns the number that `OperationDone` will carry. Raises LocalMisuse for unknown names.
+        """
+        self.now = now
+        loaded = self.book.get(connection)
+        if loaded is None:
+            raise LocalMisuse(Reason.NO_SUCH_OBJECT, f"no connection {connection} is loaded")
+        if child and loaded.child(child) is None:
+            raise LocalMisuse(Reason.NO_SUCH_OBJECT, f"connection {connection} has no child {child}")
+        flows = [
+            (one.child.name, index)
+            for one in loaded.children
+            if child in ("", one.child.name)
+            for index in range(len(one.flows))
+        ]
+        if child and not flows:
+            raise LocalMisuse(Reason.NO_SUCH_OBJECT, f"child {child} protects nothing: it needs no SA")
+        operation = self.operations.begin(max(len(flows), 1))
+        self.reconnecting.forget(connection)
+        reconnect.bring_up(self, loaded, flows, operation)
+        self._settle()
+        return operation
+
+    def terminate(self, ike_sa: int, pair: int, force: bool, now: Instant) -> int:
+        """Close an IKE SA (by its number), or one child of it (by its pair, not 0). `force`: do not wait
+        for the peer. Raises LocalMisuse when there is none."""
+        self.now = now
+        sa = self._existing(ike_sa, pair)
+        failure = Failure(Reason.OPERATOR, "closed on request")
+        operation = self.operations.begin(1)
+        if pair:
+            driver.enqueue(sa, DeleteChild(pair, failure, operation))
+        elif sa.state.phase is Phase.CONNECTING or force:
+            self.reconnecting.forget(sa.connection.name)
+            driver.close(sa, failure, linger=False)
+            self.operation_ended(operation, None)
+        else:
+            driver.enqueue(sa, DeleteIke(failure, operation), first=True)
+        self._settle()
+        return operation
+
+    def rekey(self, ike_sa: int, pair: int, now: Instant) -> int:
+        """Rekey an IKE SA, or one child of it. Raises LocalMisuse when there is none."""
+        self.now = now
+        sa = self._existing(ike_sa, pair)
+        operation = self.operations.begin(1)
+        driver.enqueue(sa, RekeyChild(pair, operation) if pair else RekeyIke(operation))
+        self._settle()
+        return operation
+
+    def _existing(self, ike_sa: int, pair: int) -> IkeSa:
+        sa = self.by_number.get(ike_sa)
+        if sa is None or sa.close_at or sa.state.phase is Phase.REKEYED:
+            raise LocalMisuse(Reason.NO_SUCH_OBJECT, f"no IKE SA {ike_sa}")
+        if pair and sa.state.child(pair) is None:
+            raise LocalMisuse(Reason.NO_SUCH_OBJECT, f"IKE SA {ike_sa} has no Child SA {pair}")
+        return sa
+
+    # -- verbs: the data plane -------------------------------------------------------------------
+
+    def acquire(self, flow: int, local: TrafficSelector, remote: TrafficSelector, now: Instant) -> None:
+        """A packet of this flow has no SA to go in."""
+        self.now = now
+        owner = self.book.owner(flow)
+        loaded = self.book.get(owner.connection) if owner is not None else None
+        if owner is not None and loaded is not None:
+            reconnect.bring_up(self, loaded, [(owner.child, owner.index)], 0)
+        self._settle()
+
+    def expire(self, pair: int, direction: int, hard: bool, why: str, now: Instant) -> None:
+        """An SA came to its end: by bytes, packets, seconds or sequence numbers; hard: it is gone."""
+        self.now = now
+        sa = self.by_pair.get(pair)
+        if sa is not None:
+            upkeep.child_expired(sa, pair, hard, why)
+        self._settle()
+
+    def first_use(self, pair: int, spi: int, now: Instant) -> None:
+        """The first authentic packet came on an inbound SA: the peer holds the pair."""
+        self.now = now
+        sa = self.by_pair.get(pair)
+        child = sa.state.child(pair) if sa is not None else None
+        if sa is not None and child is not None and child.spi_in == spi and child.outbound is not None:
+            driver.begin_local(sa, exchanges.activate(sa, pair))
+        self._settle()
+
+    def peer_moved(self, pair: int, remote: IpAddress, port: int, now: Instant) -> None:
+        """An authentic, newest ESP packet came from elsewhere (RFC 7296, section 2.23)."""
+        self.now = now
+        sa = self.by_pair.get(pair)
+        if sa is not None:
+            state = sa.state
+            path = Path(state.path.local, state.path.local_port, remote, port)
+            if state.nat_remote and not state.nat_local and path != state.path:
+                sa.commit((ChangePath(path),))
+                self.touch(sa)
+        self._settle()
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    def sas(self) -> Iterable[IkeSaView]:
+        """Every IKE SA that lives or is being set up."""
+        return [
+            sa.view()
+            for sa in tuple(self.by_number.values())
+            if not sa.close_at and sa.state.phase is not Phase.REKEYED
+        ]
+
+    # -- for SAs and drivers ---------------------------------------------------------------------
+
+    def emit(self, effect: Effect) -> None:
+        self._effects.append(effect)
+
+    def event(self, event: Event) -> None:
+        self._effects.append(Emit(event))
+
+    def touch(self, sa: IkeSa) -> None:
+        """Something changed: its queue and its timer are looked at when the verb ends."""
+        self._touched[sa.unique_id] = sa
+
+    def _settle(self) -> None:
+        while self._touched:
+            number, sa = self._touched.popitem()
+            if self.by_number.get(number) is not sa:
+                self._timers.arm(number, None)
+                continue
+            driver.start_next(sa)
+            self._timers.arm(number, sa.due())
+
+    def arm_reconnect(self, due: float | None) -> None:
+        self._timers.arm(reconnect.TIMER, due)
+
+    def ask(self, sa: IkeSa, task: Task) -> int:
+        self._last_ask += 1
+        self._asks[self._last_ask] = (sa, task)
+        return self._last_ask
+
+    def forget_ask(self, ask_id: int) -> None:
+        self._asks.pop(ask_id, None)
+
+    def begin(self, sa: IkeSa, wanted: Any) -> Any:
+        return exchanges.begin(sa, wanted)
+
+    def serve(self, sa: IkeSa, received: Any) -> Any:
+        return exchanges.serve(sa, received)
+
+    def obtain_child(self, sa: IkeSa) -> tuple[int, int]:
+        """(SPI, pair). SPIs are random, never 0 to 255, each one once."""
+        while True:
+            spi = int.from_bytes(self.entropy.octets(4), "big")
+            if spi > 255 and spi not in self._child_spis:
+                break
+        self._child_spis.add(spi)
+        self._last_pair += 1
+        return spi, self._last_pair
+
+    def release_child_spi(self, spi: int) -> None:
+        self._child_spis.discard(spi)
+
+    def obtain_spi(self, sa: IkeSa | None = None) -> bytes:
+        while True:
+            spi = self.spi_tag + self.entropy.octets(6)
+            if spi != _ZERO_SPI and spi not in self.by_spi:
+                return spi
+
+    def release_spi(self, spi: bytes) -> None:
+        """An SPI that no SA came of: it was never entered anywhere."""
+
+    def create(self, connection: Connection, state: SaState) -> IkeSa:
+        """A new IKE SA on the books."""
+        self._last_number += 1
+        sa = IkeSa(self, self._last_number, connection, state)
+        self.by_number[sa.unique_id] = sa
+        self.by_spi[state.local_spi] = sa
+        self.by_connection.setdefault(connection.name, {})[sa.unique_id] = sa
+        self.touch(sa)
+        return sa
+
+    def reassign(self, sa: IkeSa, connection: Connection) -> None:
+        """Authentication decided for another connection than the address had suggested."""
+        if connection.name != sa.connection.name:
+            self._leave_connection(sa)
+            self.by_connection.setdefault(connection.name, {})[sa.unique_id] = sa
+        sa.connection = connection
+
+    def _leave_connection(self, sa: IkeSa) -> None:
+        members = self.by_connection.get(sa.connection.name)
+        if members is not None:
+            members.pop(sa.unique_id, None)
+            if not members:
+                del self.by_connection[sa.connection.name]
+
+    def create_successor(self, sa: IkeSa, original_initiator: bool, keys: UseKeys) -> int:
+        """The IKE SA that takes over from this one once `Handover` says so (RFC 7296, section 2.18)."""
+        old = sa.state
+        now = self.now.monotonic
+        state = SaState(
+            phase=Phase.ESTABLISHED,
+            original_initiator=original_initiator,
+            spi_i=keys.spi_i,
+            spi_r=keys.spi_r,
+            path=keys.path,
+            created=now,
+            suite=keys.suite,
+            keys=keys.keys,
+            nat_local=old.nat_local,
+            nat_remote=old.nat_remote,
+            fragmentation=old.fragmentation,
+            nonce=keys.nonce,
+            local_id=old.local_id,
+            peer=old.peer,
+            established=now,
+        )
+        successor = self.create(sa.connection, upkeep.with_deadlines(state, sa.connection, old, self.entropy))
+        return successor.unique_id
+
+    def handover(self, sa: IkeSa, before: SaState, number: int) -> None:
+        """Children and queued requests move, all at once."""
+        successor = self.by_number.get(number)
+        if successor is None:
+            return
+        successor.commit((Adopt(before.children),))
+        for child in before.children:
+            self.by_pair[child.pair] = successor
+        successor.queue, sa.queue = sa.queue, None
+        successor.later, sa.later = sa.later, ()
+        self.join_peer(successor)
+        self.touch(successor)
+        old_view = sa.view()
+        self.event(IkeSaRekeyed(old_view, successor.view()))
+
+    def dismiss(self, number: int) -> None:
+        """A successor of ours that lost (RFC 7296, section 2.8.2): close it, without a word to people."""
+        sa = self.by_number.get(number)
+        if sa is not None:
+            sa.commit((ChangePhase(Phase.REKEYED),))
+            driver.enqueue(sa, DeleteIke(Failure(Reason.REPLACED, "lost against the peer's rekey")))
+
+    def connecting_failed(self, sa: IkeSa, failure: Failure) -> None:
+        """Our attempt to connect has failed, though the SA still has something to say."""
+        self._leave_connection(sa)
+        self.reconnecting.failed(sa, failure)
+
+    def abandon(self, number: int) -> None:
+        """A successor that lost, or whose exchange failed: it was never in use."""
+        sa = self.by_number.get(number)
+        if sa is not None:
+            self.forget(sa)
+
+    def join_peer(self, sa: IkeSa) -> None:
+        state = sa.state
+        if state.peer is not None and state.local_id is not None:
+            self.by_peer.setdefault((state.local_id, state.peer.identity), {})[sa.unique_id] = sa
+
+    def _leave_peer(self, sa: IkeSa) -> bool:
+        """Whether it was one of the peer's IKE SAs: one that never came into use is not."""
+        state = sa.state
+        if state.peer is None or state.local_id is None:
+            return False
+        key = (state.local_id, state.peer.identity)
+        members = self.by_peer.get(key)
+        if members is None or members.pop(sa.unique_id, None) is None:
+            return False
+        if not members:
+            del self.by_peer[key]
+        return True
+
+    def has_contact(self, local: Identity, remote: Identity, besides: IkeSa) -> bool:
+        members = self.by_peer.get((local, remote), {})
+        return any(sa is not besides for sa in members.values())
+
+    def established(self, sa: IkeSa, initial_contact: bool) -> None:
+        """Uniqueness (swanctl `unique`), INITIAL_CONTACT, and who else waits for this peer."""
+        others = [
+            other
+            for other in self.by_peer.get(_pair_of(sa), {}).values()
+            if other is not sa and other.state.phase is Phase.ESTABLISHED
+        ]
+        self.join_peer(sa)
+        unique = sa.connection.unique
+        for other in others:
+            if reconnect.crossing(sa, other):
+                reconnect.settle_crossing(self, sa, other)
+            elif initial_contact and unique is not Unique.NEVER:
+                # RFC 7296, section 2.4: the peer has forgotten all others; it needs no Delete.
+                driver.close(
+                    other,
+                    Failure(Reason.PEER_RESTARTED, "the peer has no other IKE SA with us"),
+                    linger=False,
+                )
+            elif unique is Unique.REPLACE:
+                failure = Failure(Reason.REPLACED, "replaced by a newer IKE SA of the same peer")
+                driver.enqueue(other, DeleteIke(failure), first=True)
+        self.reconnecting.succeeded(sa)
+
+    def closing(self, sa: IkeSa, failure: Failure) -> None:
+        """It is about to end, its children still stand: what has to come up again is noted now."""
+        for attempt in sa.state.attempts:
+            if not attempt.ours and attempt.kind is AttemptKind.REKEY_IKE:
+                self.abandon(attempt.result)
+        if sa.state.phase is Phase.CONNECTING:
+            if sa.state.original_initiator:
+                self.reconnecting.failed(sa, failure)
+        else:
+            self.reconnecting.lost(sa, failure)
+
+    def closed(self, sa: IkeSa, failure: Failure) -> None:
+        """It is over: tell, and see who has to be called again."""
+        was_up = sa.state.peer is not None and sa.state.phase is not Phase.REKEYED
+        was_up = self._leave_peer(sa) and was_up
+        self._leave_connection(sa)
+        self.half_open.release(sa)
+        if was_up:
+            self.event(IkeSaDown(sa.view(), failure))
+
+    def forget(self, sa: IkeSa) -> None:
+        """Off the books."""
+        self._leave_peer(sa)
+        self._leave_connection(sa)
+        self.half_open.release(sa)
+        self.by_number.pop(sa.unique_id, None)
+        if self.by_spi.get(sa.state.local_spi) is sa:
+            del self.by_spi[sa.state.local_spi]
+        self._timers.arm(sa.unique_id, None)
+        self._touched.pop(sa.unique_id, None)
+
+    def complain(self, sa: IkeSa, failure: Failure, child: str, *, initiator: bool) -> None:
+        """Something did not come about: an event and a line of history."""
+        state = sa.state
+        peer = str(state.peer.identity) if state.peer is not None else str(state.path.remote)
+        self.failed(sa.connection.name, child, initiator, state.path, peer, failure)
+
+    def failed(
+        self, connection: str, child: str, initiator: bool, path: Path | None, peer: str, failure: Failure
+    ) -> None:
+        self.event(NegotiationFailed(connection, child, initiator, path, peer, failure))
+        self.history.add(Entry(self.now.wall, connection, child, initiator, peer, failure))
+
+    def operation_ended(self, operation: int, failure: Failure | None) -> None:
+        if operation:
+            self.operations.ended(operation, failure)
+
+    def retransmit_after(self, tries: int) -> float:
+        """Seconds from the transmission number `tries` (0 the first) to the next."""
+        rule = self.options.retransmission
+        wait = rule.timeout * rule.base**tries
+        if rule.limit > 0:
+            wait = min(wait, rule.limit)
+        if rule.jitter > 0:
+            wait -= wait * min(rule.jitter, 100.0) / 100.0 * self.entropy.uniform()
+        return wait
+
+    def policy_unused(self, policy: int) -> None:
+        self.policies.unused(policy)
+
+    # -- strangers -------------------------------------------------------------------------------
+
+    def answer_in_clear(self, header: Header, path: Path, payloads: tuple[NotifyPayload, ...]) -> None:
+        """A stateless answer: same SPIs, message id and exchange type (RFC 7296, sections 1.5 and 2.6)."""
+        flags = Flags.RESPONSE | (0 if header.from_initiator else Flags.INITIATOR)
+        out = Header(
+            header.initiator_spi, header.responder_spi, 0, 2, 0, header.exchange, flags, header.message_id
+        )
+        data = encode(out, payloads)
+        marker = driver.NON_ESP_MARKER if path.local_port == self.options.port_nat_t else b""
+        self.emit(SendDatagram(path, marker + data))
+
+    def _other_version(self, header: Header, path: Path) -> None:
+        self.event(Dropped(Drop.WRONG_VERSION, f"major version {header.major}", path, 0))
+        if header.major > 2 and not header.response and self._answers(path):
+            notify = NotifyPayload(0, b"", Notify.INVALID_MAJOR_VERSION, b"")
+            self.answer_in_clear(header, path, (notify,))
+
+    def _unknown_spi(self, header: Header, path: Path) -> None:
+        self.event(Dropped(Drop.UNKNOWN_SPI, "no such IKE SA", path, 0))
+        # Never larger than the question (T8).
+        if not header.response and header.length >= HEADER_LENGTH + 8 and self._answers(path):
+            self.answer_in_clear(header, path, (NotifyPayload(0, b"", Notify.INVALID_IKE_SPI, b""),))
+
+    def _answers(self, path: Path) -> bool:
+        return self.strangers.allows(path.remote, self.now.monotonic)
+
+
+def _pair_of(sa: IkeSa) -> tuple[Identity, Identity]:
+    state = sa.state
+    if state.peer is None or state.local_id is None:
+        raise LocalMisuse(Reason.INTERNAL, "an established SA has identities")
+    return state.local_id, state.peer.identity

@@ -1,0 +1,265 @@
+"""Connections coming up, staying up, and changing under a running gateway.
+
+Bringing up finds the IKE SA that there is to the peer, or begins one: there is one between two
+peers, however many rules. What was lost comes back as the child's `start_action`, `close_action` and
+`dpd_action` say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, Final
+
+from cygnet.ike.configuration import Child, Connection, StartAction
+from cygnet.ike.connections import Loaded, LoadedChild, single_address
+from cygnet.ike.errors import Failure, Reason
+from cygnet.ike.state import CreateChild, DeleteChild, DeleteIke, Phase, SaState
+from cygnet.ike.v2 import driver, initial
+from cygnet.ike.world import Path
+
+if TYPE_CHECKING:
+    from cygnet.ike.endpoint import Endpoint
+    from cygnet.ike.sa import IkeSa
+
+TIMER: Final = 0
+"""The key of our timer among those of the SAs, whose numbers start at 1."""
+NOWHERE: Final = IPv4Address(0)
+PAUSES: Final = (1.0, 5.0, 15.0, 60.0, 300.0)
+"""Seconds between attempts to connect, the last one for ever."""
+
+Flows = Sequence[tuple[str, int]]
+
+
+def bring_up(gateway: Endpoint, loaded: Loaded, flows: Flows, operation: int) -> None:
+    """See to it that these flows have Child SAs; an `operation` hears about each."""
+    sa = _current(gateway, loaded.connection.name)
+    wanted = [CreateChild(name, index, operation) for name, index in flows]
+    if sa is not None:
+        for one in wanted:
+            if operation or not _on_its_way(sa, one):
+                driver.enqueue(sa, one)
+        if not wanted:
+            gateway.operation_ended(operation, None)
+        return
+    first = wanted[0] if wanted else None
+    connection = loaded.connection
+    nat_t = connection.remote_port != gateway.options.port and connection.local_port == gateway.options.port
+    path = Path(
+        single_address(connection.local_addrs) or NOWHERE,
+        gateway.options.port_nat_t if nat_t else connection.local_port,
+        single_address(connection.remote_addrs) or NOWHERE,
+        connection.remote_port,
+    )
+    state = SaState(
+        phase=Phase.CONNECTING,
+        original_initiator=True,
+        spi_i=gateway.obtain_spi(),
+        spi_r=bytes(8),
+        path=path,
+        created=gateway.now.monotonic,
+    )
+    sa = gateway.create(connection, state)
+    for one in wanted[1:]:
+        driver.enqueue(sa, one)
+    driver.begin_initial(sa, initial.initiate(sa, first), first, operation)
+
+
+def _current(gateway: Endpoint, name: str) -> IkeSa | None:
+    """The IKE SA of the connection that new Child SAs go on: an established one, else one that comes up."""
+    members = [sa for sa in gateway.by_connection.get(name, {}).values() if not sa.close_at]
+    for phase in (Phase.ESTABLISHED, Phase.CONNECTING):
+        for sa in reversed(members):
+            if sa.state.phase is phase and (phase is Phase.ESTABLISHED or sa.state.original_initiator):
+                return sa
+    return None
+
+
+def _on_its_way(sa: IkeSa, wanted: CreateChild) -> bool:
+    key = (wanted.name, wanted.index)
+    queued = [*(sa.queue or ()), *[later for _, later in sa.later], sa.own.wanted if sa.own else None]
+    return any(isinstance(one, CreateChild) and (one.name, one.index) == key for one in queued)
+
+
+def load(gateway: Endpoint, connection: Connection) -> None:
+    """A connection, new or changed. Equal children keep their numbers, policies and SAs."""
+    old = gateway.book.get(connection.name)
+    if old is not None and old.connection == connection:
+        return
+    kept = {child.child.name: child for child in old.children} if old is not None else {}
+    children = tuple([_numbered(gateway, child, kept.get(child.name)) for child in connection.children])
+    loaded = gateway.book.add(connection, children)
+    gateway.policies.load(loaded)
+    if old is not None:
+        remaining = {child.policy for child in children}
+        _change(gateway, old, loaded)
+        for child in old.children:
+            if child.policy not in remaining:
+                gateway.policies.remove(child.policy)
+    starting = [
+        (child.child.name, index)
+        for child in children
+        if child.child.start_action in (StartAction.START, StartAction.TRAP_START)
+        for index in range(len(child.flows))
+    ]
+    if starting:
+        gateway.reconnecting.schedule(connection.name, starting, 0.0)
+
+
+def _numbered(gateway: Endpoint, child: Child, old: LoadedChild | None) -> LoadedChild:
+    if old is not None and old.child == child:
+        return old
+    flows = tuple([gateway.book.number() for _ in child.flows])
+    return LoadedChild(child, old.policy if old is not None else gateway.book.number(), flows)
+
+
+def _change(gateway: Endpoint, old: Loaded, new: Loaded) -> None:
+    """Carry a changed connection over to its live SAs, as gently as the change allows."""
+    failure = Failure(Reason.CONFIGURATION_CHANGED, "the configuration has changed")
+    same_ike = replace(old.connection, children=()) == replace(new.connection, children=())
+    unchanged = {child.child.name for child in new.children if child in old.children}
+    for sa in tuple(gateway.by_connection.get(new.connection.name, {}).values()):
+        up = list(dict.fromkeys((child.name, child.flow_index) for child in sa.state.children))
+        if not same_ike:
+            _close(sa, failure)
+            again = [(name, index) for name, index in up if _exists(new, name, index)]
+            if again and sa.state.original_initiator:
+                gateway.reconnecting.schedule(new.connection.name, again, 0.0)
+            continue
+        sa.connection = new.connection
+        for child in sa.state.children:
+            if child.name not in unchanged:
+                driver.enqueue(sa, DeleteChild(child.pair, failure))
+                if _exists(new, child.name, child.flow_index):
+                    driver.enqueue(sa, CreateChild(child.name, child.flow_index))
+
+
+def _exists(loaded: Loaded, name: str, index: int) -> bool:
+    child = loaded.child(name)
+    return child is not None and index < len(child.flows)
+
+
+def _close(sa: IkeSa, failure: Failure) -> None:
+    if sa.state.phase is Phase.CONNECTING:
+        driver.close(sa, failure, linger=False)
+    else:
+        driver.enqueue(sa, DeleteIke(failure), first=True)
+
+
+def unload(gateway: Endpoint, name: str) -> None:
+    """The connection, its SAs and its policies go."""
+    gateway.reconnecting.forget(name)
+    failure = Failure(Reason.CONFIGURATION_CHANGED, "the connection was unloaded")
+    for sa in tuple(gateway.by_connection.get(name, {}).values()):
+        _close(sa, failure)
+    loaded = gateway.book.remove(name)
+    if loaded is not None:
+        gateway.policies.unload(loaded)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    due: float
+    attempts: int
+    flows: tuple[tuple[str, int], ...]
+
+
+class Reconnecting:
+    """Connections that are to be brought up at a certain time."""
+
+    __slots__ = ("_attempts", "_gateway", "_plans")
+
+    def __init__(self, gateway: Endpoint) -> None:
+        self._gateway = gateway
+        self._plans: dict[str, _Plan] = {}
+        self._attempts: dict[str, int] = {}
+
+    def schedule(self, name: str, flows: Flows, pause: float) -> None:
+        due = self._gateway.now.monotonic + pause
+        old = self._plans.get(name)
+        if old is not None:
+            flows = tuple(dict.fromkeys((*old.flows, *flows)))
+            due = min(due, old.due)
+        self._plans[name] = _Plan(due, 0, tuple(flows))
+        self._arm()
+
+    def forget(self, name: str) -> None:
+        self._plans.pop(name, None)
+        self._attempts.pop(name, None)
+        self._arm()
+
+    def _arm(self) -> None:
+        self._gateway.arm_reconnect(min([plan.due for plan in self._plans.values()], default=None))
+
+    def handle_timeout(self) -> None:
+        now = self._gateway.now.monotonic
+        for name, plan in list(self._plans.items()):
+            if plan.due <= now:
+                del self._plans[name]
+                loaded = self._gateway.book.get(name)
+                flows = [flow for flow in plan.flows if loaded is not None and _exists(loaded, *flow)]
+                if loaded is not None and flows:
+                    bring_up(self._gateway, loaded, flows, 0)
+        self._arm()
+
+    def succeeded(self, sa: IkeSa) -> None:
+        self._attempts.pop(sa.connection.name, None)
+
+    def failed(self, sa: IkeSa, failure: Failure) -> None:
+        """Our attempt to connect has failed: `keyingtries` says how often, 0 without end."""
+        name = sa.connection.name
+        attempts = self._attempts.get(name, 0) + 1
+        self._attempts[name] = attempts
+        tries = sa.connection.keyingtries
+        loaded = self._gateway.book.get(name)
+        if loaded is None or failure.reason in (
+            Reason.OPERATOR,
+            Reason.CONFIGURATION_CHANGED,
+            Reason.SHUTDOWN,
+        ):
+            self._attempts.pop(name, None)
+            return
+        if tries and attempts >= tries:
+            self._attempts.pop(name, None)
+            return
+        flows = [(w.name, w.index) for w in (sa.first, *(sa.queue or ())) if isinstance(w, CreateChild)]
+        if flows:
+            self.schedule(name, flows, PAUSES[min(attempts, len(PAUSES)) - 1])
+
+    def lost(self, sa: IkeSa, failure: Failure) -> None:
+        """An IKE SA that was up is gone; its children say what is to be done."""
+        loaded = self._gateway.book.get(sa.connection.name)
+        if loaded is None or failure.reason in (
+            Reason.OPERATOR,
+            Reason.CONFIGURATION_CHANGED,
+            Reason.SHUTDOWN,
+            Reason.REPLACED,
+            Reason.PEER_RESTARTED,
+        ):
+            return
+        flows = []
+        for child in sa.state.children:
+            config = loaded.child(child.name)
+            if config is not None and _comes_back(config.child, failure.reason):
+                flows.append((child.name, child.flow_index))
+        if flows:
+            self.schedule(sa.connection.name, flows, PAUSES[0])
+
+
+def _comes_back(child: Child, reason: Reason) -> bool:
+    action = child.start_action
+    if reason is Reason.PEER_DEAD:
+        action = child.dpd_action
+    elif reason is Reason.PEER_CLOSED:
+        action = child.close_action
+    return action in (StartAction.START, StartAction.TRAP_START)
+
+
+def crossing(sa: IkeSa, other: IkeSa) -> bool:
+    """Whether both ends began at once, one each."""
+    return False
+
+
+def settle_crossing(gateway: Endpoint, sa: IkeSa, other: IkeSa) -> None:
+    """One of the two IKE SAs goes."""

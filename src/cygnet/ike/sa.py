@@ -1,0 +1,275 @@
+"""One IKE SA as it lives: its immutable state, what is under way, and what follows from a change.
+
+`commit` is the only place where the state is replaced: changes and window together, all or
+nothing; then their consequences (registers, effects, events) in the order of the changes. Messages
+are `v2.driver`'s; this file knows none.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from cygnet.auth.identity import Identity
+from cygnet.crypto.entropy import Entropy
+from cygnet.ike.configuration import Connection, Options
+from cygnet.ike.connections import Connections
+from cygnet.ike.effects import RemoveSa, UpdateSa
+from cygnet.ike.errors import Failure, Reason
+from cygnet.ike.events import ChildSaDown, ChildSaRekeyed, ChildSaUp, IkeSaUp
+from cygnet.ike.state import (
+    AddChild,
+    Adopt,
+    AttemptKind,
+    Change,
+    ChangeChild,
+    ChangePath,
+    ChildPhase,
+    ChildSa,
+    CreateChild,
+    DropChild,
+    Establish,
+    Handover,
+    Phase,
+    SaState,
+    Wanted,
+    Window,
+    transition,
+)
+from cygnet.ike.view import ChildSaView, IkeSaView
+from cygnet.ike.world import Instant
+from cygnet.policy.sa import Direction
+
+if TYPE_CHECKING:
+    from cygnet.auth.credentials import Credentials
+    from cygnet.ike.endpoint import Endpoint
+    from cygnet.ike.steps import AwaitRequest
+    from cygnet.ike.v2.driver import Outstanding, Task
+    from cygnet.ike.v2.fragments import Reassembly
+
+
+class IkeSa:
+    """`own` is our exchange under way, `request` its message in flight; `serving` the peer's request
+    in hand; `background` exchanges that have answered and still wait for the world; `queue` what we
+    want next, `later` what we want after its time.
+    """
+
+    __slots__ = (
+        "background", "close_at", "connection", "first", "first_fragment", "gateway", "heard", "hinted", "later", "own",
+        "queue", "reassembly", "request", "responder", "sent", "serving", "source", "state", "trouble_since",
+        "unique_id", "window",
+    )  # fmt: skip
+
+    def __init__(self, gateway: Endpoint, unique_id: int, connection: Connection, state: SaState) -> None:
+        self.gateway = gateway
+        self.unique_id = unique_id
+        self.connection = connection
+        self.state = state
+        self.window = Window()
+        self.request: Outstanding | None = None
+        self.own: Task | None = None
+        self.serving: Task | None = None
+        self.responder: tuple[Task, AwaitRequest] | None = None
+        self.background: tuple[Task, ...] = ()
+        self.queue: deque[Wanted] | None = None
+        self.later: tuple[tuple[float, Wanted], ...] = ()
+        self.reassembly: Reassembly | None = None
+        self.first_fragment = b""
+        self.first: CreateChild | None = None
+        self.source: tuple[object, ...] | None = None
+        self.heard = state.created
+        self.sent = state.created
+        self.hinted = 0.0
+        self.trouble_since = 0.0
+        self.close_at = 0.0
+
+    # -- what exchanges see (steps.Context) ----------------------------------------------------
+
+    @property
+    def connections(self) -> Connections:
+        return self.gateway.book
+
+    @property
+    def options(self) -> Options:
+        return self.gateway.options
+
+    @property
+    def credentials(self) -> Credentials:
+        return self.gateway.credentials
+
+    @property
+    def entropy(self) -> Entropy:
+        return self.gateway.entropy
+
+    @property
+    def now(self) -> Instant:
+        return self.gateway.now
+
+    def has_contact(self, local: Identity, remote: Identity) -> bool:
+        return self.gateway.has_contact(local, remote, self)
+
+    # -- changes -------------------------------------------------------------------------------
+
+    def commit(self, changes: tuple[Change, ...] = (), window: Window | None = None) -> None:
+        """Replace state and window, then let the consequences follow. Raises ImpossibleChange, and then
+        nothing has changed."""
+        before = self.state
+        after = transition(before, changes) if changes else before
+        self.state = after
+        if window is not None:
+            self.window = window
+        for change in changes:
+            self._follow(before, change)
+
+    def _follow(self, before: SaState, change: Change) -> None:
+        gateway = self.gateway
+        match change:
+            case AddChild(child):
+                gateway.by_pair[child.pair] = self
+                if child.announced:
+                    self._announce(before, child)
+            case ChangeChild(child):
+                old = before.child(child.pair)
+                if child.announced and old is not None and not old.announced:
+                    self._announce(before, child)
+            case DropChild(pair, failure):
+                gone = before.child(pair)
+                if gone is not None:
+                    self.remove_pair(gone, failure)
+            case ChangePath(path):
+                for child in self.state.children:
+                    gateway.emit(UpdateSa(child.pair, path, child.encapsulated))
+            case Handover(successor):
+                gateway.handover(self, before, successor)
+            case Establish():
+                gateway.reassign(self, change.connection)
+                gateway.half_open.release(self)
+                gateway.event(IkeSaUp(self.view()))
+                gateway.established(self, change.initial_contact)
+            case Adopt(children):
+                for child in children:
+                    gateway.by_pair[child.pair] = self
+
+    def _announce(self, before: SaState, child: ChildSa) -> None:
+        old = before.child(child.replaces) if child.replaces else None
+        if old is not None:
+            event = ChildSaRekeyed(self.view(), self.child_view(old), self.child_view(child))
+            self.gateway.event(event)
+        else:
+            self.gateway.event(ChildSaUp(self.view(), self.child_view(child)))
+
+    def remove_pair(self, child: ChildSa, failure: Failure | None) -> None:
+        """Both directions go; the inbound one still receives for a while, unless its time is up."""
+        gateway = self.gateway
+        expired = failure is not None and failure.reason is Reason.EXPIRED
+        linger = 0.0 if expired else self.options.delete_rekeyed_delay
+        remote = self.state.path.remote
+        if child.outbound is None:
+            gateway.emit(RemoveSa(Direction.OUT, child.spi_out, remote, child.pair, 0.0))
+        gateway.emit(RemoveSa(Direction.IN, child.spi_in, remote, child.pair, linger))
+        gateway.by_pair.pop(child.pair, None)
+        gateway.release_child_spi(child.spi_in)
+        gateway.policy_unused(child.policy)
+        if failure is not None and child.announced and child.phase is not ChildPhase.REKEYED:
+            gateway.event(ChildSaDown(self.view(), self.child_view(child), failure))
+
+    # -- time ----------------------------------------------------------------------------------
+
+    def due(self) -> float | None:
+        """The earliest of all that this SA waits for."""
+        times = []
+        state = self.state
+        if self.request is not None:
+            times.append(self.request.due)
+        for task in (self.own, self.serving, *self.background):
+            if task is not None and task.due:
+                times.append(task.due)
+        if self.close_at:
+            times.append(self.close_at)
+        if self.later:
+            times.append(self.later[0][0])
+        if self.reassembly is not None:
+            times.append(self.heard + self.options.half_open_timeout)
+        if state.phase is Phase.CONNECTING and not state.original_initiator and not self.close_at:
+            times.append(state.created + self.options.half_open_timeout)
+        if state.phase is Phase.ESTABLISHED:
+            times.extend([at for at in (state.rekey_at, state.reauth_at, state.expires_at) if at])
+            for child in state.children:
+                if child.rekey_at and child.phase is ChildPhase.INSTALLED:
+                    times.append(child.rekey_at)
+                if child.expires_at and child.phase is not ChildPhase.DELETING:
+                    times.append(child.expires_at)
+            if self.connection.dpd_delay > 0 and self.request is None:
+                times.append(self.heard + self.connection.dpd_delay)
+            if state.nat_local and self.options.keep_alive > 0:
+                times.append(self.sent + self.options.keep_alive)
+        return min(times) if times else None
+
+    # -- pictures ------------------------------------------------------------------------------
+
+    def phase_name(self) -> str:
+        state = self.state
+        if state.phase is Phase.ESTABLISHED and any(
+            a.ours and a.kind is AttemptKind.REKEY_IKE for a in state.attempts
+        ):
+            return "REKEYING"
+        return state.phase.value
+
+    def view(self) -> IkeSaView:
+        state = self.state
+        suite = state.suite
+        return IkeSaView(
+            unique_id=self.unique_id,
+            connection=self.connection.name,
+            version=2,
+            state=self.phase_name(),
+            initiator=state.original_initiator,
+            initiator_spi=int.from_bytes(state.spi_i, "big"),
+            responder_spi=int.from_bytes(state.spi_r, "big"),
+            path=state.path,
+            local_id=state.local_id,
+            remote_id=state.peer.identity if state.peer is not None else None,
+            nat_local=state.nat_local,
+            nat_remote=state.nat_remote,
+            encryption=suite.encryption if suite else 0,
+            key_bits=suite.key_bits if suite else 0,
+            integrity=suite.integrity if suite else 0,
+            prf=suite.prf if suite else 0,
+            key_exchange=suite.key_exchange if suite else 0,
+            established=state.established,
+            rekey_at=state.rekey_at,
+            expires_at=state.expires_at,
+            children=tuple([self.child_view(child) for child in state.children]),
+        )
+
+    def child_view(self, child: ChildSa) -> ChildSaView:
+        phase = child.phase.value
+        if child.phase is ChildPhase.INSTALLED and any(
+            a.ours and a.kind is AttemptKind.REKEY_CHILD and a.pair == child.pair for a in self.state.attempts
+        ):
+            phase = "REKEYING"
+        loaded = self.gateway.book.get(self.connection.name)
+        config = loaded.child(child.name) if loaded is not None else None
+        flows = config.child.flows if config is not None else ()
+        return ChildSaView(
+            name=child.name,
+            rule=flows[child.flow_index].rule if child.flow_index < len(flows) else "",
+            pair=child.pair,
+            flow=child.flow,
+            state=phase,
+            mode=child.mode,
+            protocol=child.protocol,
+            encapsulated=child.encapsulated,
+            spi_in=child.spi_in,
+            spi_out=child.spi_out,
+            encryption=child.suite.encryption,
+            key_bits=child.suite.key_bits,
+            integrity=child.suite.integrity,
+            key_exchange=child.suite.key_exchange,
+            esn=child.suite.esn,
+            local_selectors=child.local_selectors,
+            remote_selectors=child.remote_selectors,
+            installed=child.installed,
+            rekey_at=child.rekey_at,
+            expires_at=child.expires_at,
+        )

@@ -1,0 +1,459 @@
+"""What an IKE SA is: immutable values, and the one function that makes the next from the last.
+
+`SaState` holds bytes, numbers and tuples only, so that it can be stored. Exchanges read it and
+hand back `Change`s; `transition` makes the next state of all of them or of none. The window
+(message ids, the answer kept) changes with every message and stands beside it, for speed.
+
+Concurrent exchanges meet in `attempts`: what is being created, rekeyed or closed, by whom, and the
+lowest nonce known (RFC 7296, sections 2.8 and 2.25; the decisions are in `v2.collisions`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import IntEnum, StrEnum
+from functools import lru_cache
+
+from cygnet.auth.identity import Identity
+from cygnet.auth.peer import AuthenticatedPeer
+from cygnet.crypto.kdf import IkeKeys
+from cygnet.ike.configuration import Connection
+from cygnet.ike.errors import Failure
+from cygnet.ike.world import Path
+from cygnet.policy.sa import SaParameters
+from cygnet.policy.selectors import TrafficSelector
+
+
+class Phase(StrEnum):
+    """strongSwan's names. REKEYED: its children moved to a successor, only its Delete is left to come."""
+
+    CONNECTING = "CONNECTING"
+    ESTABLISHED = "ESTABLISHED"
+    REKEYED = "REKEYED"
+    DELETING = "DELETING"
+
+
+class ChildPhase(StrEnum):
+    """REKEYED: a newer pair carries its traffic. DELETING: our Delete is on its way."""
+
+    INSTALLED = "INSTALLED"
+    REKEYED = "REKEYED"
+    DELETING = "DELETING"
+
+
+@dataclass(frozen=True, slots=True)
+class IkeSuite:
+    """IANA numbers of what protects an IKE SA; `integrity` 0 with an AEAD."""
+
+    encryption: int
+    key_bits: int
+    integrity: int
+    prf: int
+    key_exchange: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSuite:
+    """IANA numbers of what protects a Child SA; `key_exchange` 0 without PFS."""
+
+    encryption: int
+    key_bits: int
+    integrity: int
+    key_exchange: int
+    esn: bool
+
+
+@lru_cache(maxsize=256)
+def ike_suite(encryption: int, key_bits: int, integrity: int, prf: int, key_exchange: int) -> IkeSuite:
+    """The same object for the same numbers: ten thousand SAs share a handful."""
+    return IkeSuite(encryption, key_bits, integrity, prf, key_exchange)
+
+
+@lru_cache(maxsize=256)
+def child_suite(encryption: int, key_bits: int, integrity: int, key_exchange: int, esn: bool) -> ChildSuite:
+    return ChildSuite(encryption, key_bits, integrity, key_exchange, esn)
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSa:
+    """A pair of SAs. Times are monotonic, 0 = never.
+
+    `outbound` holds the parameters of an outbound SA that waits until the peer is known to hold the
+    pair (RFC 7296, section 2.8). `replaces` is the pair that it was made to replace, 0 if none.
+    `redundant`: lost a collision of rekeys and goes without a word. `policy` is the endpoint's
+    number of the policy that its flow belongs to.
+    """
+
+    pair: int
+    name: str
+    flow_index: int
+    flow: int
+    policy: int
+    spi_in: int
+    spi_out: int
+    mode: int
+    protocol: int
+    encapsulated: bool
+    suite: ChildSuite
+    local_selectors: tuple[TrafficSelector, ...]
+    remote_selectors: tuple[TrafficSelector, ...]
+    installed: float
+    rekey_at: float
+    expires_at: float
+    phase: ChildPhase = ChildPhase.INSTALLED
+    outbound: SaParameters | None = None
+    replaces: int = 0
+    announced: bool = True
+    redundant: bool = False
+
+
+class AttemptKind(IntEnum):
+    CREATE_CHILD = 1
+    REKEY_CHILD = 2
+    DELETE_CHILD = 3
+    REKEY_IKE = 4
+    DELETE_IKE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What one end is doing. Ours lasts as long as our exchange; the peer's (a rekey that we answered)
+    until the matter is decided.
+
+    `pair` is the Child SA concerned, 0 for the IKE SA. `nonce` is the lowest known of the exchange.
+    `result` is what came of it: the new pair, or the number of the new IKE SA; 0 while open.
+    """
+
+    kind: AttemptKind
+    ours: bool
+    pair: int = 0
+    nonce: bytes = b""
+    result: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SaState:
+    """`original_initiator`: we started the exchange that made this SA. `fragmentation`: the peer reassembles.
+
+    `nonce` is the lowest of the two that made it: two SAs that were set up at once are told apart
+    by it. `deleted_early` are SPIs that the peer deleted before its answer that creates them came
+    (they matter only while an attempt of ours is open).
+    """
+
+    phase: Phase
+    original_initiator: bool
+    spi_i: bytes
+    spi_r: bytes
+    path: Path
+    created: float
+    suite: IkeSuite | None = None
+    keys: IkeKeys | None = None
+    nat_local: bool = False
+    nat_remote: bool = False
+    fragmentation: bool = False
+    nonce: bytes = b""
+    local_id: Identity | None = None
+    peer: AuthenticatedPeer | None = None
+    established: float = 0.0
+    rekey_at: float = 0.0
+    reauth_at: float = 0.0
+    expires_at: float = 0.0
+    children: tuple[ChildSa, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    deleted_early: tuple[int, ...] = ()
+    successor: int = 0
+
+    @property
+    def local_spi(self) -> bytes:
+        return self.spi_i if self.original_initiator else self.spi_r
+
+    @property
+    def remote_spi(self) -> bytes:
+        return self.spi_r if self.original_initiator else self.spi_i
+
+    @property
+    def encapsulated(self) -> bool:
+        """ESP goes inside UDP: a NAT was seen, or one end pretended one (RFC 7296, section 2.23)."""
+        return self.nat_local or self.nat_remote
+
+    def child(self, pair: int) -> ChildSa | None:
+        for child in self.children:
+            if child.pair == pair:
+                return child
+        return None
+
+    def child_by_spi_out(self, spi: int) -> ChildSa | None:
+        """The peer names a Child SA by the SPI that it receives on (RFC 7296, sections 1.3.3 and 1.4.1)."""
+        for child in self.children:
+            if child.spi_out == spi:
+                return child
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Message ids of both directions, window 1 (RFC 7296, sections 2.2 and 2.3), and the last answer.
+
+    `answered` is the digest of the request (of its first fragment) that `answer`'s datagrams answered.
+    `iv` counts every sealed datagram: no nonce is used twice with a key.
+    """
+
+    next_out: int = 0
+    next_in: int = 0
+    iv: int = 0
+    answered: bytes = b""
+    answer: tuple[bytes, ...] = field(default=(), repr=False)
+
+
+# -- changes ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class UseKeys:
+    """IKE_SA_INIT is done: everything from here on is protected."""
+
+    spi_i: bytes
+    spi_r: bytes
+    suite: IkeSuite
+    keys: IkeKeys
+    nat_local: bool
+    nat_remote: bool
+    fragmentation: bool
+    nonce: bytes
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Establish:
+    """The peer has proved who it is. The only way to ESTABLISHED, and it takes the proof.
+
+    `connection` is the one that the proof was judged by. `initial_contact`: the peer says that it has
+    no other IKE SA with us (RFC 7296, section 2.4)."""
+
+    peer: AuthenticatedPeer
+    connection: Connection
+    local_id: Identity
+    now: float
+    rekey_at: float
+    reauth_at: float
+    expires_at: float
+    initial_contact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AddChild:
+    child: ChildSa
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeChild:
+    """Replace the child of the same pair."""
+
+    child: ChildSa
+
+
+@dataclass(frozen=True, slots=True)
+class DropChild:
+    """`failure` None: the pair goes without a word (replaced, or redundant)."""
+
+    pair: int
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NoteAttempt:
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetAttempt:
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class NoteEarlyDelete:
+    spi: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChangePhase:
+    phase: Phase
+
+
+@dataclass(frozen=True, slots=True)
+class ChangePath:
+    """An authentic message came on another path (NAT rebinding, or the move to port 4500)."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Postpone:
+    """Try the rekey of the IKE SA (pair 0) or of a child again at this time."""
+
+    pair: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """Children and queued requests move to the successor (its number), all at once."""
+
+    successor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """The other half of a handover: the successor takes the children."""
+
+    children: tuple[ChildSa, ...]
+
+
+Change = (
+    UseKeys | Establish | AddChild | ChangeChild | DropChild | NoteAttempt | ForgetAttempt
+    | NoteEarlyDelete | ChangePhase | ChangePath | Postpone | Handover | Adopt
+)  # fmt: skip
+
+
+# -- what waits its turn ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CreateChild:
+    """A Child SA for a flow of the connection's child `name`. `operation`: who asked for it, 0 nobody."""
+
+    name: str
+    index: int
+    operation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RekeyChild:
+    pair: int
+    operation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteChild:
+    pair: int
+    failure: Failure
+    operation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RekeyIke:
+    operation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteIke:
+    failure: Failure
+    operation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CheckLiveness:
+    operation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Tell the peer an error that its answer caused, and close (RFC 7296, section 2.21.2)."""
+
+    notify: int
+    failure: Failure
+    operation: int = 0
+
+
+Wanted = CreateChild | RekeyChild | DeleteChild | RekeyIke | DeleteIke | CheckLiveness | Report
+"""Our own requests, one at a time (window 1); they move along when the IKE SA is rekeyed."""
+
+
+class ImpossibleChange(Exception):
+    """A change that does not fit the state: a mistake of ours, never reachable from the wire."""
+
+
+def transition(state: SaState, changes: tuple[Change, ...]) -> SaState:
+    """The state after all `changes`; raises ImpossibleChange, and then nothing has changed."""
+    for change in changes:
+        state = _changed(state, change)
+    return _tidy(state) if state.attempts or state.deleted_early else state
+
+
+def _changed(state: SaState, change: Change) -> SaState:
+    match change:
+        case AddChild(child):
+            if state.child(child.pair) is not None or state.peer is None:
+                raise ImpossibleChange(f"child {child.pair} cannot be added")
+            return replace(state, children=(*state.children, child))
+        case ChangeChild(child):
+            if state.child(child.pair) is None:
+                raise ImpossibleChange(f"no child {child.pair}")
+            return replace(
+                state, children=tuple([child if c.pair == child.pair else c for c in state.children])
+            )
+        case DropChild(pair, _):
+            return replace(state, children=tuple([c for c in state.children if c.pair != pair]))
+        case NoteAttempt(attempt):
+            return replace(state, attempts=(*state.attempts, attempt))
+        case ForgetAttempt(attempt):
+            return replace(state, attempts=tuple([a for a in state.attempts if a != attempt]))
+        case NoteEarlyDelete(spi):
+            return replace(state, deleted_early=(*state.deleted_early[-15:], spi))
+        case ChangePhase(phase):
+            return replace(state, phase=phase)
+        case ChangePath(path):
+            return replace(state, path=path)
+        case Postpone(0, at):
+            return replace(state, rekey_at=at)
+        case Postpone(pair, at):
+            known = state.child(pair)
+            return state if known is None else _changed(state, ChangeChild(replace(known, rekey_at=at)))
+        case Adopt(children):
+            return replace(state, children=(*state.children, *children))
+        case Handover(successor):
+            return replace(state, phase=Phase.REKEYED, children=(), successor=successor, attempts=())
+        case UseKeys():
+            return replace(
+                state,
+                spi_i=change.spi_i,
+                spi_r=change.spi_r,
+                suite=change.suite,
+                keys=change.keys,
+                nat_local=change.nat_local,
+                nat_remote=change.nat_remote,
+                fragmentation=change.fragmentation,
+                nonce=change.nonce,
+                path=change.path,
+            )
+        case Establish():
+            if state.phase is not Phase.CONNECTING or state.keys is None:
+                raise ImpossibleChange(f"{state.phase} cannot become established")
+            return replace(
+                state,
+                phase=Phase.ESTABLISHED,
+                peer=change.peer,
+                local_id=change.local_id,
+                established=change.now,
+                rekey_at=change.rekey_at,
+                reauth_at=change.reauth_at,
+                expires_at=change.expires_at,
+            )
+
+
+def _tidy(state: SaState) -> SaState:
+    """Forget what can matter no more: the peer's rekey of a child that is gone and that we are not
+    rekeying ourselves (C45: a stale one would spoil the next rekey), early deletes without an attempt."""
+    open_pairs = {attempt.pair for attempt in state.attempts if attempt.ours}
+    known = {child.pair for child in state.children}
+    attempts = tuple(
+        [
+            attempt
+            for attempt in state.attempts
+            if attempt.ours or not attempt.pair or attempt.pair in known or attempt.pair in open_pairs
+        ]
+    )
+    early = state.deleted_early if open_pairs else ()
+    if len(attempts) == len(state.attempts) and early == state.deleted_early:
+        return state
+    return replace(state, attempts=attempts, deleted_early=early)

@@ -1,0 +1,111 @@
+"""What time and use do to an SA: rekeys, hard ends, liveness, keepalives, half-open SAs given up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from cygnet.crypto.entropy import Entropy
+from cygnet.ike.configuration import Connection
+from cygnet.ike.effects import SendDatagram
+from cygnet.ike.errors import Failure, Reason
+from cygnet.ike.events import Noted
+from cygnet.ike.lifetimes import ike_deadlines
+from cygnet.ike.state import (
+    CheckLiveness,
+    ChildPhase,
+    DeleteChild,
+    DeleteIke,
+    DropChild,
+    Phase,
+    Postpone,
+    RekeyChild,
+    RekeyIke,
+    SaState,
+)
+from cygnet.ike.v2 import collisions, driver, exchanges
+
+if TYPE_CHECKING:
+    from cygnet.ike.sa import IkeSa
+
+
+def with_deadlines(state: SaState, connection: Connection, old: SaState, entropy: Entropy) -> SaState:
+    """A rekeyed IKE SA has new lifetimes; when it authenticates anew stays as it was."""
+    rekey_at, _, expires_at = ike_deadlines(connection, state.established, entropy)
+    return replace(state, rekey_at=rekey_at, reauth_at=old.reauth_at, expires_at=expires_at)
+
+
+def lifetimes_due(sa: IkeSa) -> None:
+    """Whatever of this SA's times has come."""
+    state, now = sa.state, sa.now.monotonic
+    if state.phase is Phase.CONNECTING:
+        if not state.original_initiator and now >= state.created + sa.options.half_open_timeout:
+            sa.gateway.event(
+                Noted(
+                    "half-open-expired",
+                    "the peer did not go on to IKE_AUTH",
+                    sa.connection.name,
+                    sa.unique_id,
+                )
+            )
+            driver.close(sa, Failure(Reason.PEER_UNREACHABLE, "the peer did not go on"), linger=False)
+        return
+    if state.phase is not Phase.ESTABLISHED:
+        return
+    _children_due(sa)
+    if state.expires_at and now >= state.expires_at:
+        sa.commit((Postpone(0, 0.0),))
+        failure = Failure(Reason.EXPIRED, "the lifetime of the IKE SA is over")
+        driver.enqueue(sa, DeleteIke(failure), first=True)
+        sa.state = replace(sa.state, expires_at=0.0)
+        return
+    if state.rekey_at and now >= state.rekey_at:
+        sa.commit((Postpone(0, 0.0),))
+        driver.enqueue(sa, RekeyIke())
+    _liveness_due(sa)
+    if state.nat_local and sa.options.keep_alive > 0 and now >= sa.sent + sa.options.keep_alive:
+        # RFC 3948, section 4: one octet, no marker.
+        sa.sent = now
+        sa.gateway.emit(SendDatagram(state.path, b"\xff"))
+
+
+def _liveness_due(sa: IkeSa) -> None:
+    """RFC 7296, section 2.4: any request asks whether the peer is alive; without one, an empty one."""
+    delay = sa.connection.dpd_delay
+    if delay > 0 and sa.request is None and sa.now.monotonic >= sa.heard + delay:
+        if sa.own is None and not sa.queue:
+            driver.enqueue(sa, CheckLiveness())
+
+
+def _children_due(sa: IkeSa) -> None:
+    now = sa.now.monotonic
+    for child in sa.state.children:
+        if child.expires_at and now >= child.expires_at:
+            child_expired(sa, child.pair, True, "seconds")
+        elif child.rekey_at and now >= child.rekey_at:
+            child_expired(sa, child.pair, False, "seconds")
+
+
+def child_expired(sa: IkeSa, pair: int, hard: bool, why: str) -> None:
+    """A soft end asks for a rekey, a hard one is the end."""
+    child = sa.state.child(pair)
+    if child is None:
+        return
+    if not hard:
+        # C3: one that was replaced, or is being closed, is not rekeyed again.
+        if child.rekey_at:
+            sa.commit((Postpone(pair, 0.0),))
+        if child.phase is ChildPhase.INSTALLED and not collisions.is_rekeying(sa.state, pair):
+            if not any(isinstance(w, RekeyChild) and w.pair == pair for w in sa.queue or ()):
+                driver.enqueue(sa, RekeyChild(pair))
+        sa.gateway.touch(sa)
+        return
+    failure = Failure(Reason.EXPIRED, f"the lifetime of the Child SA is over ({why})")
+    if child.phase is ChildPhase.REKEYED:
+        # C4: the peer's Delete is overdue; what replaced it carries the traffic now.
+        for successor in collisions.successors(sa.state, [pair]):
+            driver.begin_local(sa, exchanges.activate(sa, successor))
+        sa.commit((DropChild(pair, failure),))
+        sa.gateway.touch(sa)
+    elif child.phase is ChildPhase.INSTALLED:
+        driver.enqueue(sa, DeleteChild(pair, failure), first=True)

@@ -1,0 +1,382 @@
+"""Child SAs: what IKE_AUTH and CREATE_CHILD_SA have in common (RFC 7296, sections 1.2, 1.3, 2.9, 2.17).
+
+Offers and choices of proposals and selectors, keys, and the parameters that the data plane gets.
+The inbound SA is installed before the peer is told its SPI; the outbound one when the peer holds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from cygnet.auth.peer import AuthenticatedPeer
+from cygnet.crypto.kdf import child_keys
+from cygnet.crypto.prf import prf
+from cygnet.crypto.suites import suite
+from cygnet.ike import proposals
+from cygnet.ike.configuration import Connection
+from cygnet.ike.connections import Loaded, LoadedChild
+from cygnet.ike.effects import Installed, InstallFailed, TimedOut
+from cygnet.ike.errors import Difference, IkeError, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
+from cygnet.ike.lifetimes import child_deadlines, child_volume
+from cygnet.ike.proposals import Selected
+from cygnet.ike.state import ChangeChild, ChildSa, DeleteChild, child_suite
+from cygnet.ike.steps import Context, Received, Steps, apply, complain, enqueue, install, send
+from cygnet.policy.narrowing import choose, within
+from cygnet.policy.sa import Direction, Mode, SaParameters, SaProtocol, UdpEncapsulation
+from cygnet.policy.selectors import TrafficSelector, format_selector, resolve_all
+from cygnet.wire.message import Message
+from cygnet.wire.numbers import Exchange, Notify, Protocol, TsType
+from cygnet.wire.payloads import (
+    DeletePayload,
+    NotifyPayload,
+    SaPayload,
+    TsiPayload,
+    TsrPayload,
+    WireSelector,
+)
+
+NO_TFC: Final = NotifyPayload(0, b"", Notify.ESP_TFC_PADDING_NOT_SUPPORTED, b"")
+_TS_TYPE: Final = {4: TsType.IPV4_ADDR_RANGE, 6: TsType.IPV6_ADDR_RANGE}
+_FAMILY: Final = {TsType.IPV4_ADDR_RANGE: 4, TsType.IPV6_ADDR_RANGE: 6}
+_OCTETS: Final = {4: 4, 6: 16}
+
+Selectors = tuple[TrafficSelector, ...]
+
+
+def to_wire(selectors: Sequence[TrafficSelector]) -> tuple[WireSelector, ...]:
+    return tuple(
+        [
+            WireSelector(
+                _TS_TYPE[s.family],
+                s.protocol,
+                s.port_first,
+                s.port_last,
+                s.first.to_bytes(_OCTETS[s.family], "big"),
+                s.last.to_bytes(_OCTETS[s.family], "big"),
+            )
+            for s in selectors
+        ]
+    )
+
+
+def from_wire(selectors: Sequence[WireSelector]) -> Selectors:
+    return tuple(
+        [
+            TrafficSelector(
+                _FAMILY[s.ts_type],
+                s.protocol,
+                int.from_bytes(s.first, "big"),
+                int.from_bytes(s.last, "big"),
+                s.port_first,
+                s.port_last,
+            )
+            for s in selectors
+        ]
+    )
+
+
+def format_selectors(local: Sequence[TrafficSelector], remote: Sequence[TrafficSelector]) -> str:
+    return " ".join(map(format_selector, local)) + " === " + " ".join(map(format_selector, remote))
+
+
+# -- offering -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What we ask for: one flow of one child."""
+
+    loaded: LoadedChild
+    index: int
+    pair: int
+    spi: int
+    sa: SaPayload
+    local: Selectors
+    remote: Selectors
+
+    @property
+    def name(self) -> str:
+        return self.loaded.child.name
+
+    @property
+    def payloads(self) -> tuple[TsiPayload, TsrPayload]:
+        return TsiPayload(to_wire(self.local)), TsrPayload(to_wire(self.remote))
+
+
+def flow_selectors(context: Context, loaded: LoadedChild, index: int) -> tuple[Selectors, Selectors]:
+    """The flow's two sides with the tunnel's ends put in for `dynamic`."""
+    flow, path = loaded.child.flows[index], context.state.path
+    return resolve_all(flow.local, path.local), resolve_all(flow.remote, path.remote)
+
+
+def make_offer(
+    context: Context,
+    loaded: LoadedChild,
+    index: int,
+    pair: int,
+    spi: int,
+    *,
+    key_exchange: bool,
+    first_group: int = 0,
+) -> Offer:
+    local, remote = flow_selectors(context, loaded, index)
+    sa = proposals.offer(
+        loaded.child.proposals, spi.to_bytes(4, "big"), key_exchange=key_exchange, first_group=first_group
+    )
+    return Offer(loaded, index, pair, spi, sa, local, remote)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """What both ends said yes to. `local` is our side."""
+
+    selected: Selected
+    local: Selectors
+    remote: Selectors
+
+
+def check_accepted(offer: Offer, message: Message, *, initiator: bool = True) -> Agreed:
+    """The responder's answer lies inside our offer. Raises `PeerMisbehaved`."""
+    selected = proposals.check_answer(offer.sa, message.one(SaPayload))
+    check_spi(selected)
+    local = from_wire(message.one(TsiPayload).ranges)
+    remote = from_wire(message.one(TsrPayload).ranges)
+    if not within(offer.local, offer.remote, local, remote):
+        raise PeerMisbehaved(
+            Reason.SELECTOR_MISMATCH,
+            "the peer answered with traffic selectors that we did not offer",
+            notify=Notify.TS_UNACCEPTABLE,
+            difference=Difference(
+                format_selectors(offer.local, offer.remote), format_selectors(local, remote), "selectors"
+            ),
+        )
+    return Agreed(selected, local, remote)
+
+
+def check_spi(selected: Selected) -> int:
+    """The peer's SPI. 1 to 255 are reserved, 0 is none (RFC 4303, section 2.1)."""
+    spi = int.from_bytes(selected.spi, "big")
+    if len(selected.spi) != 4 or spi < 256:
+        raise PeerMisbehaved(
+            Reason.PEER_MISBEHAVED, f"the peer's SPI is {spi:#x}", notify=Notify.INVALID_SYNTAX
+        )
+    return spi
+
+
+# -- choosing -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The responder's choice among the connection's children and their flows."""
+
+    loaded: LoadedChild
+    index: int
+    agreed: Agreed
+    additional: bool
+
+
+def choose_child(
+    context: Context,
+    loaded: Loaded,
+    message: Message,
+    *,
+    key_exchange: bool,
+    prefer_group: int = 0,
+    only: tuple[str, int] | None = None,
+) -> Chosen:
+    """Which of our flows answers the request. `only`: this child's flow alone (a rekey).
+
+    Raises `PeerIncompatible`: TS_UNACCEPTABLE or NO_PROPOSAL_CHOSEN, with the two offers.
+    """
+    offered = message.one(SaPayload)
+    offered_remote = from_wire(message.one(TsiPayload).ranges)
+    offered_local = from_wire(message.one(TsrPayload).ranges)
+    flows = [
+        (child, index)
+        for child in loaded.children
+        for index in range(len(child.flows))
+        if only is None or only == (child.child.name, index)
+    ]
+    error: IkeError | None = None
+    while flows and offered_local and offered_remote:
+        sides = [flow_selectors(context, child, index) for child, index in flows]
+        choice = choose(offered_local, offered_remote, sides)
+        if choice is None:
+            break
+        child, index = flows[choice.flow]
+        try:
+            selected = proposals.select(
+                offered, child.child.proposals, key_exchange=key_exchange, prefer_group=prefer_group
+            )
+        except PeerIncompatible as incompatible:
+            # Another child with the same selectors may have other proposals.
+            error = error or incompatible
+            flows = [flow for flow in flows if flow[0] is not child]
+            continue
+        check_spi(selected)
+        return Chosen(child, index, Agreed(selected, choice.local, choice.remote), choice.additional)
+    if error is not None:
+        raise error
+    ours = "; ".join(
+        format_selectors(*flow_selectors(context, child, index))
+        for child in loaded.children
+        for index in range(min(len(child.flows), 8))
+    )
+    raise PeerIncompatible(
+        Reason.SELECTOR_MISMATCH,
+        "the peer's traffic selectors and ours have nothing in common",
+        notify=Notify.TS_UNACCEPTABLE,
+        difference=Difference(ours, format_selectors(offered_local, offered_remote), "selectors"),
+    )
+
+
+# -- making -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    child: ChildSa
+    inbound: SaParameters
+    outbound: SaParameters
+
+
+def make_pair(
+    context: Context,
+    peer: AuthenticatedPeer,
+    loaded: LoadedChild,
+    index: int,
+    agreed: Agreed,
+    *,
+    pair: int,
+    spi_in: int,
+    ni: bytes,
+    nr: bytes,
+    shared: bytes | None,
+    initiator: bool,
+    replaces: int = 0,
+) -> Pair:
+    """Both SAs of a pair. It takes the authenticated peer: there is no Child SA without one.
+
+    `ni`, `nr`: the nonces of the exchange that makes it, `shared` its g^ir; `initiator`: we began it.
+    """
+    state = context.state
+    if state.keys is None or state.suite is None or state.peer not in (None, peer):
+        raise LocalMisuse(Reason.INTERNAL, "a Child SA needs the keys of its IKE SA")
+    selected, child, path = agreed.selected, loaded.child, state.path
+    ciphers = suite(selected.encryption, selected.key_bits, selected.integrity)
+    keys = child_keys(prf(state.suite.prf), state.keys.sk_d, ni, nr, shared, ciphers)
+    ours = (keys.encryption_initiator, keys.integrity_initiator)
+    theirs = (keys.encryption_responder, keys.integrity_responder)
+    if not initiator:
+        ours, theirs = theirs, ours
+    spi_out = int.from_bytes(selected.spi, "big")
+    now = context.now.monotonic
+    rekey_at, expires_at = child_deadlines(child, now, context.entropy)
+    encapsulation = None
+    if state.encapsulated:
+        encapsulation = UdpEncapsulation(context.options.port_nat_t, path.remote_port)
+    inbound = SaParameters(
+        direction=Direction.IN,
+        protocol=SaProtocol.ESP,
+        mode=Mode.TUNNEL,
+        spi=spi_in,
+        pair=pair,
+        flow=loaded.flows[index],
+        local=path.local,
+        remote=path.remote,
+        encapsulation=encapsulation,
+        encryption=selected.encryption,
+        key_bits=selected.key_bits,
+        integrity=selected.integrity,
+        encryption_key=theirs[0],
+        integrity_key=theirs[1],
+        esn=selected.esn,
+        replay_window=child.replay_window,
+        local_selectors=agreed.local,
+        remote_selectors=agreed.remote,
+        volume=child_volume(child, context.entropy),
+        hard_seconds=child.life_time,
+        header=child.header,
+        notify_first_use=replaces > 0 and not initiator,
+    )
+    outbound = replace(
+        inbound,
+        direction=Direction.OUT,
+        spi=spi_out,
+        encryption_key=ours[0],
+        integrity_key=ours[1],
+        notify_first_use=False,
+    )
+    record = ChildSa(
+        pair=pair,
+        name=child.name,
+        flow_index=index,
+        flow=loaded.flows[index],
+        policy=loaded.policy,
+        spi_in=spi_in,
+        spi_out=spi_out,
+        mode=Mode.TUNNEL,
+        protocol=SaProtocol.ESP,
+        encapsulated=state.encapsulated,
+        suite=child_suite(
+            selected.encryption, selected.key_bits, selected.integrity, selected.key_exchange, selected.esn
+        ),
+        local_selectors=agreed.local,
+        remote_selectors=agreed.remote,
+        installed=now,
+        rekey_at=rekey_at,
+        expires_at=expires_at,
+        replaces=replaces,
+    )
+    return Pair(record, inbound, outbound)
+
+
+def installation_error(result: Installed | InstallFailed | TimedOut, name: str) -> IkeError | None:
+    """None if it stands."""
+    if isinstance(result, Installed):
+        return None
+    detail = result.error if isinstance(result, InstallFailed) else "the data plane does not answer"
+    error = LocalMisuse(
+        Reason.INSTALL_FAILED, f"the SA could not be installed: {detail}", notify=Notify.TEMPORARY_FAILURE
+    )
+    error.child = name
+    return error
+
+
+def activate(context: Context, pair: int) -> Steps[None]:
+    """The peer holds the pair: send on it from now on (RFC 7296, section 2.8)."""
+    child = context.state.child(pair)
+    if child is None or child.outbound is None:
+        return
+    outbound = child.outbound
+    yield from apply(ChangeChild(replace(child, outbound=None)))
+    result = yield from install(outbound, held=False)
+    error = installation_error(result, child.name)
+    if error is not None and context.state.child(pair) is not None:
+        yield from complain(error, child.name)
+        yield from enqueue(DeleteChild(pair, error.failure))
+
+
+def withdraw(spi_in: int) -> Steps[None]:
+    """Tell the peer that a Child SA which it just made is not wanted: delete our half."""
+    spi = spi_in.to_bytes(4, "big")
+    yield from send(Exchange.INFORMATIONAL, (DeletePayload(Protocol.ESP, (spi,)),), _anything)
+
+
+def _anything(received: Received) -> Message:
+    return received.message
+
+
+def connection_children(context: Context, connection: Connection) -> Loaded:
+    """The connection with its numbers. Raises `LocalMisuse` when it was unloaded meanwhile."""
+    loaded = context.connections.get(connection.name)
+    if loaded is None:
+        raise LocalMisuse(
+            Reason.NO_SUCH_OBJECT,
+            f"connection {connection.name} was unloaded",
+            notify=Notify.TEMPORARY_FAILURE,
+        )
+    return loaded

@@ -1,0 +1,611 @@
+"""CREATE_CHILD_SA: more Child SAs, and new keys for Child SAs and for the IKE SA (RFC 7296, section 1.3).
+
+    Initiator                         Responder
+    -------------------------------------------------------------------
+    HDR, SK {[N(REKEY_SA),] SA, Ni, [KEi,]
+        TSi, TSr}  -->
+                                 <--  HDR, SK {SA, Nr, [KEr,] TSi, TSr}
+
+    HDR, SK {SA, Ni, KEi}  -->                                  (the IKE SA)
+                                 <--  HDR, SK {SA, Nr, KEr}
+
+A rekey is two exchanges: this one, and the Delete of the old SA by whoever began (section 2.8). When
+both ends rekey at once, both answer as usual; `collisions` says whose SA is redundant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from cygnet.auth.peer import AuthenticatedPeer
+from cygnet.crypto.errors import InvalidPublicValue
+from cygnet.crypto.kdf import ike_sa_keys
+from cygnet.crypto.key_exchange import KeyExchange, generate
+from cygnet.crypto.prf import prf
+from cygnet.crypto.suites import suite
+from cygnet.ike import proposals
+from cygnet.ike.effects import Installed
+from cygnet.ike.errors import Failure, IkeError, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
+from cygnet.ike.proposals import Selected
+from cygnet.ike.state import (
+    AddChild,
+    Attempt,
+    AttemptKind,
+    ChangeChild,
+    ChildPhase,
+    ChildSa,
+    CreateChild,
+    DropChild,
+    ForgetAttempt,
+    Handover,
+    NoteAttempt,
+    Postpone,
+    RekeyChild,
+    UseKeys,
+    ike_suite,
+)
+from cygnet.ike.steps import (
+    Context,
+    Received,
+    SaClosed,
+    Steps,
+    answer,
+    apply,
+    begin,
+    complain,
+    create_successor,
+    dismiss,
+    enqueue,
+    install,
+    obtain_child,
+    obtain_spi,
+    send,
+)
+from cygnet.ike.v2 import child as children
+from cygnet.ike.v2 import collisions
+from cygnet.ike.v2.collisions import Request
+from cygnet.ike.v2.ike_auth import additional
+from cygnet.ike.v2.ike_sa_init import NONCE_LENGTH, check_nonce
+from cygnet.ike.v2.informational import anything
+from cygnet.ike.v2.notifications import error_of
+from cygnet.wire.message import Message
+from cygnet.wire.numbers import Exchange, KeMethod, Notify, Protocol
+from cygnet.wire.payloads import (
+    DeletePayload,
+    KePayload,
+    NoncePayload,
+    NotifyPayload,
+    SaPayload,
+    TsiPayload,
+    TsrPayload,
+)
+
+RETRY_AFTER: Final = 10.0
+"""Seconds, and up to as many again at random, until a rekey that the peer was too busy for is tried anew
+(RFC 7296, section 2.25: never at once)."""
+MAX_CHILDREN: Final = 1024
+"""Child SAs of one IKE SA; beyond it the peer gets NO_ADDITIONAL_SAS (T30)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _OtherGroup:
+    group: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    notify: NotifyPayload
+
+
+# -- Child SAs, ours ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Created:
+    made: children.Pair
+    nonce: bytes
+
+
+def create(context: Context, wanted: CreateChild) -> Steps[None]:
+    """HDR, SK {SA, Ni, [KEi,] TSi, TSr}  -->  <--  HDR, SK {SA, Nr, [KEr,] TSi, TSr}"""
+    attempt = Attempt(AttemptKind.CREATE_CHILD, ours=True)
+    yield from begin(attempt)
+    outcome = yield from _negotiate(context, wanted.name, wanted.index, None, attempt)
+    if isinstance(outcome, _Refusal):
+        if outcome.notify.type == Notify.TEMPORARY_FAILURE:
+            yield from enqueue(replace(wanted, operation=0), _pause(context))
+        raise _child_error(context, outcome.notify, wanted.name)
+    if not _was_deleted(context, outcome.made.child):
+        yield from apply(AddChild(outcome.made.child))
+
+
+def rekey(context: Context, wanted: RekeyChild) -> Steps[None]:
+    """HDR, SK {N(REKEY_SA), SA, Ni, [KEi,] TSi, TSr}  -->  <--  HDR, SK {SA, Nr, [KEr,] TSi, TSr}
+
+    then  HDR, SK {D(old)}  -->  <--  HDR, SK {D}
+    """
+    old = context.state.child(wanted.pair)
+    if old is None or old.phase is not ChildPhase.INSTALLED:
+        return
+    attempt = Attempt(AttemptKind.REKEY_CHILD, ours=True, pair=old.pair)
+    yield from begin(attempt)
+    outcome = yield from _negotiate(context, old.name, old.flow_index, old, attempt)
+    rival = collisions.rival(context.state, AttemptKind.REKEY_CHILD, old.pair)
+    if isinstance(outcome, _Refusal):
+        yield from _rekey_refused(context, old, outcome.notify, rival)
+        return
+    made, state = outcome.made, context.state
+    if _was_deleted(context, made.child):
+        # C14: the peer closed it before its own answer came.
+        return
+    if rival is not None and collisions.loses(outcome.nonce, rival.nonce):
+        # Ours was made with the lowest nonce: the peer's stays, we close ours (section 2.8.1).
+        loser = replace(made.child, announced=False, redundant=True, phase=ChildPhase.REKEYED)
+        winner = state.child(rival.result)
+        announce = [ChangeChild(replace(winner, announced=True))] if winner is not None else []
+        yield from apply(AddChild(loser), *announce, ForgetAttempt(rival))
+        yield from _delete(context, loser)
+        return
+    beaten = state.child(rival.result) if rival is not None else None
+    changes = [ChangeChild(replace(beaten, redundant=True, phase=ChildPhase.REKEYED))] if beaten else []
+    present = state.child(old.pair)
+    if present is not None:
+        changes.append(ChangeChild(replace(present, phase=ChildPhase.REKEYED)))
+    forget = [ForgetAttempt(rival)] if rival is not None else []
+    yield from apply(AddChild(made.child), *changes, *forget)
+    if present is not None:
+        yield from _delete(context, present)
+
+
+def _delete(context: Context, child: ChildSa) -> Steps[None]:
+    """The Delete that ends a rekey; the traffic is on another pair already."""
+    yield from begin(Attempt(AttemptKind.DELETE_CHILD, ours=True, pair=child.pair))
+    spi = child.spi_in.to_bytes(4, "big")
+    yield from send(Exchange.INFORMATIONAL, (DeletePayload(Protocol.ESP, (spi,)),), anything)
+    if context.state.child(child.pair) is not None:
+        yield from apply(DropChild(child.pair))
+
+
+def _rekey_refused(
+    context: Context, old: ChildSa, notify: NotifyPayload, rival: Attempt | None
+) -> Steps[None]:
+    """RFC 7296, section 2.25: whether the refusal matters depends on what the peer did meanwhile."""
+    present = context.state.child(old.pair)
+    if rival is not None or present is None or present.phase is not ChildPhase.INSTALLED:
+        # The peer has rekeyed or closed it: nothing is left to do (C15, C16, C20).
+        if rival is not None:
+            winner = context.state.child(rival.result)
+            if winner is not None:
+                yield from apply(ChangeChild(replace(winner, announced=True)), ForgetAttempt(rival))
+        return
+    if notify.type == Notify.CHILD_SA_NOT_FOUND:
+        # C6: the peer lost it. Drop it in silence and make a new one.
+        yield from apply(DropChild(old.pair))
+        yield from enqueue(CreateChild(old.name, old.flow_index))
+        return
+    yield from apply(Postpone(old.pair, context.now.monotonic + _pause(context)))
+    raise _child_error(context, notify, old.name)
+
+
+def _negotiate(
+    context: Context, name: str, index: int, old: ChildSa | None, attempt: Attempt
+) -> Steps[_Created | _Refusal]:
+    """The exchange itself, with one retry for INVALID_KE_PAYLOAD; the pair is installed when it returns."""
+    loaded = children.connection_children(context, context.connection).child(name)
+    peer = context.state.peer
+    if loaded is None or peer is None or index >= len(loaded.child.flows):
+        raise LocalMisuse(Reason.NO_SUCH_OBJECT, f"child {name} is not configured any more")
+    spi, pair = yield from obtain_child()
+    groups = proposals.groups(loaded.child.proposals)
+    group = old.suite.key_exchange if old is not None and old.suite.key_exchange in groups else 0
+    group = group or (groups[0] if groups else 0)
+    ours = generate(group, context.entropy) if group else None
+    tried = {group}
+    while True:
+        nonce = context.entropy.octets(NONCE_LENGTH)
+        offer = children.make_offer(
+            context, loaded, index, pair, spi, key_exchange=True, first_group=ours.group if ours else 0
+        )
+        if old is not None:
+            # RFC 7296, section 2.9.2: a rekey asks for what the old SA carries.
+            offer = replace(offer, local=old.local_selectors, remote=old.remote_selectors)
+        judge = _Judge(context, offer, ours, nonce, frozenset(groups) - tried)
+        exchanged = yield from send(
+            Exchange.CREATE_CHILD_SA,
+            (
+                *_rekeyed(old),
+                children.NO_TFC,
+                offer.sa,
+                NoncePayload(nonce),
+                *_public(ours),
+                *offer.payloads,
+            ),
+            judge.expect_child,
+        )
+        answered = exchanged.value
+        if isinstance(answered, _OtherGroup):
+            ours = generate(answered.group, context.entropy)
+            tried.add(answered.group)
+            continue
+        break
+    if isinstance(answered, _Refusal):
+        return answered
+    if isinstance(answered, IkeError):
+        yield from complain(answered, name)
+        yield from children.withdraw(spi)
+        raise answered
+    made = children.make_pair(
+        context,
+        peer,
+        loaded,
+        index,
+        answered.agreed,
+        pair=pair,
+        spi_in=spi,
+        ni=nonce,
+        nr=answered.nonce,
+        shared=answered.shared,
+        initiator=True,
+        replaces=old.pair if old is not None else 0,
+    )
+    for parameters in (made.inbound, made.outbound):
+        result = yield from install(parameters)
+        error = children.installation_error(result, name)
+        if error is not None:
+            yield from children.withdraw(spi)
+            raise error
+    return _Created(made, min(nonce, answered.nonce))
+
+
+def _rekeyed(old: ChildSa | None) -> tuple[NotifyPayload, ...]:
+    if old is None:
+        return ()
+    return (NotifyPayload(Protocol.ESP, old.spi_in.to_bytes(4, "big"), Notify.REKEY_SA, b""),)
+
+
+def _public(ours: KeyExchange | None) -> tuple[KePayload, ...]:
+    return (KePayload(ours.group, ours.public),) if ours is not None else ()
+
+
+def _was_deleted(context: Context, child: ChildSa) -> bool:
+    """C21: the peer's Delete overtook its answer."""
+    return child.spi_out in context.state.deleted_early
+
+
+def _pause(context: Context) -> float:
+    return RETRY_AFTER * (1.0 + context.entropy.uniform())
+
+
+def _child_error(context: Context, notify: NotifyPayload, name: str) -> IkeError:
+    loaded = children.connection_children(context, context.connection).child(name)
+    offers = proposals.difference(loaded.child.proposals, None) if loaded is not None else None
+    error = error_of(notify, offers, child=True)
+    error.child = name
+    return error
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    agreed: children.Agreed
+    nonce: bytes
+    shared: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    context: Context
+    offer: children.Offer
+    ours: KeyExchange | None
+    nonce: bytes
+    other_groups: frozenset[int]
+
+    def expect_child(self, received: Received) -> _Answered | _OtherGroup | _Refusal | IkeError:
+        """An acceptable pair, or why not. What the peer made and we cannot take is an error as a value: it
+        has to be withdrawn (RFC 7296, section 2.21)."""
+        message = received.message
+        refusal = _refused(message, self.other_groups)
+        if refusal is not None:
+            return refusal
+        try:
+            agreed = children.check_accepted(self.offer, message)
+            nonce = message.one(NoncePayload).data
+            shared = _shared(message, self.ours, agreed.selected, self.nonce)
+        except IkeError as error:
+            return error
+        return _Answered(agreed, nonce, shared)
+
+
+def _refused(message: Message, other_groups: frozenset[int]) -> _OtherGroup | _Refusal | None:
+    other = message.notify(Notify.INVALID_KE_PAYLOAD)
+    if other is not None:
+        group = int.from_bytes(other.data, "big")
+        return _OtherGroup(group) if group in other_groups else _Refusal(other)
+    error = message.error()
+    return _Refusal(error) if error is not None and message.maybe(SaPayload) is None else None
+
+
+def _shared(message: Message, ours: KeyExchange | None, selected: Selected, nonce: bytes) -> bytes | None:
+    """g^ir of this exchange; None where no group was chosen. Raises `PeerMisbehaved`."""
+    if message.one(NoncePayload).data == nonce:
+        raise _wrong("our own nonce came back")
+    public = message.maybe(KePayload)
+    if not selected.key_exchange:
+        return None
+    if ours is None or public is None or not public.group == ours.group == selected.key_exchange:
+        raise _wrong("a key exchange value of another group than the one chosen")
+    try:
+        return ours.shared(public.data)
+    except InvalidPublicValue as error:
+        raise _wrong(str(error)) from None
+
+
+def _wrong(detail: str) -> PeerMisbehaved:
+    return PeerMisbehaved(Reason.PEER_MISBEHAVED, detail, notify=Notify.INVALID_SYNTAX)
+
+
+# -- the peer's -------------------------------------------------------------------------------------
+
+
+def respond(context: Context, received: Received) -> Steps[None]:
+    """Which of the three it is, and whether it may be now (RFC 7296, sections 1.3 and 2.25)."""
+    message = received.message
+    rekeyed = message.notify(Notify.REKEY_SA)
+    if any(proposal.protocol == Protocol.IKE for proposal in message.one(SaPayload).proposals):
+        request, old = Request.REKEY_IKE, None
+    elif rekeyed is not None:
+        request = Request.REKEY_CHILD
+        old = context.state.child_by_spi_out(int.from_bytes(rekeyed.spi, "big"))
+        if rekeyed.protocol != Protocol.ESP:
+            old = None
+    else:
+        request, old = Request.CREATE_CHILD, None
+    refusal = collisions.admit(context.state, request, old)
+    if refusal == Notify.CHILD_SA_NOT_FOUND and rekeyed is not None:
+        yield from answer((NotifyPayload(rekeyed.protocol, rekeyed.spi, refusal, b""),))
+    elif refusal:
+        yield from answer((NotifyPayload(0, b"", refusal, b""),))
+    elif request is Request.REKEY_IKE:
+        yield from _respond_ike(context, message)
+    else:
+        yield from _respond_child(context, message, old)
+
+
+def _respond_child(context: Context, message: Message, old: ChildSa | None) -> Steps[None]:
+    """-->  HDR, SK {[N(REKEY_SA),] SA, Ni, [KEi,] TSi, TSr}  <--  HDR, SK {SA, Nr, [KEr,] TSi, TSr}"""
+    name = old.name if old is not None else ""
+    peer = _peer(context)
+    if len(context.state.children) >= MAX_CHILDREN:
+        raise PeerIncompatible(
+            Reason.LIMIT_REACHED, f"{MAX_CHILDREN} Child SAs are enough", notify=Notify.NO_ADDITIONAL_SAS
+        )
+    try:
+        loaded = children.connection_children(context, context.connection)
+        public = message.maybe(KePayload)
+        chosen = children.choose_child(
+            context,
+            loaded,
+            message,
+            key_exchange=True,
+            prefer_group=public.group if public is not None else 0,
+            only=(old.name, old.flow_index) if old is not None else None,
+        )
+        name = chosen.loaded.child.name
+        shared, ours = _exchange_keys(context, public, chosen.agreed.selected)
+    except IkeError as error:
+        error.child = name
+        raise
+    theirs = message.one(NoncePayload).data
+    nonce = context.entropy.octets(NONCE_LENGTH)
+    spi, pair = yield from obtain_child()
+    made = children.make_pair(
+        context,
+        peer,
+        chosen.loaded,
+        chosen.index,
+        chosen.agreed,
+        pair=pair,
+        spi_in=spi,
+        ni=theirs,
+        nr=nonce,
+        shared=shared,
+        initiator=False,
+        replaces=old.pair if old is not None else 0,
+    )
+    result = yield from install(made.inbound)
+    if not isinstance(result, Installed):
+        failed = children.installation_error(result, name)
+        if failed is not None:
+            raise failed
+    # What happened while the data plane worked counts too.
+    state = context.state
+    contested = old is not None and collisions.is_rekeying(state, old.pair)
+    record = replace(made.child, outbound=made.outbound, announced=not contested)
+    changes: list[AddChild | ChangeChild | NoteAttempt] = [AddChild(record)]
+    present = state.child(old.pair) if old is not None else None
+    if old is not None and contested:
+        rival = Attempt(AttemptKind.REKEY_CHILD, False, old.pair, min(theirs, nonce), pair)
+        changes.append(NoteAttempt(rival))
+    elif present is not None and present.phase is ChildPhase.INSTALLED:
+        changes.append(ChangeChild(replace(present, phase=ChildPhase.REKEYED)))
+    yield from answer(
+        (
+            children.NO_TFC,
+            proposals.answer(chosen.agreed.selected, spi.to_bytes(4, "big")),
+            NoncePayload(nonce),
+            *_public(ours),
+            TsiPayload(children.to_wire(chosen.agreed.remote)),
+            TsrPayload(children.to_wire(chosen.agreed.local)),
+            *additional(chosen),
+        ),
+        *changes,
+    )
+    if old is None or present is None:
+        # A new one carries traffic at once; a rekeyed one when the peer is known to hold it (section 2.8).
+        yield from children.activate(context, pair)
+
+
+def _peer(context: Context) -> AuthenticatedPeer:
+    peer = context.state.peer
+    if peer is None:
+        raise PeerMisbehaved(Reason.AUTHENTICATION_FAILED, "CREATE_CHILD_SA before IKE_AUTH")
+    return peer
+
+
+def _exchange_keys(
+    context: Context, public: KePayload | None, selected: Selected
+) -> tuple[bytes | None, KeyExchange | None]:
+    """(g^ir, our key) for the chosen group, (None, None) without one. Raises INVALID_KE_PAYLOAD."""
+    group = selected.key_exchange
+    if not group:
+        return None, None
+    if public is None or public.group != group:
+        raise PeerIncompatible(
+            Reason.KEY_EXCHANGE_MISMATCH,
+            f"the peer's key exchange value is not of {KeMethod.name_of(group)}",
+            notify=Notify.INVALID_KE_PAYLOAD,
+            notify_data=group.to_bytes(2, "big"),
+        )
+    ours = generate(group, context.entropy)
+    try:
+        return ours.shared(public.data), ours
+    except InvalidPublicValue as error:
+        raise _wrong(str(error)) from None
+
+
+# -- the IKE SA ---------------------------------------------------------------------------------------
+
+
+def rekey_ike(context: Context) -> Steps[None]:
+    """HDR, SK {SA, Ni, KEi}  -->  <--  HDR, SK {SA, Nr, KEr}
+
+    then, on the old one,  HDR, SK {D}  -->  <--  HDR, SK {}
+    """
+    state = context.state
+    attempt = Attempt(AttemptKind.REKEY_IKE, ours=True)
+    yield from begin(attempt)
+    configured = context.connection.proposals
+    groups = proposals.groups(configured)
+    group = state.suite.key_exchange if state.suite and state.suite.key_exchange in groups else groups[0]
+    ours = generate(group, context.entropy)
+    tried = {group}
+    spi = yield from obtain_spi()
+    while True:
+        nonce = context.entropy.octets(NONCE_LENGTH)
+        offer = proposals.offer(configured, spi, first_group=ours.group)
+        exchanged = yield from send(
+            Exchange.CREATE_CHILD_SA,
+            (offer, NoncePayload(nonce), KePayload(ours.group, ours.public)),
+            _JudgeIke(offer, ours, nonce, frozenset(groups) - tried).expect,
+        )
+        answered = exchanged.value
+        if isinstance(answered, _OtherGroup):
+            ours = generate(answered.group, context.entropy)
+            tried.add(answered.group)
+            continue
+        break
+    rival = collisions.rival(context.state, AttemptKind.REKEY_IKE, 0)
+    if isinstance(answered, _Refusal):
+        if rival is not None:
+            yield from apply(Handover(rival.result))
+            return
+        yield from apply(Postpone(0, context.now.monotonic + _pause(context)))
+        raise error_of(answered.notify, proposals.difference(configured, None))
+    selected, shared, theirs = answered.selected, answered.shared, answered.nonce
+    keys = _ike_keys(context, selected, spi, selected.spi, nonce, theirs, shared)
+    successor = yield from create_successor(True, keys)
+    if rival is not None and collisions.loses(keys.nonce, rival.nonce):
+        # Section 2.8.2: the peer's inherits the children, it closes the old one; we close ours.
+        yield from apply(Handover(rival.result))
+        yield from dismiss(successor)
+        return
+    yield from apply(Handover(successor))
+    failure = Failure(Reason.REPLACED, "rekeyed")
+    yield from send(Exchange.INFORMATIONAL, (DeletePayload(Protocol.IKE, ()),), anything)
+    raise SaClosed(failure, linger=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _AnsweredIke:
+    selected: Selected
+    nonce: bytes
+    shared: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _JudgeIke:
+    offer: SaPayload
+    ours: KeyExchange
+    nonce: bytes
+    other_groups: frozenset[int]
+
+    def expect(self, received: Received) -> _AnsweredIke | _OtherGroup | _Refusal:
+        message = received.message
+        refusal = _refused(message, self.other_groups)
+        if refusal is not None:
+            return refusal
+        selected = proposals.check_answer(self.offer, message.one(SaPayload))
+        shared = _shared(message, self.ours, selected, self.nonce)
+        if shared is None or selected.spi == bytes(8):
+            raise _wrong("a rekeyed IKE SA without a key exchange or without an SPI")
+        theirs = message.one(NoncePayload).data
+        check_nonce(theirs, self.nonce, selected.prf)
+        return _AnsweredIke(selected, theirs, shared)
+
+
+def _respond_ike(context: Context, message: Message) -> Steps[None]:
+    """-->  HDR, SK {SA, Ni, KEi}  <--  HDR, SK {SA, Nr, KEr}"""
+    public = message.one(KePayload)
+    selected = proposals.select(
+        message.one(SaPayload), context.connection.proposals, prefer_group=public.group
+    )
+    if selected.spi == bytes(8):
+        raise _wrong("a rekeyed IKE SA without an SPI")
+    shared, ours = _exchange_keys(context, public, selected)
+    if shared is None or ours is None:
+        raise _wrong("a rekeyed IKE SA without a key exchange")
+    theirs = message.one(NoncePayload).data
+    check_nonce(theirs, b"", selected.prf)
+    nonce = context.entropy.octets(NONCE_LENGTH)
+    spi = yield from obtain_spi()
+    keys = _ike_keys(context, selected, selected.spi, spi, theirs, nonce, shared)
+    successor = yield from create_successor(False, keys)
+    contested = any(a.ours and a.kind is AttemptKind.REKEY_IKE for a in context.state.attempts)
+    rival = Attempt(AttemptKind.REKEY_IKE, ours=False, nonce=keys.nonce, result=successor)
+    yield from answer(
+        (proposals.answer(selected, spi), NoncePayload(nonce), KePayload(ours.group, ours.public)),
+        NoteAttempt(rival) if contested else Handover(successor),
+    )
+
+
+def _ike_keys(
+    context: Context,
+    selected: Selected,
+    spi_i: bytes,
+    spi_r: bytes,
+    ni: bytes,
+    nr: bytes,
+    shared: bytes,
+) -> UseKeys:
+    """The keys of the new IKE SA: the old SK_d and PRF make SKEYSEED (RFC 7296, section 2.18)."""
+    state = context.state
+    if state.keys is None or state.suite is None:
+        raise LocalMisuse(Reason.INTERNAL, "an IKE SA without keys cannot be rekeyed")
+    chosen = ike_suite(
+        selected.encryption, selected.key_bits, selected.integrity, selected.prf, selected.key_exchange
+    )
+    ciphers = suite(chosen.encryption, chosen.key_bits, chosen.integrity)
+    keys = ike_sa_keys(
+        prf(chosen.prf), ni, nr, spi_i, spi_r, shared, ciphers, state.keys.sk_d, prf(state.suite.prf)
+    )
+    return UseKeys(
+        spi_i=spi_i,
+        spi_r=spi_r,
+        suite=chosen,
+        keys=keys,
+        nat_local=state.nat_local,
+        nat_remote=state.nat_remote,
+        fragmentation=state.fragmentation,
+        nonce=min(ni, nr),
+        path=state.path,
+    )

@@ -1,0 +1,62 @@
+"""Which exchange a wish of ours or a request of the peer's begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cygnet.ike.errors import PeerMisbehaved, Reason
+from cygnet.ike.state import (
+    CheckLiveness,
+    ChildPhase,
+    CreateChild,
+    DeleteChild,
+    DeleteIke,
+    RekeyChild,
+    RekeyIke,
+    Report,
+    Wanted,
+)
+from cygnet.ike.steps import Context, Received, Steps
+from cygnet.ike.v2 import create_child_sa, informational
+from cygnet.ike.v2.child import activate
+from cygnet.wire.numbers import Exchange, Notify
+
+__all__ = ["activate", "begin", "serve"]
+
+
+def begin(context: Context, wanted: Wanted) -> Steps[None] | None:
+    """The exchange for what we want; None when it is moot by now."""
+    match wanted:
+        case CreateChild(name, index):
+            covered = any(
+                (child.name, child.flow_index) == (name, index) and child.phase is ChildPhase.INSTALLED
+                for child in context.state.children
+            )
+            return None if covered else create_child_sa.create(context, wanted)
+        case RekeyChild(pair):
+            return create_child_sa.rekey(context, wanted) if context.state.child(pair) else None
+        case DeleteChild(pair, failure):
+            return informational.delete_child(context, pair, failure) if context.state.child(pair) else None
+        case RekeyIke():
+            return create_child_sa.rekey_ike(context)
+        case DeleteIke(failure):
+            return informational.delete_ike(context, failure)
+        case CheckLiveness():
+            return informational.check_liveness(context)
+        case Report(notify, failure):
+            return informational.report(context, notify, failure)
+
+
+def serve(context: Context, received: Received) -> Steps[Any]:
+    """The exchange for a request on an established SA. Raises `PeerMisbehaved`."""
+    match received.message.header.exchange:
+        case Exchange.CREATE_CHILD_SA:
+            return create_child_sa.respond(context, received)
+        case Exchange.INFORMATIONAL:
+            return informational.respond(context, received)
+        case other:
+            raise PeerMisbehaved(
+                Reason.PEER_MISBEHAVED,
+                f"{Exchange.name_of(other)} on an established SA",
+                notify=Notify.INVALID_SYNTAX,
+            )

@@ -1,0 +1,140 @@
+"""INFORMATIONAL: deletes, liveness, errors (RFC 7296, section 1.4).
+
+Initiator                         Responder
+-------------------------------------------------------------------
+HDR, SK {[N,] [D,]
+    [CP,] ...}  -->
+                             <--  HDR, SK {[N,] [D,]
+                                      [CP,] ...}
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cygnet.ike.errors import Failure, Reason
+from cygnet.ike.state import (
+    Attempt,
+    AttemptKind,
+    Change,
+    ChangeChild,
+    ChangePhase,
+    ChildPhase,
+    ChildSa,
+    DropChild,
+    NoteEarlyDelete,
+    Phase,
+)
+from cygnet.ike.steps import Context, Received, SaClosed, Steps, answer, apply, begin, send
+from cygnet.ike.v2 import collisions
+from cygnet.ike.v2.child import activate
+from cygnet.wire.message import Message
+from cygnet.wire.numbers import Exchange, Notify, Protocol
+from cygnet.wire.payloads import DeletePayload, NotifyPayload
+
+# -- ours ---------------------------------------------------------------------------------------
+
+
+def check_liveness(context: Context) -> Steps[None]:
+    """HDR, SK {}  -->  <--  HDR, SK {}   (RFC 7296, section 2.4)"""
+    yield from send(Exchange.INFORMATIONAL, (), anything)
+
+
+def report(context: Context, notify: int, failure: Failure) -> Steps[None]:
+    """HDR, SK {N}  -->  <--  HDR, SK {}   and the IKE SA is gone at both ends (section 2.21.2)."""
+    yield from send(Exchange.INFORMATIONAL, (NotifyPayload(0, b"", notify, b""),), anything)
+    raise SaClosed(failure, linger=False)
+
+
+def delete_ike(context: Context, failure: Failure) -> Steps[None]:
+    """HDR, SK {D}  -->  <--  HDR, SK {}   The children go with it, and go first: nothing is sent any more."""
+    yield from begin(Attempt(AttemptKind.DELETE_IKE, ours=True))
+    drops = [DropChild(child.pair, failure) for child in context.state.children]
+    phase = () if context.state.phase is Phase.REKEYED else (ChangePhase(Phase.DELETING),)
+    yield from apply(*phase, *drops)
+    yield from send(Exchange.INFORMATIONAL, (DeletePayload(Protocol.IKE, ()),), anything)
+    raise SaClosed(failure, linger=False)
+
+
+def delete_child(context: Context, pair: int, failure: Failure) -> Steps[None]:
+    """HDR, SK {D}  -->  <--  HDR, SK {[D]}   A crossing Delete of the peer's has no D in its answer."""
+    child = context.state.child(pair)
+    if child is None:
+        return
+    yield from begin(Attempt(AttemptKind.DELETE_CHILD, ours=True, pair=pair))
+    if child.phase is not ChildPhase.REKEYED:
+        yield from apply(ChangeChild(replace(child, phase=ChildPhase.DELETING)))
+    spi = child.spi_in.to_bytes(4, "big")
+    yield from send(Exchange.INFORMATIONAL, (DeletePayload(Protocol.ESP, (spi,)),), anything)
+    if context.state.child(pair) is not None:
+        yield from apply(DropChild(pair, failure))
+
+
+def anything(received: Received) -> Message:
+    return received.message
+
+
+# -- the peer's -----------------------------------------------------------------------------------
+
+
+def respond(context: Context, received: Received) -> Steps[None]:
+    """Whatever the peer tells: one answer, and what follows from it."""
+    message = received.message
+    for delete in message.all(DeletePayload):
+        if delete.protocol == Protocol.IKE:
+            # RFC 7296, section 1.4.1: the answer to the Delete of an IKE SA is empty.
+            yield from answer(())
+            raise SaClosed(Failure(Reason.PEER_CLOSED, "the peer closed the IKE SA"), linger=True)
+    fatal = message.notify(Notify.AUTHENTICATION_FAILED) or message.notify(Notify.INVALID_SYNTAX)
+    if fatal is not None:
+        yield from answer(())
+        reason = (
+            Reason.PEER_REFUSED_AUTHENTICATION
+            if fatal.type == Notify.AUTHENTICATION_FAILED
+            else Reason.PEER_REPORTED_ERROR
+        )
+        raise SaClosed(Failure(reason, f"the peer reports {Notify.name_of(fatal.type)}"), linger=True)
+    closed = _closed_children(context, message)
+    changes, ours = _closing(context, closed)
+    activated = collisions.successors(context.state, [child.pair for child in closed])
+    early = [NoteEarlyDelete(spi) for spi in _unknown_spis(context, message)]
+    payloads = (DeletePayload(Protocol.ESP, tuple(ours)),) if ours else ()
+    for pair in activated:
+        # The peer deletes what it rekeyed: it holds the new pair (RFC 7296, section 2.8).
+        yield from activate(context, pair)
+    yield from answer(payloads, *changes, *early)
+
+
+def _closed_children(context: Context, message: Message) -> list[ChildSa]:
+    """The Child SAs that the peer deletes, each once (V21)."""
+    closed: list[ChildSa] = []
+    for delete in message.all(DeletePayload):
+        for spi in delete.spis:
+            child = context.state.child_by_spi_out(int.from_bytes(spi, "big"))
+            if delete.protocol == Protocol.ESP and child is not None and child not in closed:
+                closed.append(child)
+    return closed
+
+
+def _unknown_spis(context: Context, message: Message) -> list[int]:
+    spis = [int.from_bytes(spi, "big") for delete in message.all(DeletePayload) for spi in delete.spis]
+    return [spi for spi in spis if context.state.child_by_spi_out(spi) is None]
+
+
+def _closing(context: Context, closed: list[ChildSa]) -> tuple[list[Change], list[bytes]]:
+    """What the deletes change, and the SPIs that the answer deletes in turn."""
+    changes: list[Change] = []
+    ours: list[bytes] = []
+    for child in closed:
+        if collisions.is_closing(context.state, child.pair):
+            # RFC 7296, section 1.4.1: both close it at once. Ours is on its way, the answer holds no D.
+            failure = (
+                None
+                if child.phase is ChildPhase.REKEYED
+                else Failure(Reason.PEER_CLOSED, "closed by both ends")
+            )
+        else:
+            ours.append(child.spi_in.to_bytes(4, "big"))
+            failure = Failure(Reason.PEER_CLOSED, "the peer closed it")
+        changes.append(DropChild(child.pair, failure))
+    return changes, ours
