@@ -23,7 +23,7 @@ from cygnet.dataplane.tun import (
     VNET,
     VNET_HEADER,
 )
-from cygnet.ipsec.checksum import complement, fix_ipv4_header, residue, rows_residue, store, swap
+from cygnet.ipsec.checksum import complement, fix_ipv4_header, residue, store, swap
 from cygnet.ipsec.rows import MAX_ROWS, Rows, Run
 
 TCP, UDP = 6, 17
@@ -106,7 +106,12 @@ def split(read: Rows, what: Burst, first: int, count: int, out: Rows, start: int
         out.column(start + transport + 4, stride, ">u4")[:count] = numbers & np.uint64(0xFFFFFFFF)
     if version == 4:
         identity = int.from_bytes(head[4:6], "big")
-        out.column(start + 4, stride, ">u2")[:count] = steps + np.uint64(identity) & _U16
+        identities = steps + np.uint64(identity) & _U16
+        out.column(start + 4, stride, ">u2")[:count] = identities
+        # In network order the header's sum without identification, plus that: RFC 1071 allows either order.
+        head[4:6] = b"\0\0"
+        base = swap(residue(memoryview(head)[:transport]))
+        out.column(start + 10, stride, ">u2")[:count] = _U16 - (identities + np.uint64(base)) % _U16
 
     # What the last (first) segment alone has: the burst's FIN and PSH (CWR), and its own length.
     tail = start + (count - 1) * stride
@@ -119,6 +124,7 @@ def split(read: Rows, what: Burst, first: int, count: int, out: Rows, start: int
     if last < full:
         if version == 4:
             buffer[tail + 2 : tail + 4] = last.to_bytes(2, "big")
+            fix_ipv4_header(buffer, tail, transport)
         else:
             buffer[tail + 4 : tail + 6] = (last - 40).to_bytes(2, "big")
         if not tcp:
@@ -139,26 +145,23 @@ def _sum_rows(
     version: int,
     last: int,
 ) -> None:
-    """All checksums of equal packets; the checksum fields are zero, so are the octets behind the last."""
+    """Transport checksums of equal packets; the fields are zero, so are the octets behind the last."""
     addresses = 12 if version == 4 else 8
     words = -(-(full - addresses) // 4)
     excess = words * 4 - (full - addresses)
     if excess:
         out.matrix(start + full, stride, excess)[:count] = 0
-    sums = rows_residue(out.matrix(start + addresses, stride, words, "<u4")[:count])
-    if version == 4 and transport > 20:
-        # Options lie between the addresses and the transport header and are not of its sum.
-        sums += np.uint64(0xFFFF - residue(out.view[start + 20 : start + transport]))
-    elif version == 6 and transport > 40:
-        sums += np.uint64(0xFFFF - residue(out.view[start + 40 : start + transport]))
-    sums += np.uint64(swap(protocol)) + np.uint64(swap(full - transport))
+    pseudo = swap(protocol) + swap(full - transport)
+    options = out.view[start + (20 if version == 4 else 40) : start + transport]
+    if options:
+        # They lie between the addresses and the transport header and are not of its sum.
+        pseudo += 0xFFFF - residue(options)
+    sums = np.add.reduce(out.matrix(start + addresses, stride, words, "<u4")[:count], axis=1, dtype=np.uint64)
+    sums += np.uint64(pseudo)
     if last < full:
         sums[count - 1] += np.uint64(swap(last - transport) + 0xFFFF - swap(full - transport))
     field = start + transport + (16 if protocol == TCP else 6)
     out.column(field, stride, "<u2")[:count] = _U16 - sums % _U16
-    if version == 4:
-        head = out.matrix(start, stride, transport // 4, "<u4")[:count]
-        out.column(start + 10, stride, "<u2")[:count] = _U16 - rows_residue(head)
 
 
 def finish_checksum(view: memoryview, at: int, length: int, start: int, offset: int) -> bool:
@@ -178,7 +181,7 @@ class Kind(NamedTuple):
     header: int
 
 
-_masks: dict[Kind, npt.NDArray[np.uint8]] = {}
+_masks: dict[Kind, npt.NDArray[np.uint32]] = {}
 
 
 def kind_of(view: memoryview, at: int, length: int) -> Kind | None:
@@ -213,98 +216,101 @@ def kind_of(view: memoryview, at: int, length: int) -> Kind | None:
     return None
 
 
-def _mask(kind: Kind) -> npt.NDArray[np.uint8]:
-    """0xFF for header octets that all packets of one burst share."""
+def _mask(kind: Kind) -> npt.NDArray[np.uint32]:
+    """All ones for header octets that the full segments of one burst share, in words of 32 bits."""
     kept = _masks.get(kind)
     if kept is None:
-        kept = np.full(kind.header, 0xFF, np.uint8)
+        octets = np.full(kind.header, 0xFF, np.uint8)
         if kind.version == 4:
-            kept[2:6] = 0  # length, identification
-            kept[10:12] = 0
-        else:
-            kept[4:6] = 0
+            octets[4:6] = 0  # identification
+            octets[10:12] = 0
         at = kind.transport
         if kind.protocol == TCP:
-            kept[at + 4 : at + 8] = 0  # sequence number
-            kept[at + 13] = 0xFF ^ _PSH
-            kept[at + 16 : at + 18] = 0
+            octets[at + 4 : at + 8] = 0  # sequence number
+            octets[at + 16 : at + 18] = 0
         else:
-            kept[at + 4 : at + 8] = 0  # length, checksum
-        _masks[kind] = kept
+            octets[at + 6 : at + 8] = 0
+        kept = _masks[kind] = octets.view(np.uint32)
     return kept
 
 
 def joinable(rows: Rows, run: Run, first: int, kind: Kind) -> int:
-    """How many packets from row `first` of `run` on form one burst: same headers, in sequence, checksums
-    right; only the last may be shorter, and PSH ends a burst. At least 1."""
-    count = run.count - first
+    """How many packets from row `first` of `run` on form one burst: alike, in sequence, checksums right.
+    A shorter packet, or one with PSH where those before have none, can only be the last. At least 1."""
     start, stride = run.start + first * run.stride, run.stride
-    length, last = run.length, run.last
-    header, transport, tcp = kind.header, kind.transport, kind.protocol == TCP
-    count = min(count, (MAX_PACKET - header) // (length - header))
-    if first + count < run.count:
-        last = length
-    if last <= header:
-        count, last = count - 1, length
+    segment = run.length - kind.header
+    remaining = min(run.count - first, (MAX_PACKET - kind.header) // segment)
+    shorter = first + remaining == run.count and run.last < run.length
+    count = remaining - 1 if shorter else remaining
+    if count > 1:
+        count = _alike(rows, start, stride, count, kind, segment)
+    last = run.length
+    if 0 < count < remaining:
+        size = run.last if first + count == run.count - 1 else run.length
+        if _may_end(rows.view, start + (count - 1) * stride, start + count * stride, size, kind, segment):
+            count, last = count + 1, size
     if count < 2:
         return 1
+    good = _checksums_right(rows, start, stride, count, run.length, last, kind)
+    return count if good.all() else max(1, int(good.argmin()))
 
-    heads = rows.matrix(start, stride, header)[:count]
-    wrong = ((heads[1:] ^ heads[:-1]) & _mask(kind)).any(axis=1)
-    if tcp:
-        numbers = rows.column(start + transport + 4, stride, ">u4")[:count].astype(np.int64)
-        wrong |= (np.diff(numbers) & 0xFFFFFFFF) != length - header
-        wrong |= (rows.column(start + transport + 13, stride, "u1")[: count - 1] & _PSH).astype(bool)
-    announced = rows.column(start + (2 if kind.version == 4 else 4), stride, ">u2")[1:count]
-    whole = length if kind.version == 4 else length - 40
-    different = announced != whole
-    if last < length:
-        different[count - 2] = announced[count - 2] != (last if kind.version == 4 else last - 40)
-    wrong |= different
-    if not tcp:
-        announced = rows.column(start + transport + 4, stride, ">u2")[1:count]
-        different = announced != length - transport
-        if last < length:
-            different[count - 2] = announced[count - 2] != last - transport
-        wrong |= different
-        wrong |= rows.column(start + transport + 6, stride, "u2")[1:count] == 0
-    if wrong.any():
-        count = int(wrong.argmax()) + 1
-        last = length
-        if count < 2:
-            return 1
-    good = _checksums_right(rows, start, stride, count, length, last, kind)
-    if good.all():
-        return count
-    return max(1, int(good.argmin()))
+
+def _alike(rows: Rows, start: int, stride: int, count: int, kind: Kind, segment: int) -> int:
+    """How many full rows from the first on have its header and follow each other."""
+    heads = rows.matrix(start, stride, kind.header // 4, "<u4")[:count]
+    different = ((heads[1:] ^ heads[:-1]) & _mask(kind)).any(axis=1)
+    if kind.protocol == TCP:
+        numbers = rows.column(start + kind.transport + 4, stride, ">u4")[:count].tolist()
+        if numbers != list(range(numbers[0], numbers[0] + count * segment, segment)):
+            steps = np.diff(np.array(numbers, np.int64)) & 0xFFFFFFFF
+            different |= steps != segment
+    else:
+        different |= rows.column(start + kind.transport + 6, stride, "<u2")[1:count] == 0
+    return int(different.argmax()) + 1 if different.any() else count
+
+
+def _may_end(view: memoryview, before: int, at: int, length: int, kind: Kind, segment: int) -> bool:
+    """May the packet at `at` be the last of the burst of which the one at `before` is the last but one?"""
+    if length <= kind.header or kind_of(view, at, length) != kind:
+        return False
+    transport, header = kind.transport, kind.header
+    same = [(0, 2), (6, 10), (12, 20)] if kind.version == 4 else [(0, 4), (6, 40)]
+    same.append((transport, transport + 4))
+    if kind.protocol == TCP:
+        same += [
+            (transport + 8, transport + 13),
+            (transport + 14, transport + 16),
+            (transport + 18, header),
+        ]
+        here, there = (
+            int.from_bytes(view[p + transport + 4 : p + transport + 8], "big") for p in (at, before)
+        )
+        if here != there + segment & 0xFFFFFFFF:
+            return False
+    return all(view[before + a : before + b] == view[at + a : at + b] for a, b in same)
 
 
 def _checksums_right(
     rows: Rows, start: int, stride: int, count: int, length: int, last: int, kind: Kind
 ) -> npt.NDArray[Any]:
-    words = -(-length // 4)
-    excess = words * 4 - length
+    """Per row. Of the IP headers only the first is checked: it is the one that goes on."""
+    addresses = 12 if kind.version == 4 else 8
+    words = -(-(length - addresses) // 4)
+    excess = words * 4 - (length - addresses)
     if excess:
         rows.matrix(start + length, stride, excess)[:count] = 0
     if last < length:
         tail = start + (count - 1) * stride
         rows.buffer[tail + last : tail + length] = bytes(length - last)
-    sums = rows_residue(rows.matrix(start, stride, words, "<u4")[:count])
-    # The sum over the whole packet is that of the transport part, plus the pseudo header without length
-    # and protocol; minus what of the IP header is in neither (IPv4's sums to zero on its own).
-    if kind.version == 4:
-        head = rows_residue(rows.matrix(start, stride, 5, "<u4")[:count])
-        wrong_head = head != 0
-        sums += np.uint64(residue(rows.view[start + 12 : start + 20]))
-    else:
-        wrong_head = None
-        sums += _U16 - rows_residue(rows.matrix(start, stride, 2, "<u4")[:count])
+    sums = np.add.reduce(
+        rows.matrix(start + addresses, stride, words, "<u4")[:count], axis=1, dtype=np.uint64
+    )
     sums += np.uint64(swap(kind.protocol) + swap(length - kind.transport))
     if last < length:
         sums[count - 1] += np.uint64(swap(last - kind.transport) + 0xFFFF - swap(length - kind.transport))
     good: npt.NDArray[Any] = sums % _U16 == 0
-    if wrong_head is not None:
-        good &= ~wrong_head
+    if kind.version == 4 and residue(rows.view[start : start + 20]):
+        good[0] = False
     return good
 
 
