@@ -55,6 +55,7 @@ def disagreements(gateways: Sequence[Gateway]) -> list[str]:
         found += _one_pair_each(gateway)
         found += _data_plane(gateway)
         found += _announced(gateway)
+        found += _books(gateway)
     found += _both_ends(gateways)
     return found
 
@@ -145,6 +146,27 @@ def _announced(gateway: Gateway) -> list[str]:
                     f"{gateway.name}: {title} {number} is {'up' if is_up else 'gone'}, but was announced "
                     f"{counts[number]} times more than taken back"
                 )
+    return found
+
+
+def _books(gateway: Gateway) -> list[str]:
+    """The endpoint's own registers hold what lives and nothing else."""
+    endpoint = gateway.endpoint
+    views = gateway.sas()
+    children = [child for view in views for child in view.children]
+    found = []
+    for title, held, wanted in (
+        ("IKE SAs", set(endpoint.by_number), {view.unique_id for view in views}),
+        ("pairs", set(endpoint.by_pair), {child.pair for child in children}),
+        ("SPIs of children", endpoint._child_spis, {child.spi_in for child in children}),
+        ("open questions", set(endpoint._asks), set()),
+    ):
+        if held - wanted:
+            found.append(f"{gateway.name}: {len(held - wanted)} {title} are left on the books")
+    if len(endpoint.by_spi) > len(views):
+        found.append(
+            f"{gateway.name}: {len(endpoint.by_spi) - len(views)} SPIs of IKE SAs are left on the books"
+        )
     return found
 
 

@@ -24,8 +24,8 @@ QUIET: Final = 400.0
 class Pair:
     """Two gateways, `a` (192.0.2.1, behind it 10.1.0.0/16) and `b` (192.0.2.2, 10.2.0.0/16).
 
-    `connection` and `settings` are TOML lines for both ends' connection "peer" and for each child;
-    `a_only` and `b_only` replace `connection` at one end. `options` is a TOML section's lines for both.
+    `connection`, `settings` and `options` are TOML lines for both ends' connection "peer", for each
+    child, and for the section of that name; `a_only`, `b_settings` and so on replace them at one end.
     """
 
     def __init__(
@@ -38,28 +38,29 @@ class Pair:
         children: Iterable[str] = ("net",),
         a_only: str | None = None,
         b_only: str | None = None,
+        a_settings: str | None = None,
+        b_settings: str | None = None,
         options: str = "",
+        b_options: str | None = None,
         network: Network | None = None,
     ) -> None:
         self.network = network or Network(seed, conditions=conditions)
         self.children = tuple(children)
-        head = f"[options]\n{options}\n" if options else ""
-        self.a_text = head + connection_text(
-            "peer",
-            1,
-            2,
-            connection=connection if a_only is None else a_only,
-            children=self.children,
-            settings=settings,
-        )
-        self.b_text = head + connection_text(
-            "peer",
-            2,
-            1,
-            connection=connection if b_only is None else b_only,
-            children=self.children,
-            settings=settings,
-        )
+        texts = []
+        for local, remote, own, child, head in (
+            (1, 2, a_only, a_settings, options),
+            (2, 1, b_only, b_settings, options if b_options is None else b_options),
+        ):
+            text = connection_text(
+                "peer",
+                local,
+                remote,
+                connection=connection if own is None else own,
+                children=self.children,
+                settings=settings if child is None else child,
+            )
+            texts.append(f"[options]\n{head}\n{text}")
+        self.a_text, self.b_text = texts
         self.a = Gateway(self.network, "a", gateway_address(1), self.a_text)
         self.b = Gateway(self.network, "b", gateway_address(2), self.b_text)
 
