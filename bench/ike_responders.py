@@ -165,6 +165,7 @@ def cygnet(module: str = "cygnet.daemon") -> Iterator[Responder]:
         for end in (*pair, channel, theirs):
             stack.callback(end.close)
         file = directory / "cygnet.toml"
+        file.touch(mode=0o600)
         file.write_text(
             CONFIGURATION.format(
                 directory=directory, port=port, port_nat_t=port_nat_t, identity=IDENTITY, psk=PSK.decode()
