@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -60,6 +62,14 @@ class CredentialFiles:
                 raise FileProblem(f"{path} cannot be used: {error}") from None
         return self._certificates[path]
 
+    def validity_notes(self, wall: float) -> Iterator[str]:
+        """Certificates that were read and are not valid at `wall` (Unix seconds)."""
+        for path, certificate in self._certificates.items():
+            if wall > certificate.not_after:
+                yield f"{path} ({certificate.title}) expired on {_day(certificate.not_after)}"
+            elif wall < certificate.not_before:
+                yield f"{path} ({certificate.title}) is not valid before {_day(certificate.not_before)}"
+
     def private_key(self, directory: str, name: str, passphrase: bytes | None) -> bytes:
         """A private key as PKCS#8 DER. Raises `FileProblem`, also if everybody can read the file."""
         path = self.find(directory, name)
@@ -100,6 +110,10 @@ class CredentialFiles:
             )
         except OSError as error:
             raise FileProblem(f"{folder} cannot be read: {error.strerror}") from None
+
+
+def _day(wall: float) -> str:
+    return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def read_bounded(path: Path) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,6 +149,7 @@ class _Loader:
         pools = tuple(self._pools(root.pools))
         self._references(connections, secrets)
         self._finish()
+        self.complaints.notes.extend(((), note) for note in self.files.validity_notes(time.time()))
         messages = tuple(
             connection_message(
                 connection, root.connections[connection.name], self._raw(connection.name), lists

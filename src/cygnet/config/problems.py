@@ -81,7 +81,9 @@ def show(value: object, path: KeyPath = ()) -> str:
     if isinstance(value, dict):
         return "a section"
     if isinstance(value, list | tuple):
-        return "a list"
+        if any(isinstance(item, dict | list | bytes) for item in value):
+            return "a list"
+        value = ", ".join(map(str, value))
     text = str(value)
     if len(text) > MAX_FOUND:
         text = text[: MAX_FOUND - 3] + "..."

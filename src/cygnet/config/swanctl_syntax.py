@@ -5,8 +5,9 @@
     include pattern
 
 Values run to the end of the line, to `#` or to `}`; words are joined by one space; `"..."` keeps its
-spaces and knows the escapes of C. A later section of the same name extends the first and its values
-replace earlier ones; the same key twice in one pair of braces is a mistake and said to be one.
+spaces and knows the escapes of C. A later section of the same name, in another block of its parent or
+in an included file, extends the first and its values replace earlier ones; the same name twice in one
+pair of braces is a mistake and said to be one.
 A reference inherits from the section that it names, own settings first.
 """
 
@@ -124,9 +125,10 @@ class _Scanner:
 
 
 class _Reader:
-    def __init__(self) -> None:
+    def __init__(self, root: _Section) -> None:
         self.problems: list[Problem] = []
         self.files = 0
+        self.root = root
 
     def read_file(self, path: Path, into: _Section, depth: int) -> None:
         self.files += 1
@@ -202,7 +204,8 @@ class _Reader:
             mark = scanner.peek()
         if mark != "{":
             raise _SyntaxProblem(line, f"after {name!r} stands neither = nor {{", "name = value, name {")
-        self._once(name, seen, position)
+        if into is not self.root:
+            self._once(name, seen, position)
         scanner.at += 1
         section = into.sections.setdefault(name, _Section(position))
         section.references.extend(references)
@@ -213,9 +216,9 @@ class _Reader:
             raise _SyntaxProblem(
                 position.line, f"the name {name!r} holds a dot", 'names without . , : { } = " #'
             )
-        first = seen.setdefault(name, position.line)
-        if first != position.line:
-            self.problems.append(Problem(position, name, f"stands here twice, first in line {first}"))
+        if name in seen:
+            self.problems.append(Problem(position, name, f"stands here twice, first in line {seen[name]}"))
+        seen.setdefault(name, position.line)
 
     def _references(self, scanner: _Scanner, file: str) -> list[tuple[str, Position]]:
         references = []
@@ -319,8 +322,8 @@ def read_swanctl(path: Path, text: str | None = None) -> Tree:
     Raises `ConfigurationError` with every syntax error, unreadable or missing include, unknown
     reference, and repeated key.
     """
-    reader = _Reader()
     root = _Section(Position(str(path)))
+    reader = _Reader(root)
     if text is None:
         reader.read_file(path, root, 0)
     else:

@@ -267,16 +267,16 @@ def _span(value: str) -> AddressRange | None:
         if "/" in value:
             network = ip_network(value, strict=False)
             return AddressRange(network[0], network[-1])
-        if ("-" in value and not _HOST_NAME.match(value)) or (value.count("-") == 1 and value[:1].isdigit()):
+        if "-" in value:
             first, _, last = value.partition("-")
             low, high = ip_address(first.strip()), ip_address(last.strip())
-            if low.version != high.version or int(low) > int(high):
-                raise refuse("is not a range from low to high", "10.0.0.1-10.0.0.9")
-            return AddressRange(low, high)
-        one = ip_address(value)
+        else:
+            low = high = ip_address(value)
     except ValueError:
         return None
-    return AddressRange(one, one)
+    if low.version != high.version or int(low) > int(high):
+        raise refuse(f"{value!r} is not a range from low to high", "10.0.0.1-10.0.0.9")
+    return AddressRange(low, high)
 
 
 Endpoints = tuple[tuple[AddressRange, ...], tuple[str, ...]]

@@ -1,0 +1,274 @@
+"""Bad input: each problem has file, line, key, what was found, what is allowed; all of them are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.config_files import PSK, problems, put, write
+
+CONNECTION = "[connections.branch.children.net]"
+
+# (what to add before the child's section, line that counts within the added text, key's end, words of the message)
+IN_CONNECTION = [
+    (
+        "local_adrs = '10.0.0.1'",
+        "connections.branch.local_adrs",
+        ["not a known key", "did you mean local_addrs"],
+    ),
+    ("xyzzy = 1", "connections.branch.xyzzy", ["not a known key", "allowed: version, local_addrs"]),
+    ("version = 3", "connections.branch.version", ["found 3", "allowed: 2, or 0"]),
+    ("version = 1", "connections.branch.version", ["not supported yet", "found 1", "allowed: 2"]),
+    ("proposals = ['aes256-sha256']", "connections.branch.proposals", ["no key exchange", "modp2048"]),
+    ("proposals = ['rot13-sha256-x25519']", "connections.branch.proposals", ["rot13", "allowed: ", "x448"]),
+    (
+        "dpd_delay = '5 weeks'",
+        "connections.branch.dpd_delay",
+        ["must be a time", "'5 weeks'", "30s, 5m, 4h, 1d"],
+    ),
+    ("dpd_delay = -1", "connections.branch.dpd_delay", ["must be a time", "found -1"]),
+    ("rekey_time = true", "connections.branch.rekey_time", ["must be a time", "found true"]),
+    ("rekey_time = '4000d'", "connections.branch.rekey_time", ["too long"]),
+    ("local_port = 0", "connections.branch.local_port", ["out of range", "found 0", "1 to 65535"]),
+    ("local_port = 'http'", "connections.branch.local_port", ["whole number", "'http'"]),
+    ("encap = 'maybe'", "connections.branch.encap", ["yes or no", "'maybe'"]),
+    ("unique = 'sometimes'", "connections.branch.unique", ["not a known value", "no, never, keep, replace"]),
+    ("local_addrs = ['10.0.0.300']", "connections.branch.local_addrs", ["no address and no host name"]),
+    ("local_addrs = ['10.0.0.9-10.0.0.1']", "connections.branch.local_addrs", ["range from low to high"]),
+    (
+        "local_addrs = ['moon.example']",
+        "connections.branch.local_addrs",
+        ["host name", "not supported here yet"],
+    ),
+    ("local_addrs = 5.5", "connections.branch.local_addrs", ["no address"]),
+    ("children = 5", "connections.branch.children", []),
+    ("vips = '0.0.0.0'", "connections.branch.vips", ["not supported yet", "'0.0.0.0'"]),
+    ("aggressive = true", "connections.branch.aggressive", ["not supported yet", "found true", "no"]),
+    ("pools = ['a']", "connections.branch.pools", ["not supported yet"]),
+    ("rand_time = '5h'", "connections.branch.rand_time", ["not less than rekey_time"]),
+    ("local-2 = { auth = 'psk' }", "connections.branch.local-2", ["second local round is not supported yet"]),
+    ("remote-1 = { auth = 'xauth' }", "connections.branch.remote-1.auth", ["not supported yet"]),
+    (
+        "remote-1 = { auth = 'kerberos' }",
+        "connections.branch.remote-1.auth",
+        ["not a known auth", "psk, pubkey"],
+    ),
+    ("remote-1 = { auth = 'rsa-2048' }", "connections.branch.remote-1.auth", ["certificate chain", "ike:"]),
+    ("remote-1 = { auth = 'ike:rsa-2048' }", "connections.branch.remote-1.auth", ["minimum key strength"]),
+    ("remote-1 = { auth = 'ike:rsa-md5' }", "connections.branch.remote-1.auth", ["'md5'"]),
+    ("remote-1 = { id = 'a*b' }", "connections.branch.remote-1.id", ["no identity", "wildcard"]),
+    ("remote-1 = { revocation = 'strict' }", "connections.branch.remote-1.revocation", ["not supported yet"]),
+    ("remote-1 = { certs = 'nowhere.pem' }", "connections.branch.remote-1.certs", ["no file 'nowhere.pem'"]),
+    ("remote-1 = { cacerts = '0xzz' }", "connections.branch.remote-1.cacerts", ["cannot be decoded"]),
+    ("remote-1 = { cert-1 = {} }", "connections.branch.remote-1.cert-1.file", ["is missing"]),
+    (
+        "remote-1 = { cert-1 = { file = 'x', slot = 4 } }",
+        "connections.branch.remote-1.cert-1.slot",
+        ["not supported"],
+    ),
+]
+IN_CHILD = [
+    ("start_action = 'go'", "start_action", ["not a known value", "none, trap, route, start"]),
+    ("mode = 'transport'", "mode", ["not supported yet", "tunnel, pass, drop"]),
+    ("mode = 'teleport'", "mode", ["not a known value"]),
+    ("replay_window = 16", "replay_window", ["out of range", "found 16", "32 to 4096"]),
+    ("replay_window = 0", "replay_window", ["out of range", "32 to 4096"]),
+    ("life_time = '30m'", "life_time", ["not more than rekey_time"]),
+    ("rand_time = '1h'", "rand_time", ["not less than rekey_time"]),
+    ("rekey_bytes = '10 apples'", "rekey_bytes", ["number of bytes", "500k"]),
+    ("rekey_packets = 1.5", "rekey_packets", ["number of packets", "found 1.5"]),
+    ("esp_proposals = 'aes256'", "esp_proposals", ["no integrity"]),
+    ("ah_proposals = 'sha256'", "ah_proposals", ["not supported yet"]),
+    ("updown = '/bin/true'", "updown", ["not supported yet"]),
+    ("acl = 'nowhere'", "local_ts", ["beside acl"]),
+    ("copy_dscp = 'sideways'", "copy_dscp", ["not a known value"]),
+    ("hw_offload = 'crypto'", "hw_offload", ["not supported yet"]),
+]
+
+
+@pytest.mark.parametrize(("line", "key", "words"), IN_CONNECTION, ids=[case[0] for case in IN_CONNECTION])
+def test_a_bad_key_in_a_connection_is_told(tmp_path: Path, line: str, key: str, words: list[str]) -> None:
+    text = PSK
+    for part in ("local", "remote"):
+        if line.startswith(part + "-1"):
+            text = "\n".join(old for old in PSK.splitlines() if not old.startswith(f"{part} ="))
+    text = text.replace(CONNECTION, f"{line}\n{CONNECTION}")
+    if line.startswith("children"):
+        text = text.split(CONNECTION)[0] + "\n[secrets.ike-1]\nsecret = 'a long enough secret'\n"
+    found = problems(tmp_path, text)
+    (problem,) = [problem for problem in found if problem.key == key]
+    assert problem.position.file == str(tmp_path / "cygnet.toml")
+    assert problem.position.line == text.splitlines().index(line) + 1
+    for word in words:
+        assert word in str(problem)
+
+
+@pytest.mark.parametrize(("line", "key", "words"), IN_CHILD, ids=[case[0] for case in IN_CHILD])
+def test_a_bad_key_in_a_child_is_told(tmp_path: Path, line: str, key: str, words: list[str]) -> None:
+    text = PSK.replace(CONNECTION, f"{CONNECTION}\n{line}")
+    (problem,) = [
+        problem
+        for problem in problems(tmp_path, text)
+        if problem.key == f"connections.branch.children.net.{key}"
+    ]
+    if key in line:
+        assert problem.position.line == text.splitlines().index(line) + 1
+    for word in words:
+        assert word in str(problem)
+
+
+def test_all_problems_are_told_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = """
+[options]
+port = 70000
+[acls]
+a = ["10 permit tcp"]
+b = ["permit ip any any", "permit udp any gibberish"]
+[connections.one]
+version = 7
+local = { auth = "psk", idd = "x" }
+children.x = { local_ts = ["10.0.0.0/33"], remote_ts = [] }
+[secrets.ike-1]
+id = "x"
+[pools.p]
+addrs = "10.0.0.0/24, 10.0.1.0/24"
+[frobnicate]
+"""
+    found = problems(tmp_path, text)
+    assert [(problem.position.line, problem.key) for problem in found] == [
+        (3, "options.port"),
+        (8, "connections.one.version"),
+        (9, "connections.one.local.idd"),
+        (10, "connections.one.children.x.local_ts"),
+        (10, "connections.one.children.x.remote_ts"),
+        (11, "secrets.ike-1.secret"),
+        (14, "pools.p.addrs"),
+        (15, "frobnicate"),
+    ]
+
+
+def test_bad_rules_are_told_one_for_each_list_with_their_lines(tmp_path: Path) -> None:
+    text = """
+[acls]
+a = [
+    "10 permit ip 10.0.0.0/8 any",
+    "20 permit tcp any gibberish",
+]
+c = ["10 permit ip any any", "10 deny ip any any"]
+d = ["permit ip 10.0.0.0 3.0.1.255 any"]
+[acls.b]
+10 = "permit ip any any"
+20 = "allow ip any any"
+"""
+    found = problems(tmp_path, text)
+    assert [(problem.position.line, problem.key) for problem in found] == [
+        (5, "acls.a[1]"), (7, "acls.c[1]"), (11, "acls.b.20")
+    ]  # fmt: skip
+    assert "gibberish" in str(found[0])
+    assert "permit, deny" in str(found[2])
+
+
+def test_an_access_list_must_exist_and_permit_something(tmp_path: Path) -> None:
+    text = PSK.replace('local_ts = ["10.1.0.0/16"]\nremote_ts = ["10.2.0.0/16"]', 'acl = "offce"')
+    (problem,) = problems(tmp_path, text + '[acls]\noffice = ["permit ip any any"]')
+    assert problem.key == "connections.branch.children.net.acl"
+    assert "is no access list; found 'offce'; allowed: office" in str(problem)
+    (problem,) = problems(tmp_path, text.replace("offce", "office") + '[acls]\noffice = ["deny ip any any"]')
+    assert "permits nothing" in str(problem)
+
+
+def test_a_wildcard_that_gives_too_many_ranges_is_refused(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, '[acls]\nx = ["permit ip 10.0.0.0 0.255.170.255 any"]')
+    assert problem.key == "acls.x[0]"
+
+
+def test_selectors_of_different_families_protect_nothing(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, PSK.replace("10.2.0.0/16", "2001:db8::/32"))
+    assert problem.key == "connections.branch.children.net.remote_ts"
+
+
+def test_starting_needs_somebody_to_start_to(tmp_path: Path) -> None:
+    text = PSK.replace('remote_addrs = ["192.0.2.2"]', 'remote_addrs = ["192.0.2.0/24"]')
+    assert not problems(tmp_path, text)
+    (problem,) = problems(tmp_path, text.replace(CONNECTION, f'{CONNECTION}\nstart_action = "trap"'))
+    assert problem.key.endswith("start_action")
+    assert "needs a peer to start to" in problem.text
+
+
+def test_two_secrets_for_the_same_peer_are_an_error(tmp_path: Path) -> None:
+    (problem,) = problems(
+        tmp_path, PSK + "[secrets.ike-again]\nid = 'sun.example'\nsecret = 'another long secret'"
+    )
+    assert problem.key == "secrets.ike-again"
+    assert "ike-branch" in problem.text
+
+
+def test_overlapping_pools_are_an_error(tmp_path: Path) -> None:
+    (problem,) = problems(
+        tmp_path,
+        "[pools.a]\naddrs = '10.3.0.0/24'\n[pools.b]\naddrs = '10.3.0.200-10.3.1.9'\ndns = '10.0.0.1'",
+    )
+    assert (problem.key, problem.position.line) == ("pools.b.addrs", 4)
+    assert "pool a" in problem.text
+
+
+def test_a_name_twice_is_refused_by_toml_with_its_line(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, PSK + "[connections.branch]\n")
+    assert problem.position.line == len(PSK.splitlines()) + 1
+    assert "TOML" in problem.text
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(b"a = \xff", "not UTF-8"), (b"a = [1,", "not TOML"), (b"= 3", "not TOML"), (b"[a]\n[a]\n", "not TOML")],
+)
+def test_what_is_no_toml_is_told_with_its_file(tmp_path: Path, data: bytes, words: str) -> None:
+    path = put(tmp_path / "cygnet.toml", data)
+    from cygnet.config.load import load
+    from cygnet.config.problems import ConfigurationError
+
+    with pytest.raises(ConfigurationError, match=words) as caught:
+        load(path)
+    assert caught.value.problems[0].position.file == str(path)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    from cygnet.config.load import load
+    from cygnet.config.problems import ConfigurationError
+
+    for name in ("x.toml", "x.conf"):
+        with pytest.raises(ConfigurationError, match="cannot be read: No such file"):
+            load(tmp_path / name)
+
+
+def test_a_secret_is_never_shown_in_a_problem(tmp_path: Path) -> None:
+    marker = "0xhunter2hunter2"
+    found = problems(tmp_path, f"[secrets.ike-1]\nsecret = '{marker}'\nscret = '{marker}'\n")
+    assert found
+    assert not any(marker in str(problem) for problem in found if problem.key.endswith("secret"))
+    assert marker not in str(found)
+
+
+def test_a_configuration_with_secrets_that_everybody_can_read_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, PSK)
+    path.chmod(0o644)
+    from cygnet.config.load import load
+    from cygnet.config.problems import ConfigurationError
+
+    with pytest.raises(ConfigurationError, match="everybody can read it .mode 0644.: chmod 600"):
+        load(path)
+    path.chmod(0o640)
+    load(path)
+
+
+def test_a_psk_connection_without_any_secret_is_an_error(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, PSK.split("[secrets")[0])
+    assert problem.key == "connections.branch"
+    assert "there is none" in problem.text
+
+
+def test_names_must_fit_the_control_socket(tmp_path: Path) -> None:
+    for name in ("", " x", "y" * 201, "a\\nb"):
+        found = problems(tmp_path, f'[connections."{name}"]\nversion = 2\n')
+        assert any("name" in problem.text or "control character" in problem.text for problem in found), name

@@ -1,0 +1,175 @@
+"""Certificates, keys and secrets of a configuration: found, judged, refused with a reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+    pkcs12,
+)
+
+from cygnet.auth import issue
+from cygnet.auth.certificate import parse_any
+from cygnet.auth.identity import Identity
+from tests.unit.config_files import BEGIN, END, credentials, loaded, problems, put
+
+CERT = """
+[connections.branch]
+remote_addrs = ["192.0.2.2"]
+local = { auth = "pubkey", certs = ["gw.pem"], id = "moon.example" }
+remote = { auth = "pubkey", id = "sun.example", cacerts = ["ca.pem"] }
+children.net = { local_ts = ["10.1.0.0/16"], remote_ts = ["10.2.0.0/16"] }
+"""
+
+
+def test_files_are_found_in_swanctls_directories(tmp_path: Path) -> None:
+    credentials(tmp_path)
+    configuration = loaded(tmp_path, CERT)
+    (connection,) = configuration.connections
+    ca = parse_any((tmp_path / "x509ca/ca.pem").read_bytes()).der
+    own = parse_any((tmp_path / "x509/gw.pem").read_bytes()).der
+    assert connection.local[0].certificates == (own,)
+    assert connection.remote[0].ca_certificates == (ca,)
+    assert {entry.der: entry.ca for entry in configuration.certificates} == {ca: True, own: False}
+    store = configuration.credentials()
+    assert store.key_for(own) is not None
+    assert [anchor.der for anchor in store.anchors()] == [ca]
+
+
+def test_files_may_be_der_absolute_or_beside_the_configuration(tmp_path: Path) -> None:
+    credentials(tmp_path)
+    own = parse_any((tmp_path / "x509/gw.pem").read_bytes()).der
+    (tmp_path / "x509/gw.pem").unlink()
+    put(tmp_path / "own.der", own)
+    elsewhere = put(tmp_path / "elsewhere/ca.der", parse_any((tmp_path / "x509ca/ca.pem").read_bytes()).der)
+    text = CERT.replace("gw.pem", "own.der").replace("ca.pem", str(elsewhere))
+    assert loaded(tmp_path, text).connections[0].local[0].certificates == (own,)
+
+
+def test_certificates_may_be_sections_with_a_file(tmp_path: Path) -> None:
+    credentials(tmp_path)
+    text = CERT.replace('certs = ["gw.pem"]', 'cert-1 = { file = "gw.pem" }').replace(
+        'cacerts = ["ca.pem"]', 'cacert-x = { file = "ca.pem" }'
+    )
+    assert loaded(tmp_path, text).connections == loaded(tmp_path, CERT).connections
+
+
+def key_of(directory: Path) -> bytes:
+    return (directory / "private/gw.key").read_bytes()
+
+
+def encrypted(directory: Path, encoding: Encoding) -> bytes:
+    key = load_pem_private_key(key_of(directory), None)
+    return key.private_bytes(encoding, PrivateFormat.PKCS8, BestAvailableEncryption(b"open sesame"))
+
+
+@pytest.mark.parametrize("encoding", [Encoding.PEM, Encoding.DER])
+def test_an_encrypted_key_opens_with_its_secret(tmp_path: Path, encoding: Encoding) -> None:
+    credentials(tmp_path)
+    plain = loaded(tmp_path, CERT).keys
+    put(tmp_path / "private/gw.key", encrypted(tmp_path, encoding))
+    (problem,) = [one for one in problems(tmp_path, CERT) if "gw.key" in one.text]
+    assert "encrypted" in problem.text
+    secret = CERT + '\n[secrets.private-gw]\nfile = "gw.key"\nsecret = "SESAME"\n'
+    assert loaded(tmp_path, secret.replace("SESAME", "open sesame")).keys == plain
+    found = problems(tmp_path, secret.replace("SESAME", "open barley"))
+    assert any(one.key == "secrets.private-gw.file" and "passphrase is wrong" in one.text for one in found)
+
+
+def test_a_key_may_stand_anywhere_and_be_named(tmp_path: Path) -> None:
+    credentials(tmp_path)
+    put(tmp_path / "gateway.pem", key_of(tmp_path))
+    (tmp_path / "private/gw.key").unlink()
+    assert loaded(tmp_path, CERT + '\n[secrets.private]\nfile = "gateway.pem"\n').keys
+    (problem,) = problems(tmp_path, CERT)
+    assert (problem.key, problem.text) == (
+        "connections.branch", "authenticates with a private key, and there is none"
+    )  # fmt: skip
+
+
+def test_a_key_store_brings_its_key_and_certificates(tmp_path: Path) -> None:
+    credentials(tmp_path)
+    key = load_pem_private_key(key_of(tmp_path), None)
+    own = x509.load_pem_x509_certificate((tmp_path / "x509/gw.pem").read_bytes())
+    ca = x509.load_pem_x509_certificate((tmp_path / "x509ca/ca.pem").read_bytes())
+    store = pkcs12.serialize_key_and_certificates(b"gw", key, own, [ca], BestAvailableEncryption(b"pass"))  # type: ignore[arg-type]
+    expected = loaded(tmp_path, CERT)
+    for path in ("private/gw.key", "x509ca/ca.pem"):
+        (tmp_path / path).unlink()
+    put(tmp_path / "pkcs12/all.p12", store)
+    text = (
+        CERT.replace(', cacerts = ["ca.pem"]', "")
+        + '\n[secrets.pkcs12-1]\nfile = "all.p12"\nsecret = "pass"\n'
+    )
+    configuration = loaded(tmp_path, text)
+    assert configuration.keys == expected.keys
+    assert {entry.der: entry.ca for entry in configuration.certificates} == {
+        entry.der: entry.ca for entry in expected.certificates
+    }
+    (problem,) = [one for one in problems(tmp_path, text.replace('"pass"', '"word"')) if "pkcs12" in one.key]
+    assert "passphrase is wrong" in problem.text
+
+
+def test_a_key_that_everybody_can_read_is_refused(tmp_path: Path) -> None:
+    credentials(tmp_path)
+    (tmp_path / "private/gw.key").chmod(0o644)
+    found = problems(tmp_path, CERT)
+    assert any("everybody can read it (mode 0644): chmod 600" in one.text for one in found)
+
+
+def test_a_certificate_without_its_key_is_an_error(tmp_path: Path) -> None:
+    credentials(tmp_path)
+    ca = issue.make_ca("CN=Other", not_before=BEGIN, not_after=END)
+    other = issue.issue(ca, [Identity.parse("moon.example")], not_before=BEGIN, not_after=END)
+    put(tmp_path / "private/gw.key", other.key)
+    (problem,) = problems(tmp_path, CERT)
+    assert "no private key belongs to one of them" in problem.text
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+)
+def test_what_is_no_certificate_is_told_with_its_file(tmp_path: Path, content: bytes) -> None:
+    credentials(tmp_path)
+    put(tmp_path / "x509/gw.pem", content)
+    found = problems(tmp_path, CERT)
+    assert any(one.key == "connections.branch.local.certs" and "x509/gw.pem" in one.text for one in found)
+
+
+def test_what_is_no_key_is_told_with_its_file(tmp_path: Path) -> None:
+    credentials(tmp_path)
+    put(tmp_path / "private/gw.key", b"hello")
+    assert any("gw.key is no private key in PEM or DER" in one.text for one in problems(tmp_path, CERT))
+
+
+def test_an_authority_must_be_one(tmp_path: Path) -> None:
+    credentials(tmp_path)
+    text = CERT + '\n[authorities.corp]\ncacert = "ca.pem"\n'
+    configuration = loaded(tmp_path, text)
+    assert [authority.name for authority in configuration.authorities] == ["corp"]
+    (problem,) = problems(tmp_path, text.replace('cacert = "ca.pem"', f'file = "{tmp_path}/x509/gw.pem"'))
+    assert (problem.key, "no CA" in problem.text) == ("authorities.corp.file", True)
+    (problem,) = problems(tmp_path, text.replace('cacert = "ca.pem"', ""))
+    assert "exactly one certificate" in problem.text
+    (problem,) = problems(tmp_path, text.replace('"ca.pem"\n', '"ca.pem"\ncrl_uris = "http://x"\n'))
+    assert "not supported yet" in problem.text
+
+
+def test_short_secrets_are_warned_of(tmp_path: Path) -> None:
+    configuration = loaded(tmp_path, '[secrets.ike-1]\nsecret = "stubby"\n')
+    assert "secrets.ike-1.secret" in [warning.key for warning in configuration.warnings]
+    assert "stubby" not in repr(configuration)
+
+
+def test_an_expired_certificate_is_warned_of(tmp_path: Path) -> None:
+    credentials(tmp_path)
+    ca = issue.make_ca("CN=Test CA", not_before=1e9, not_after=1.1e9)
+    put(tmp_path / "x509ca/ca.pem", ca.certificate)
+    warnings = loaded(tmp_path, CERT).warnings
+    assert any("expired" in warning.text and "ca.pem" in warning.text for warning in warnings)
