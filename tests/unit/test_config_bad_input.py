@@ -10,7 +10,7 @@ from tests.unit.config_files import PSK, problems, put, write
 
 CONNECTION = "[connections.branch.children.net]"
 
-# (what to add before the child's section, line that counts within the added text, key's end, words of the message)
+# (the line that is added, the key of the problem, words of its message)
 IN_CONNECTION = [
     (
         "local_adrs = '10.0.0.1'",
@@ -256,7 +256,7 @@ def test_a_configuration_with_secrets_that_everybody_can_read_is_refused(tmp_pat
     from cygnet.config.load import load
     from cygnet.config.problems import ConfigurationError
 
-    with pytest.raises(ConfigurationError, match="everybody can read it .mode 0644.: chmod 600"):
+    with pytest.raises(ConfigurationError, match=r"everybody can read it .mode 0644.: chmod 600"):
         load(path)
     path.chmod(0o640)
     load(path)

@@ -166,7 +166,7 @@ def test_signature_schemes_are_limited_by_name(tmp_path: Path) -> None:
 def test_identities_of_a_secret_may_be_one_several_or_suffixed(tmp_path: Path) -> None:
     text = (
         PSK
-        + '[secrets.ike-other]\nsecret = "0x00ff00ff00ff00ff00ff"\nid = ["a", "b"]\nid-3 = "C=CH, O=x, CN=y"\n'
+        + '[secrets.ike-2]\nsecret = "0x00ff00ff00ff00ff00ff"\nid = ["a", "b"]\nid-3 = "C=CH, O=x, CN=y"\n'
     )
     first, second = loaded(tmp_path, text).secrets
     assert first.owners == (Identity.parse("sun.example"),)
@@ -204,7 +204,7 @@ ACL = PSK.replace('local_ts = ["10.1.0.0/16"]\nremote_ts = ["10.2.0.0/16"]', 'ac
 )
 def test_an_access_list_gives_flows_and_rules_in_the_order_of_numbers(tmp_path: Path, acls: str) -> None:
     child = loaded(tmp_path, ACL + acls).connections[0].children[0]
-    assert [rule.action for rule in child.rules][0] is Action.BYPASS
+    assert child.rules[0].action is Action.BYPASS
     assert child.rules[-1].action is Action.PROTECT
     assert [flow.rule for flow in child.flows] == ["office/20"]
 
