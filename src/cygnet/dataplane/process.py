@@ -22,6 +22,7 @@ from cygnet.dataplane.descriptors import Inherited
 from cygnet.dataplane.engines import portable
 from cygnet.dataplane.engines.portable import Kernel, PortableEngine, Sockets
 from cygnet.dataplane.translate import Refused, address, policy, sa_parameters
+from cygnet.dataplane.tun import Device
 from cygnet.ipsec.drops import Drop
 from cygnet.policy.sa import UdpEncapsulation
 
@@ -50,7 +51,7 @@ class Process:
             return next((s for s in sockets if s.family == family), None)
 
         self.engine = PortableEngine(
-            inherited.tun,
+            Device(inherited.tun),
             Sockets(
                 first(lanes, socket.AF_INET),
                 first(lanes, socket.AF_INET6),

@@ -31,6 +31,7 @@ _IFF_TUN, _IFF_NO_PI, _IFF_VNET_HDR = 0x0001, 0x1000, 0x4000
 _F_CSUM, _F_TSO4, _F_TSO6, _F_USO4, _F_USO6 = 1, 2, 4, 0x20, 0x40
 _SIOCSIFMTU, _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFTXQLEN = 0x8922, 0x8913, 0x8914, 0x8943
 _IFF_UP = 1
+_RTM_NEWLINK, _REQUEST_ACK, _IFLA_GSO_MAX_SIZE, _IFLA_GSO_IPV4_MAX_SIZE = 16, 5, 41, 63
 _IFREQ_FLAGS = struct.Struct("16sH22x")
 _IFREQ_INT = struct.Struct("16si20x")
 _QUEUE_LENGTH = 1000
@@ -71,67 +72,67 @@ def open_tun(name: str) -> int:
     return fd
 
 
-def name_of(fd: int) -> str:
-    """The device's name, which may have been changed since it was opened."""
-    answer = fcntl.ioctl(fd, _TUNGETIFF, bytes(40))
-    return answer[:16].rstrip(b"\0").decode()
+class Device:
+    """The device behind a descriptor of `open_tun`, and what the data plane asks of it."""
 
+    def __init__(self, fd: int) -> None:
+        """Raises OSError if the descriptor is no TUN device."""
+        self.fd = fd
+        self.name = fcntl.ioctl(fd, _TUNGETIFF, bytes(40))[:16].rstrip(b"\0").decode()
 
-def set_mtu(name: str, mtu: int) -> None:
-    _interface_ioctl(_SIOCSIFMTU, _IFREQ_INT.pack(name.encode(), mtu))
+    def start(self, mtu: int, offloads: Offloads, *, bursts: bool) -> None:
+        """Up and running, with what offloads this kernel has (written to `offloads`)."""
+        offloads.tun_tso = offloads.tun_uso = False
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(self.fd, _TUNSETOFFLOAD, 0)
+        if bursts:
+            self._enable(offloads)
+        self.set_mtu(mtu)
+        # Without the IPv6 link-local address whose solicitations nobody here wants.
+        with contextlib.suppress(OSError):
+            Path(f"/proc/sys/net/ipv6/conf/{self.name}/addr_gen_mode").write_text("1")
+        name = self.name.encode()
+        _interface_ioctl(_SIOCSIFTXQLEN, _IFREQ_INT.pack(name, _QUEUE_LENGTH))
+        flags = _IFREQ_FLAGS.unpack(_interface_ioctl(_SIOCGIFFLAGS, _IFREQ_FLAGS.pack(name, 0)))[1]
+        _interface_ioctl(_SIOCSIFFLAGS, _IFREQ_FLAGS.pack(name, flags | _IFF_UP))
+        self._probe(offloads)
 
+    def _enable(self, offloads: Offloads) -> None:
+        """Checksum and segmentation offloads, USO where the kernel has it (6.2)."""
+        base = _F_CSUM | _F_TSO4 | _F_TSO6
+        for mask, uso in ((base | _F_USO4 | _F_USO6, True), (base, False)):
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(self.fd, _TUNSETOFFLOAD, mask)
+                offloads.tun_tso, offloads.tun_uso = True, uso
+                return
 
-def bring_up(name: str) -> None:
-    """Up, without the IPv6 link-local address whose solicitations nobody here wants."""
-    with contextlib.suppress(OSError):
-        Path(f"/proc/sys/net/ipv6/conf/{name}/addr_gen_mode").write_text("1")
-    _interface_ioctl(_SIOCSIFTXQLEN, _IFREQ_INT.pack(name.encode(), _QUEUE_LENGTH))
-    flags = _IFREQ_FLAGS.unpack(_interface_ioctl(_SIOCGIFFLAGS, _IFREQ_FLAGS.pack(name.encode(), 0)))[1]
-    _interface_ioctl(_SIOCSIFFLAGS, _IFREQ_FLAGS.pack(name.encode(), flags | _IFF_UP))
+    def _probe(self, offloads: Offloads) -> None:
+        """Write one burst of each kind that cannot travel (TTL 0), once the device is up: some kernels
+        refuse them (EINVAL, a regression of 6.6.44), and then every packet is written by itself."""
+        for protocol, gso, attribute in ((6, GSO_TCPV4, "tun_tso"), (17, GSO_UDP_L4, "tun_uso")):
+            if getattr(offloads, attribute):
+                try:
+                    os.write(self.fd, _burst(protocol, gso))
+                except OSError:
+                    setattr(offloads, attribute, False)
 
+    def set_mtu(self, mtu: int) -> None:
+        """Nothing happens if the device was renamed or taken away: packets still find their size by ICMP."""
+        with contextlib.suppress(OSError):
+            _interface_ioctl(_SIOCSIFMTU, _IFREQ_INT.pack(self.name.encode(), mtu))
 
-def set_burst_size(name: str, octets: int) -> None:
-    """The largest burst a read gives (IFLA_GSO_MAX_SIZE): small enough to leave in one sealed send."""
-    payload = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, socket.if_nametoindex(name), 0, 0)
-    payload += struct.pack("=HHI", 8, 41, octets)  # IFLA_GSO_MAX_SIZE
-    payload += struct.pack("=HHI", 8, 63, octets)  # IFLA_GSO_IPV4_MAX_SIZE
-    header = struct.pack("=IHHII", 16 + len(payload), 16, 5, 1, 0)  # RTM_NEWLINK, REQUEST|ACK
-    with (
-        contextlib.suppress(OSError),
-        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink,
-    ):
-        netlink.send(header + payload)
-        netlink.recv(4096)
-
-
-def enable_offloads(fd: int, offloads: Offloads) -> None:
-    """Ask for checksum and segmentation offloads, USO where the kernel has it (6.2)."""
-    base = _F_CSUM | _F_TSO4 | _F_TSO6
-    for mask, tso, uso in ((base | _F_USO4 | _F_USO6, True, True), (base, True, False)):
-        try:
-            fcntl.ioctl(fd, _TUNSETOFFLOAD, mask)
-        except OSError:
-            continue
-        offloads.tun_tso, offloads.tun_uso = tso, uso
-        return
-    offloads.tun_tso = offloads.tun_uso = False
-
-
-def disable_offloads(fd: int, offloads: Offloads) -> None:
-    with contextlib.suppress(OSError):
-        fcntl.ioctl(fd, _TUNSETOFFLOAD, 0)
-    offloads.tun_tso = offloads.tun_uso = False
-
-
-def probe_burst_writes(fd: int, offloads: Offloads) -> None:
-    """Write one burst of each kind that cannot travel (TTL 0), once the device is up: some kernels
-    refuse them (EINVAL, a regression of 6.6.44), and then every packet is written by itself."""
-    for protocol, gso, attribute in ((6, GSO_TCPV4, "tun_tso"), (17, GSO_UDP_L4, "tun_uso")):
-        if getattr(offloads, attribute):
-            try:
-                os.write(fd, _burst(protocol, gso))
-            except OSError:
-                setattr(offloads, attribute, False)
+    def set_burst_size(self, octets: int) -> None:
+        """The largest burst a read gives (IFLA_GSO_MAX_SIZE): small enough to leave in one sealed send."""
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink,
+        ):
+            index = socket.if_nametoindex(self.name)
+            payload = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, 0, 0)
+            payload += struct.pack("=HHI", 8, _IFLA_GSO_MAX_SIZE, octets)
+            payload += struct.pack("=HHI", 8, _IFLA_GSO_IPV4_MAX_SIZE, octets)
+            netlink.send(struct.pack("=IHHII", 16 + len(payload), _RTM_NEWLINK, _REQUEST_ACK, 1, 0) + payload)
+            netlink.recv(4096)
 
 
 def _burst(protocol: int, gso: int) -> bytes:

@@ -7,14 +7,12 @@ it is in the SPD, and leaves it after.
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from cygnet.crypto.suites import UnsupportedAlgorithm
-from cygnet.dataplane import tun
 from cygnet.dataplane.descriptors import Options
 from cygnet.dataplane.engines.inbound import Inward
 from cygnet.dataplane.engines.outbound import Outward
@@ -23,6 +21,7 @@ from cygnet.dataplane.engines.transmit import MAX_DATAGRAM, Transmitter
 from cygnet.dataplane.messages import PairCounters, Report, Warned
 from cygnet.dataplane.sad import Inbound, Outbound
 from cygnet.dataplane.translate import Refused
+from cygnet.dataplane.tun import MAX_PACKET, Offloads
 from cygnet.ipsec.esp import InboundSa, OutboundSa
 from cygnet.ipsec.rows import MAX_ROWS
 from cygnet.policy.sa import Direction, SaParameters, UdpEncapsulation
@@ -46,6 +45,19 @@ class Kernel(Protocol):
     def clear(self) -> None: ...
 
 
+class Device(Protocol):
+    """The TUN device (dataplane.tun)."""
+
+    fd: int
+    name: str
+
+    def start(self, mtu: int, offloads: Offloads, *, bursts: bool) -> None: ...
+
+    def set_mtu(self, mtu: int) -> None: ...
+
+    def set_burst_size(self, octets: int) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Sockets:
     """The data plane's lanes and raw sockets, None where there is none."""
@@ -61,7 +73,7 @@ class PortableEngine:
 
     def __init__(
         self,
-        tun_fd: int,
+        device: Device,
         sockets: Sockets,
         kernel: Kernel,
         options: Options,
@@ -69,39 +81,28 @@ class PortableEngine:
         drain_commands: Callable[[], None],
     ) -> None:
         self.options = options
-        self.offloads = tun.Offloads(udp_gso=options.gso, udp_gro=options.gro)
-        self.state = State(tun_fd, self.offloads, report)
+        self.offloads = Offloads(udp_gso=options.gso, udp_gro=options.gro)
+        self.state = State(device.fd, self.offloads, report)
+        self._device = device
         self._kernel = kernel
-        self._name = tun.name_of(tun_fd)
-        self._mtu = 0
+        self._mtu = options.tun_mtu or TUN_MTU_AT_FIRST
         self._measured = 0.0
         self._transmitter = Transmitter(sockets.udp4, sockets.udp6, sockets.raw4, sockets.raw6, self.offloads)
         self.outward = Outward(self.state, self._transmitter)
         self.inward = Inward(self.state, drain_commands)
         self.state.changed = self._forget
         self.state.paths_changed = self._fit_mtu
-        self._start_tun(tun_fd)
-
-    def _start_tun(self, fd: int) -> None:
-        if self.options.tun_offload:
-            tun.enable_offloads(fd, self.offloads)
-        else:
-            tun.disable_offloads(fd, self.offloads)
-        self._set_mtu(self.options.tun_mtu or TUN_MTU_AT_FIRST)
-        tun.bring_up(self._name)
-        before = (self.offloads.tun_tso, self.offloads.tun_uso)
-        tun.probe_burst_writes(fd, self.offloads)
-        if before != (self.offloads.tun_tso, self.offloads.tun_uso):
-            self.state.report(
-                Warned("tun_offload", "this kernel refuses bursts on the TUN: packet by packet")
-            )
+        device.start(self._mtu, self.offloads, bursts=options.tun_offload)
+        if options.tun_offload and not self.offloads.tun_tso:
+            report(Warned("tun_offload", "this kernel takes no bursts on a TUN device: packet by packet"))
+        self._fit_bursts()
 
     # -- policies ------------------------------------------------------------------------------
 
     def install_policy(self, policy: Policy) -> None:
         """Kernel first: what is permitted must not leave in clear from here on."""
         spd = self.state.spd
-        self._kernel.apply([*(p for p in spd if p.id != policy.id), policy], self._name)
+        self._kernel.apply([*(p for p in spd if p.id != policy.id), policy], self._device.name)
         spd.put(policy)
         self._index_flows()
 
@@ -111,7 +112,7 @@ class PortableEngine:
         if spd.get(policy) is None:
             return
         spd.remove(policy)
-        self._kernel.apply(list(spd), self._name)
+        self._kernel.apply(list(spd), self._device.name)
         self._index_flows()
 
     def _index_flows(self) -> None:
@@ -244,16 +245,11 @@ class PortableEngine:
         """The TUN's MTU is what fits through the narrowest tunnel in one piece."""
         if not self.options.tun_mtu:
             fits = [entry.max_inner for entry in self.state.sad.outbound_entries()]
-            if fits:
-                self._set_mtu(max(min(fits), TUN_MTU_FLOOR))
+            mtu = max(min(fits), TUN_MTU_FLOOR) if fits else self._mtu
+            if mtu != self._mtu:
+                self._mtu = mtu
+                self._device.set_mtu(mtu)
         self._fit_bursts()
-
-    def _set_mtu(self, mtu: int) -> None:
-        if mtu == self._mtu:
-            return
-        with contextlib.suppress(OSError):  # renamed or taken away: packets still find their size by ICMP
-            tun.set_mtu(self._name, mtu)
-        self._mtu = mtu
 
     def _fit_bursts(self) -> None:
         """Reads small enough that one, sealed, leaves in one send."""
@@ -262,4 +258,4 @@ class PortableEngine:
             default=self._mtu + 64,
         )
         rows = max(1, min(MAX_ROWS, MAX_DATAGRAM // sealed))
-        tun.set_burst_size(self._name, min(rows * (self._mtu - 52) + _TCP_HEADROOM, tun.MAX_PACKET + 1))
+        self._device.set_burst_size(min(rows * (self._mtu - 52) + _TCP_HEADROOM, MAX_PACKET + 1))
