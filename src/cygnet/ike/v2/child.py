@@ -352,7 +352,7 @@ def activate(context: Context, pair: int) -> Steps[None]:
     if child is None or child.outbound is None:
         return
     outbound = child.outbound
-    yield from apply(ChangeChild(replace(child, outbound=None)))
+    yield from apply(ChangeChild(replace(child, outbound=None, announced=not child.redundant)))
     result = yield from install(outbound, held=False)
     error = installation_error(result, child.name)
     if error is not None and context.state.child(pair) is not None:

@@ -42,6 +42,7 @@ from cygnet.ike.state import (
     NoteAttempt,
     Postpone,
     RekeyChild,
+    SaState,
     UseKeys,
     ike_suite,
 )
@@ -142,9 +143,7 @@ def rekey(context: Context, wanted: RekeyChild) -> Steps[None]:
     if rival is not None and collisions.loses(outcome.nonce, rival.nonce):
         # Ours was made with the lowest nonce: the peer's stays, we close ours (section 2.8.1).
         loser = replace(made.child, announced=False, redundant=True, phase=ChildPhase.REKEYED)
-        winner = state.child(rival.result)
-        announce = [ChangeChild(replace(winner, announced=True))] if winner is not None else []
-        yield from apply(AddChild(loser), *announce, ForgetAttempt(rival))
+        yield from apply(AddChild(loser), *_replaced_by_peer(state, old.pair, rival), ForgetAttempt(rival))
         yield from _delete(context, loser)
         return
     beaten = state.child(rival.result) if rival is not None else None
@@ -156,6 +155,17 @@ def rekey(context: Context, wanted: RekeyChild) -> Steps[None]:
     yield from apply(AddChild(made.child), *changes, *forget)
     if present is not None:
         yield from _delete(context, present)
+
+
+def _replaced_by_peer(state: SaState, old: int, rival: Attempt) -> list[ChangeChild]:
+    """The peer's rekey stands: its pair is the one to be seen, the old one waits for the peer's Delete."""
+    winner, present = state.child(rival.result), state.child(old)
+    changes = []
+    if winner is not None and not winner.announced:
+        changes.append(ChangeChild(replace(winner, announced=True)))
+    if present is not None and present.phase is ChildPhase.INSTALLED:
+        changes.append(ChangeChild(replace(present, phase=ChildPhase.REKEYED)))
+    return changes
 
 
 def _delete(context: Context, child: ChildSa) -> Steps[None]:
@@ -175,9 +185,7 @@ def _rekey_refused(
     if rival is not None or present is None or present.phase is not ChildPhase.INSTALLED:
         # The peer has rekeyed or closed it: nothing is left to do (C15, C16, C20).
         if rival is not None:
-            winner = context.state.child(rival.result)
-            if winner is not None:
-                yield from apply(ChangeChild(replace(winner, announced=True)), ForgetAttempt(rival))
+            yield from apply(*_replaced_by_peer(context.state, old.pair, rival), ForgetAttempt(rival))
         return
     if notify.type == Notify.CHILD_SA_NOT_FOUND:
         # C6: the peer lost it. Drop it in silence and make a new one.
@@ -420,7 +428,8 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
     # What happened while the data plane worked counts too.
     state = context.state
     contested = old is not None and collisions.is_rekeying(state, old.pair)
-    record = replace(made.child, outbound=made.outbound, announced=not contested)
+    # A rekey is told when it counts: when the peer is known to hold the new pair, or wins the contest.
+    record = replace(made.child, outbound=made.outbound, announced=old is None)
     changes: list[AddChild | ChangeChild | NoteAttempt] = [AddChild(record)]
     present = state.child(old.pair) if old is not None else None
     if old is not None and contested:

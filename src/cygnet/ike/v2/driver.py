@@ -34,6 +34,7 @@ from cygnet.ike.state import (
     Handover,
     NoteAttempt,
     Phase,
+    RekeyIke,
     Report,
     Wanted,
     Window,
@@ -714,7 +715,8 @@ def close(sa: IkeSa, failure: Failure, *, linger: bool) -> None:
         if task.exchange is not None:
             task.exchange.close()
         _let_go(sa, task)
-        gateway.operation_ended(task.operation, failure)
+        done = failure.reason is Reason.REPLACED and isinstance(task.wanted, RekeyIke)
+        gateway.operation_ended(task.operation, None if done else failure)
     gateway.closing(sa, failure)
     sa.commit(tuple([DropChild(child.pair, failure) for child in sa.state.children]))
     gateway.closed(sa, failure)

@@ -22,6 +22,7 @@ from cygnet.ike.state import (
     ChildPhase,
     ChildSa,
     DropChild,
+    Handover,
     NoteEarlyDelete,
     Phase,
 )
@@ -83,6 +84,11 @@ def respond(context: Context, received: Received) -> Steps[None]:
     for delete in message.all(DeletePayload):
         if delete.protocol == Protocol.IKE:
             # RFC 7296, section 1.4.1: the answer to the Delete of an IKE SA is empty.
+            rekeyed = collisions.rival(context.state, AttemptKind.REKEY_IKE, 0)
+            if rekeyed is not None:
+                # C32: the peer never saw our rekey; its own stands.
+                yield from answer((), Handover(rekeyed.result))
+                raise SaClosed(Failure(Reason.REPLACED, "rekeyed by the peer"), linger=True)
             yield from answer(())
             raise SaClosed(Failure(Reason.PEER_CLOSED, "the peer closed the IKE SA"), linger=True)
     fatal = message.notify(Notify.AUTHENTICATION_FAILED) or message.notify(Notify.INVALID_SYNTAX)
@@ -135,6 +141,22 @@ def _closing(context: Context, closed: list[ChildSa]) -> tuple[list[Change], lis
             )
         else:
             ours.append(child.spi_in.to_bytes(4, "big"))
-            failure = Failure(Reason.PEER_CLOSED, "the peer closed it")
+            failure = (
+                None if _is_replaced(context, child) else Failure(Reason.PEER_CLOSED, "the peer closed it")
+            )
+        changes += _revived(context, child)
         changes.append(DropChild(child.pair, failure))
     return changes, ours
+
+
+def _is_replaced(context: Context, child: ChildSa) -> bool:
+    """Another pair has taken over: the Delete ends a rekey and is no news."""
+    return any(other.replaces == child.pair and not other.redundant for other in context.state.children)
+
+
+def _revived(context: Context, closed: ChildSa) -> list[Change]:
+    """C5: the peer gives up what it had just made to replace a pair; the old one serves on."""
+    old = context.state.child(closed.replaces) if closed.outbound is not None else None
+    if old is None or old.phase is not ChildPhase.REKEYED:
+        return []
+    return [ChangeChild(replace(old, phase=ChildPhase.INSTALLED))]
