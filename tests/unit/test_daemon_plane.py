@@ -40,7 +40,7 @@ class Bench:
         self.answers: list[messages.Report | None] = []
         self.answered = asyncio.Event()
         self.lost = asyncio.Event()
-        self.plane = Plane(loop, self._report, self.lost.set, epoch=5)
+        self.plane = Plane(loop, self._report, lambda: None, self.lost.set, epoch=5)
         ours, self.other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.other.settimeout(5)
         self.plane.attach(ours)

@@ -97,7 +97,8 @@ class Names:
 class Plane:
     """One data plane, as long as its pair lives; `attach` gives a new pair after its restart.
 
-    `report(message)` is called for each report that answers no command; `lost()` when the pair ends.
+    `report(message)` is called for each report that answers no command, `drained()` after all that came
+    at once; `lost()` when the pair ends.
     `counters`: `sent queued refused reports malformed late`.
     """
 
@@ -105,11 +106,13 @@ class Plane:
         self,
         loop: asyncio.AbstractEventLoop,
         report: Callable[[messages.Report], None],
+        drained: Callable[[], None],
         lost: Callable[[], None],
         epoch: int,
     ) -> None:
         self._loop = loop
         self._report = report
+        self._drained = drained
         self._lost = lost
         self._sock: socket.socket | None = None
         self._queue: deque[bytes] = deque()
@@ -317,6 +320,10 @@ class Plane:
         self._writing = False
 
     def _readable(self) -> None:
+        self._read()
+        self._drained()
+
+    def _read(self) -> None:
         for _ in range(BATCH):
             if self._sock is None:
                 return

@@ -68,7 +68,7 @@ class Daemon:
         self._sources = sources
         self.guard = guard
         self.lanes = Lanes(lanes, self._received, self._foreign, listen)
-        self.plane = Plane(loop, self._reported, self._plane_lost, epoch)
+        self.plane = Plane(loop, self._reported, self.flush, self._plane_lost, epoch)
         self.listeners: list[Callable[[events.Event], None]] = []
         self.policies: dict[int, Policy] = {}
         self.counters: Counter[str] = Counter()
@@ -136,7 +136,6 @@ class Daemon:
 
     def _reported(self, report: messages.Report) -> None:
         self.guard.run("report", self._handle_report, report)
-        self.flush()
 
     def _handle_report(self, report: messages.Report) -> None:
         names, endpoint = self.plane.names, self.endpoint
@@ -224,7 +223,8 @@ class Daemon:
             result = effects.InstallFailed(report.error) if report.error else effects.Installed()
         else:
             result = effects.InstallFailed("the data plane does not answer")
-        self.do("installed", self.endpoint.resume, ask, result, now())
+            self.loop.call_soon(self.flush)
+        self.guard.run("installed", self.endpoint.resume, ask, result, now())
 
     def _install_policy(self, effect: effects.InstallPolicy) -> None:
         policy = effect.policy
