@@ -26,7 +26,7 @@ from cygnet.daemon.commands import Commands, Server
 from cygnet.daemon.control import Control, Refused
 from cygnet.daemon.guard import Guard, trace
 from cygnet.daemon.lanes import Lane, address
-from cygnet.daemon.log import Line, Severity, Sink, line_of, told_at
+from cygnet.daemon.log import Line, Severity, Sink
 from cygnet.daemon.preload import preload
 from cygnet.daemon.privileges import PrivilegesKept, give_up
 from cygnet.daemon.process import Daemon, now
@@ -62,7 +62,7 @@ class Program:
         listen = frozenset(address(text) for text in loaded.header.listen)
         epoch = secrets.randbits(30) + 1
         self.daemon = Daemon(self.loop, endpoint, lanes, self.guard, epoch, sources, listen)
-        self.daemon.listeners.append(self.log)
+        self.daemon.listeners.append(sink.tell)
         self.control = Control(self.daemon, self.credentials, self.note)
         self.commands = Commands(self.daemon, self.control, log_messages=sink.upto >= Severity.DEBUG)
         self.vici = Server(
@@ -154,12 +154,6 @@ class Program:
             self.done.set_result(status)
 
     # -- the log -------------------------------------------------------------------------------
-
-    def log(self, event: events.Event) -> None:
-        if told_at(event)[0] <= self.sink.upto:
-            line = line_of(event)
-            if line is not None:
-                self.sink.write(line)
 
     def say(self, severity: Severity, code: str, text: str) -> None:
         self.sink.write(Line("DMN", severity, 1, code, text))

@@ -1,7 +1,8 @@
 """Log lines, made from events and from nothing else.
 
 `line_of(event)` says in which group (strongSwan's: IKE, CHD, NET, DMN), how severe and at which level an
-event is told. Nobody pays for a line that nobody reads: `told_at` is asked first.
+event is told. Nobody pays for a line that nobody reads: `told_at` is asked first, and `Sink.tell` makes
+a line only if the rate limit lets it through.
 Severities are for the log, as `options.log_level` names them; levels are strongSwan's, for `swanctl
 --log` and `--initiate`: 0 what an operator must know, 1 what happens (messages), 2 silent drops.
 Peer text is escaped (`printable`): one line stays one line, and no terminal is steered. `Sink` writes
@@ -61,6 +62,27 @@ _TOLD: dict[type, tuple[Severity, int]] = {
 }
 
 
+_CODES: dict[type, str] = {
+    events.MessageSeen: "message",
+    events.IkeSaUp: "ike-up",
+    events.IkeSaDown: "ike-down",
+    events.IkeSaRekeyed: "ike-rekeyed",
+    events.ChildSaUp: "child-up",
+    events.ChildSaDown: "child-down",
+    events.ChildSaRekeyed: "child-rekeyed",
+    events.NegotiationFailed: "failed",
+}
+
+
+def code_of(event: events.Event) -> str:
+    """The code of the event's line, "" if it has none."""
+    if type(event) is events.Dropped:
+        return f"drop-{event.drop}"
+    if type(event) is events.Noted:
+        return event.code
+    return _CODES.get(type(event), "")
+
+
 def told_at(event: events.Event) -> tuple[Severity, int]:
     """Severity and level of an event's line."""
     return _TOLD.get(type(event), (Severity.INFO, 0))
@@ -68,6 +90,7 @@ def told_at(event: events.Event) -> tuple[Severity, int]:
 
 def line_of(event: events.Event) -> Line | None:
     """The line of an event; None where others tell of it."""
+    code = code_of(event)
     match event:
         case events.MessageSeen():
             verb = "sent" if event.sent else "received"
@@ -75,39 +98,39 @@ def line_of(event: events.Event) -> Line | None:
             preposition = "to" if event.sent else "from"
             peer = f"{event.path.remote}[{event.path.remote_port}]"
             text = f"{verb}{again} {describe(event.message)} {preposition} {peer}"
-            return Line("NET", Severity.DEBUG, 1, "message", text, event.connection, event.ike_sa)
+            return Line("NET", Severity.DEBUG, 1, code, text, event.connection, event.ike_sa)
         case events.Dropped():
             detail = f": {event.detail}" if event.detail else ""
             peer = f"{event.path.remote}[{event.path.remote_port}]"
             text = f"dropped {event.drop} from {peer}{detail}"
-            return Line("NET", Severity.DEBUG, 2, f"drop-{event.drop}", text, "", event.ike_sa)
+            return Line("NET", Severity.DEBUG, 2, code, text, "", event.ike_sa)
         case events.IkeSaUp():
             text = f"IKE_SA {_ike_name(event.sa)} established between {_ends(event.sa)}"
-            return _ike(event.sa, "ike-up", text)
+            return _ike(event.sa, code, text)
         case events.IkeSaDown():
             text = f"IKE_SA {_ike_name(event.sa)} down: {_why(event.failure)}"
-            return _ike(event.sa, "ike-down", text)
+            return _ike(event.sa, code, text)
         case events.IkeSaRekeyed():
             text = f"IKE_SA {_ike_name(event.new)} rekeyed, replaces {_ike_name(event.old)}"
-            return _ike(event.new, "ike-rekeyed", text)
+            return _ike(event.new, code, text)
         case events.ChildSaUp():
             text = f"CHILD_SA {_child_name(event.child)} established: {_carries(event.child)}"
-            return _ike(event.sa, "child-up", text, "CHD")
+            return _ike(event.sa, code, text, "CHD")
         case events.ChildSaDown():
             text = f"CHILD_SA {_child_name(event.child)} down: {_why(event.failure)}"
-            return _ike(event.sa, "child-down", text, "CHD")
+            return _ike(event.sa, code, text, "CHD")
         case events.ChildSaRekeyed():
             text = f"CHILD_SA {_child_name(event.new)} rekeyed, replaces {_child_name(event.old)}"
-            return _ike(event.sa, "child-rekeyed", text, "CHD")
+            return _ike(event.sa, code, text, "CHD")
         case events.NegotiationFailed():
             what = f"{event.connection or 'no connection'}{'/' if event.child else ''}{event.child}"
             side = "to" if event.initiator else "from"
             text = (
                 f"negotiation of {what} {side} {event.peer or 'unknown peer'} failed: {_why(event.failure)}"
             )
-            return Line("IKE", Severity.WARNING, 0, "failed", text, event.connection)
+            return Line("IKE", Severity.WARNING, 0, code, text, event.connection)
         case events.Noted():
-            return Line("IKE", Severity.INFO, 1, event.code, event.text, event.connection, event.ike_sa)
+            return Line("IKE", Severity.INFO, 1, code, event.text, event.connection, event.ike_sa)
         case events.OperationDone():
             return None
 
@@ -176,21 +199,36 @@ class Sink:
         self.lost = 0
         self.held = 0
 
+    def tell(self, event: events.Event) -> None:
+        """An event's line, if it has one, if it is severe enough and if there are not too many."""
+        code = code_of(event)
+        if not code or told_at(event)[0] > self.upto:
+            return
+        suffix = self._admit(code)
+        line = None if suffix is None else line_of(event)
+        if line is not None:
+            self._put(self._render(line, f"{printable(line.text)}{suffix}"))
+
     def write(self, line: Line) -> None:
         if line.severity > self.upto:
             return
+        suffix = self._admit(line.code)
+        if suffix is not None:
+            self._put(self._render(line, printable(line.text) + suffix))
+
+    def _admit(self, code: str) -> str | None:
+        """None: one too many; else what the line says about those held back before it."""
         now = time.monotonic()
-        bucket = self._buckets.get(line.code)
+        bucket = self._buckets.get(code)
         if bucket is None:
             if len(self._buckets) >= self.MAX_CODES:
                 self._buckets.clear()
-            bucket = self._buckets[line.code] = Bucket(now)
+            bucket = self._buckets[code] = Bucket(now)
         if not bucket.take(now):
             self.held += 1
-            return
+            return None
         held, bucket.held = bucket.held, 0
-        suffix = f" ({held} more like this were not logged)" if held else ""
-        self._put(self._render(line, printable(line.text) + suffix))
+        return f" ({held} more like this were not logged)" if held else ""
 
     def _render(self, line: Line, text: str) -> str:
         if self._json:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cygnet.daemon import bundle, control_socket
+from cygnet.daemon.privileges import missing
 from cygnet.daemon.settings import Settings
 from cygnet.dataplane.descriptors import DescriptorError, Descriptors, Options, open_all
 
@@ -43,6 +44,10 @@ def open_everything(settings: Settings) -> Opened:
         configuration, header = bundle.obtain(settings.configuration)
     except bundle.NotReadable as error:
         raise NotStarted(str(error)) from error
+    lacking = missing((12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"))
+    if lacking:
+        os.close(configuration)
+        raise NotStarted(f"a tunnel needs the privileges {' and '.join(lacking)}: start as root")
     path = settings.socket or Path(header.control_socket)
     try:
         listener = control_socket.listen(path, header.control_socket_group)

@@ -96,6 +96,15 @@ def capabilities_held() -> int:
     return held
 
 
+def missing(*wanted: tuple[int, str]) -> list[str]:
+    """Names of the capabilities (number, name) that are not in this process's effective set."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            held = int(line.split()[1], 16)
+            return [name for number, name in wanted if not held >> number & 1]
+    return []
+
+
 def _change_ids(user: str) -> str:
     user, ids = next(((name, ids) for name in (user, "nobody") if (ids := account(name))), ("", None))
     if ids is None or os.geteuid() != 0:
