@@ -278,7 +278,13 @@ def _intersect_ports(a: TrafficSelector, b: TrafficSelector) -> tuple[int, int] 
 
 def contains(outer: TrafficSelector, inner: TrafficSelector) -> bool:
     """Is everything that `inner` selects selected by `outer`?"""
-    return intersect(outer, inner) == inner
+    return (
+        outer.first <= inner.first
+        and inner.last <= outer.last
+        and outer.family == inner.family
+        and outer.protocol in (ANY_PROTOCOL, inner.protocol)
+        and _intersect_ports(outer, inner) == (inner.port_first, inner.port_last)
+    )
 
 
 def subtract(a: TrafficSelector, b: TrafficSelector) -> list[TrafficSelector]:

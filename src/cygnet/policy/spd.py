@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from cygnet.policy import names
-from cygnet.policy.lookup import LOCAL, REMOTE, Entry, Index
+from cygnet.policy.lookup import CHAIN_ENTRY, CHAIN_VERDICT, Entry, Index
 from cygnet.policy.selectors import (
     ANY_PROTOCOL,
     NO_PORT,
@@ -85,15 +85,9 @@ class Spd:
         self._default = (default, 0)
         self._policies: dict[int, Policy] = {}
         self._filed: dict[int, list[tuple[Index, Entry, tuple[tuple[int, int], ...]]]] = {}
-        # Two indexes a family: an entry stands under the side whose addresses it narrows more.
-        self._indexes = {
-            (family, dimension): Index(dimension, bits)
-            for family, bits in ((4, 32), (6, 128))
-            for dimension in (REMOTE, LOCAL)
-        }
-        self._by_family = {
-            family: (self._indexes[family, REMOTE], self._indexes[family, LOCAL]) for family in (4, 6)
-        }
+        # An entry stands under the side whose addresses it narrows more.
+        self._by_remote = {4: Index(32), 6: Index(128)}
+        self._by_local = {4: Index(32), 6: Index(128)}
 
     def __len__(self) -> int:
         return len(self._policies)
@@ -111,14 +105,23 @@ class Spd:
         self._policies[policy.id] = policy
         filed = []
         for place, rule in enumerate(policy.rules):
-            entry = _entry(policy, place, rule)
-            if entry is not None:
-                local, remote = rule.local, rule.remote
-                narrower = REMOTE if remote.last - remote.first <= local.last - local.first else LOCAL
-                index = self._indexes[remote.family, narrower]
-                under = prefixes(remote if narrower == REMOTE else local)
-                index.add(entry, under)
-                filed.append((index, entry, under))
+            protocol = intersect_protocols(rule.local.protocol, rule.remote.protocol)
+            if rule.local.family != rule.remote.family or protocol is None:
+                continue  # no packet can match it
+            local, remote = _bounds(rule.local), _bounds(rule.remote)
+            if protocol in names.PROTOCOLS_WITH_TYPES and is_opaque(rule.remote):
+                # May be sent, not received (RFC 4301, 4.4.1.3 C): the local side judges the one field.
+                remote = (*remote[:2], NO_PORT, PORT_MAX)
+            by_remote = remote[1] - remote[0] <= local[1] - local[0]
+            own, other = (remote, local) if by_remote else (local, remote)
+            protocols = (0, 255) if protocol == ANY_PROTOCOL else (protocol, protocol)
+            verdict = (rule.action, rule.flow if rule.action == Action.PROTECT else 0)
+            order = policy.priority, policy.id, place
+            entry = (*order, verdict, *own[:2], *other[:2], *protocols, *own[2:], *other[2:])
+            index = (self._by_remote if by_remote else self._by_local)[rule.remote.family]
+            under = prefixes(rule.remote if by_remote else rule.local)
+            index.add(entry, under)
+            filed.append((index, entry, under))
         self._filed[policy.id] = filed
 
     def remove(self, policy: int) -> None:
@@ -142,24 +145,15 @@ class Spd:
         headers both are type * 256 + code. The SPD has no flow cache: callers that send many packets
         of one flow look up once for all of them.
         """
-        point = (
-            remote_addr,
-            local_addr,
-            protocol,
-            NO_PORT if rport is None else rport,
-            NO_PORT if lport is None else lport,
-        )
-        by_remote, by_local = self._by_family[family]
-        if by_remote.unsettled:
-            by_remote.settle()
-        entry, verdict = by_remote.find(point)
+        lport = NO_PORT if lport is None else lport
+        rport = NO_PORT if rport is None else rport
+        found = self._by_remote[family].find(remote_addr, local_addr, protocol, rport, lport)
+        by_local = self._by_local[family]
         if by_local.count:
-            if by_local.unsettled:
-                by_local.settle()
-            other, other_verdict = by_local.find(point)
-            if other is not None and (entry is None or other < entry):
-                return other_verdict  # type: ignore[no-any-return]
-        return verdict or self._default
+            other = by_local.find(local_addr, remote_addr, protocol, lport, rport)
+            if not found or (other and other[CHAIN_ENTRY] < found[CHAIN_ENTRY]):
+                found = other
+        return found[CHAIN_VERDICT] if found else self._default
 
     def permits_inbound(
         self,
@@ -177,34 +171,11 @@ class Spd:
         return verdict == (Action.PROTECT, flow)
 
 
-def _entry(policy: Policy, place: int, rule: PolicyRule) -> Entry | None:
-    """None for a rule that no packet can match."""
-    local, remote = rule.local, rule.remote
-    protocol = intersect_protocols(local.protocol, remote.protocol)
-    if local.family != remote.family or protocol is None:
-        return None
-    verdict = (rule.action, rule.flow if rule.action == Action.PROTECT else 0)
-    local_ports, remote_ports = _ports(local), _ports(remote)
-    if protocol in names.PROTOCOLS_WITH_TYPES and is_opaque(remote):
-        # May be sent, not received (RFC 4301, 4.4.1.3 C): the one field is judged by the local side.
-        remote_ports = (NO_PORT, PORT_MAX)
-    protocols = (0, 255) if protocol == ANY_PROTOCOL else (protocol, protocol)
-    return (
-        policy.priority,
-        policy.id,
-        place,
-        verdict,
-        remote.first,
-        remote.last,
-        local.first,
-        local.last,
-        *protocols,
-        *remote_ports,
-        *local_ports,
-    )
-
-
-def _ports(selector: TrafficSelector) -> tuple[int, int]:
+def _bounds(selector: TrafficSelector) -> tuple[int, int, int, int]:
+    """First and last address, first and last port, with the port that cannot be seen as -1."""
+    ports = selector.port_first, selector.port_last
     if is_any_port(selector):
-        return NO_PORT, PORT_MAX
-    return (NO_PORT, NO_PORT) if is_opaque(selector) else (selector.port_first, selector.port_last)
+        ports = NO_PORT, PORT_MAX
+    elif is_opaque(selector):
+        ports = NO_PORT, NO_PORT
+    return selector.first, selector.last, *ports
