@@ -715,14 +715,17 @@ def close(sa: IkeSa, failure: Failure, *, linger: bool) -> None:
         if task.exchange is not None:
             task.exchange.close()
         _let_go(sa, task)
-        done = failure.reason is Reason.REPLACED and isinstance(task.wanted, RekeyIke)
+        wanted = task.wanted
+        done = isinstance(wanted, DeleteIke) or (
+            isinstance(wanted, RekeyIke) and failure.reason is Reason.REPLACED
+        )
         gateway.operation_ended(task.operation, None if done else failure)
     gateway.closing(sa, failure)
     sa.commit(tuple([DropChild(child.pair, failure) for child in sa.state.children]))
     gateway.closed(sa, failure)
     queue, sa.queue, sa.later = sa.queue, None, ()
-    for wanted in queue or ():
-        gateway.operation_ended(wanted.operation, failure)
+    for waiting in queue or ():
+        gateway.operation_ended(waiting.operation, failure)
     if linger:
         sa.close_at = sa.now.monotonic + LINGER
         gateway.touch(sa)
@@ -775,6 +778,12 @@ def _retransmit(sa: IkeSa, request: Outstanding) -> None:
 def unreachable(sa: IkeSa) -> None:
     """The peer answers no more: all is gone (RFC 7296, section 2.4)."""
     state = sa.state
+    if state.phase in (Phase.DELETING, Phase.REKEYED):
+        # Its Delete goes unanswered: the peer may have forgotten it, and it was to go anyway.
+        wanted = sa.own.wanted if sa.own is not None else None
+        replaced = Failure(Reason.REPLACED, "rekeyed")
+        close(sa, wanted.failure if isinstance(wanted, DeleteIke) else replaced, linger=False)
+        return
     if state.phase is Phase.CONNECTING:
         detail = f"{state.path.remote} does not answer"
         failure = Failure(Reason.PEER_UNREACHABLE, detail)

@@ -37,13 +37,14 @@ from cygnet.ike.connections import Loaded
 from cygnet.ike.effects import Installed
 from cygnet.ike.errors import Difference, IkeError, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
 from cygnet.ike.lifetimes import ike_deadlines
-from cygnet.ike.state import AddChild, CreateChild, Establish
+from cygnet.ike.state import AddChild, Attempt, AttemptKind, CreateChild, Establish
 from cygnet.ike.steps import (
     Context,
     Received,
     Steps,
     answer,
     apply,
+    begin,
     complain,
     install,
     next_request,
@@ -157,6 +158,7 @@ def _first_child(
         yield from complain(unacceptable, offer.name)
         yield from children.withdraw(offer.spi)
         return
+    yield from begin(Attempt(AttemptKind.CREATE_CHILD, ours=True))
     for parameters in (made.inbound, made.outbound):
         result = yield from install(parameters)
         failure = children.installation_error(result, offer.name)
@@ -164,7 +166,9 @@ def _first_child(
             yield from complain(failure, offer.name)
             yield from children.withdraw(offer.spi)
             return
-    yield from apply(AddChild(made.child))
+    if made.child.spi_out not in context.state.deleted_early:
+        # Else the peer has closed it while ours was being installed.
+        yield from apply(AddChild(made.child))
 
 
 # -- responder ----------------------------------------------------------------------------------
