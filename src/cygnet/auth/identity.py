@@ -9,6 +9,7 @@ pattern's side of `matches` is ever expanded, so a peer that calls itself `*` ga
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from typing import Self
 
@@ -72,6 +73,10 @@ _PREFIX_OF = {
 }
 
 
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
+
+
 class BadIdentity(ValueError):
     """Text or octets that are no identity; says why."""
 
@@ -96,7 +101,7 @@ class Identity:
         """An identity from its spelling. Raises `BadIdentity`."""
         if len(text) > MAX_IDENTITY:
             raise BadIdentity(f"an identity of {len(text)} characters; at most {MAX_IDENTITY} are accepted")
-        if any(0xD800 <= ord(char) <= 0xDFFF for char in text):
+        if _SURROGATES.search(text):
             raise BadIdentity("an identity that is not UTF-8")
         text = dn.stripped(text)
         prefix, colon, value = text.partition(":")
@@ -141,7 +146,7 @@ class Identity:
     @classmethod
     def of_address(cls, address: ipaddress.IPv4Address | ipaddress.IPv6Address | str) -> Self:
         """The identity that an IP address is."""
-        parsed = ipaddress.ip_address(address)
+        parsed = ipaddress.ip_address(address) if isinstance(address, str) else address
         return cls(IdType.IPV4_ADDR if parsed.version == 4 else IdType.IPV6_ADDR, parsed.packed)
 
     @property
@@ -296,7 +301,7 @@ def _check_name(data: bytes) -> None:
         text = data.decode()
     except UnicodeDecodeError:
         raise BadIdentity("a name that is not UTF-8") from None
-    if not text or any(ord(char) < 0x20 or ord(char) == 0x7F for char in text):
+    if not text or _CONTROLS.search(text):
         raise BadIdentity("a name that is empty or holds control characters")
 
 
