@@ -360,6 +360,13 @@ def activate(context: Context, pair: int) -> Steps[None]:
         yield from enqueue(DeleteChild(pair, error.failure))
 
 
+def closed_early(name: str) -> PeerIncompatible:
+    """C21: the peer's Delete came before our half was installed."""
+    error = PeerIncompatible(Reason.PEER_CLOSED, "the peer closed it while it was being installed")
+    error.child = name
+    return error
+
+
 def withdraw(spi_in: int) -> Steps[None]:
     """Tell the peer that a Child SA which it just made is not wanted: delete our half."""
     spi = spi_in.to_bytes(4, "big")

@@ -117,8 +117,9 @@ def create(context: Context, wanted: CreateChild) -> Steps[None]:
         if outcome.notify.type == Notify.TEMPORARY_FAILURE:
             yield from enqueue(replace(wanted, operation=0), _pause(context))
         raise _child_error(context, outcome.notify, wanted.name)
-    if not _was_deleted(context, outcome.made.child):
-        yield from apply(AddChild(outcome.made.child))
+    if _was_deleted(context, outcome.made.child):
+        raise children.closed_early(wanted.name)
+    yield from apply(AddChild(outcome.made.child))
 
 
 def rekey(context: Context, wanted: RekeyChild) -> Steps[None]:

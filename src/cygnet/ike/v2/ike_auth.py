@@ -166,9 +166,10 @@ def _first_child(
             yield from complain(failure, offer.name)
             yield from children.withdraw(offer.spi)
             return
-    if made.child.spi_out not in context.state.deleted_early:
-        # Else the peer has closed it while ours was being installed.
-        yield from apply(AddChild(made.child))
+    if made.child.spi_out in context.state.deleted_early:
+        yield from complain(children.closed_early(offer.name), offer.name)
+        return
+    yield from apply(AddChild(made.child))
 
 
 # -- responder ----------------------------------------------------------------------------------
