@@ -10,8 +10,10 @@ import secrets
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +25,7 @@ from rich.markup import escape
 from cygnet.auth.identity import Identity
 from cygnet.auth.issue import issue, make_ca
 from cygnet.lab.capture import Capture
-from cygnet.lab.gateway import CYGNET, Gateway
+from cygnet.lab.gateway import Gateway
 from cygnet.lab.namespaces import LabError, enter_user_namespace, require
 from cygnet.lab.topology import (
     BOB,
@@ -85,7 +87,7 @@ def demo(
     Needs root, or a machine that allows user namespaces and lets everybody open /dev/net/tun.
     Takes down everything again. Exit status 0 if all of it held.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     try:
         enter_user_namespace()
         require()
@@ -120,10 +122,8 @@ def _run(console: Console, stack: ExitStack, directory: Path, auth: Auth, octets
     moon = gateways["moon"]
 
     _title(console, "The exchange (cygnet trace, on moon)")
-    trace = net.moon.start(*CYGNET, "trace", "--socket", str(moon.socket), output=sys.stdout)
-    up = moon.cygnet("up", "net")
-    trace.terminate()
-    trace.wait()
+    with _ladder(moon):
+        up = moon.cygnet("up", "net")
     if up.returncode:
         console.print(f"[red]The tunnel did not come up.[/]\n{escape(up.stdout + up.stderr + moon.log())}")
         return False
@@ -150,6 +150,25 @@ def _run(console: Console, stack: ExitStack, directory: Path, auth: Auth, octets
         f" {len(seen.clear)}. [b]{'Nothing went in clear.' if protected else '[red]NOT PROTECTED[/]'}[/]"
     )
     return ping.returncode == 0 and sums_agree and protected
+
+
+@contextmanager
+def _ladder(gateway: Gateway) -> Iterator[None]:
+    """Shows what `cygnet trace` says, from before the first message on."""
+    trace = gateway.follow("trace")
+    lines = trace.stdout or ()
+    for line in lines:
+        sys.stdout.write(line)
+        break
+    forward = threading.Thread(target=lambda: sys.stdout.writelines(lines))
+    forward.start()
+    try:
+        yield
+    finally:
+        trace.terminate()
+        trace.wait()
+        forward.join()
+        sys.stdout.flush()
 
 
 def _title(console: Console, text: str) -> None:
