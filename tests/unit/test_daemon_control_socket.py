@@ -105,7 +105,7 @@ def test_a_child_that_keeps_dying_is_given_up_after_growing_pauses(monkeypatch: 
     for _ in range(child.DEATHS):
         assert not one.hopeless
         one.start([], [])
-        assert one.reap() == "signal SIGKILL"
+        assert one.reap() == "was ended by SIGKILL"
         assert one.reap() == ""
         pauses.append(one.due - clock[0])
         clock[0] += 1
@@ -121,7 +121,7 @@ def test_a_child_that_dies_now_and_then_is_started_again_for_ever(monkeypatch: p
     for _ in range(20):
         monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: type("P", (), {"poll": lambda _: 1})())
         one.start([], [])
-        assert one.reap() == "exit status 1"
+        assert one.reap() == "ended with status 1"
         assert one.due == clock[0]
         assert not one.hopeless
         clock[0] += 61

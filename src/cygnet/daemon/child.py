@@ -42,7 +42,9 @@ class Child:
         self._deaths.append(now)
         recent = sum(now - death < WITHIN for death in self._deaths)
         self.due = now + PAUSES[min(recent, len(PAUSES) - 1)]
-        return f"exit status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
+        if status < 0:
+            return f"was ended by {signal.Signals(-status).name}"
+        return f"ended with status {status}"
 
     @property
     def hopeless(self) -> bool:

@@ -24,6 +24,7 @@ from cygnet.daemon.plane import Plane, selector_from
 from cygnet.daemon.sources import Sources
 from cygnet.dataplane import messages
 from cygnet.ike import effects, events
+from cygnet.ike.errors import IkeError
 from cygnet.ike.world import Instant, Path
 from cygnet.policy.sa import Direction
 from cygnet.policy.selectors import IpAddress
@@ -39,7 +40,7 @@ MAX_TURNS = 10_000
 """Effects in one flush: an endpoint that answers each answer with a question would hold the loop for ever."""
 TICK = 0.25
 LAG_BOUNDS = (0.001, 0.002, 0.005, 0.010, 0.020, 0.050, 0.100, 0.200, 0.500, 1.0)
-RESTORE_BATCH = 50
+RENEW_BATCH = 50
 """SAs renewed at a time after the data plane was restarted."""
 
 
@@ -80,7 +81,8 @@ class Daemon:
         self._tick: asyncio.TimerHandle | None = None
         self._resolver = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="resolve")
         self._resolving: set[int] = set()
-        self._restoring: list[tuple[int, int]] = []
+        self._lost: list[tuple[int, int]] = []
+        self._renewing: dict[int, int] = {}
         self._carry: dict[type, Callable[..., None]] = {
             effects.SendDatagram: self._send,
             effects.InstallSa: self._install_sa,
@@ -245,6 +247,8 @@ class Daemon:
         self.emit(effect.event)
 
     def emit(self, event: events.Event) -> None:
+        if self._renewing and isinstance(event, events.OperationDone):
+            self._renewed(event)
         for listener in self.listeners:
             self.guard.run("listener", listener, event)
 
@@ -287,29 +291,35 @@ class Daemon:
         """A new data plane knows nothing: it gets the policies first, then every SA is renewed.
 
         The keys of the lost SAs are gone with it (nobody else keeps any), and sequence numbers must
-        not repeat under them: each Child SA is rekeyed, and one that cannot be is expired.
+        not repeat under them: so each Child SA is rekeyed, and one that cannot be is expired.
         """
         self.plane.attach(pair)
         for policy in self.policies.values():
             self._install_policy(effects.InstallPolicy(policy))
-        self._restoring = [(sa.unique_id, child.pair) for sa in self.endpoint.sas() for child in sa.children]
-        self.emit(
-            events.Noted(
-                "dataplane-restarted", f"the data plane is back; {len(self._restoring)} SAs are renewed"
-            )
-        )
-        self._restore()
+        self._lost = [(sa.unique_id, child.pair) for sa in self.endpoint.sas() for child in sa.children]
+        self._renewing.clear()
+        text = f"the data plane is back; {len(self._lost)} Child SAs are renewed"
+        self.emit(events.Noted("dataplane-restarted", text))
+        self._renew()
 
-    def _restore(self) -> None:
-        batch, self._restoring = self._restoring[:RESTORE_BATCH], self._restoring[RESTORE_BATCH:]
-        instant = now()
-        for _, pair in batch:
-            self.guard.run(
-                "restore", self.endpoint.expire, pair, Direction.IN, True, "data-plane-lost", instant
-            )
+    def _renew(self) -> None:
+        batch, self._lost = self._lost[:RENEW_BATCH], self._lost[RENEW_BATCH:]
+        for ike_sa, pair in batch:
+            try:
+                self._renewing[self.endpoint.rekey(ike_sa, pair, now())] = pair
+            except IkeError:
+                self._expire_lost(pair)
         self.flush()
-        if self._restoring:
-            self.loop.call_later(TICK, self._restore)
+        if self._lost:
+            self.loop.call_later(TICK, self._renew)
+
+    def _renewed(self, event: events.OperationDone) -> None:
+        pair = self._renewing.pop(event.operation, None)
+        if pair is not None and event.failure is not None:
+            self._expire_lost(pair)
+
+    def _expire_lost(self, pair: int) -> None:
+        self.guard.run("expire", self.endpoint.expire, pair, Direction.IN, True, "data-plane-lost", now())
 
     # -- looking -------------------------------------------------------------------------------
 
