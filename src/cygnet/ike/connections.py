@@ -149,22 +149,33 @@ class Connections:
                 if in_ranges(local, loaded.connection.local_addrs):
                     yield loaded
 
-    def for_identity(self, local: IpAddress, remote: IpAddress, identity: Identity) -> Iterator[Loaded]:
-        """Connections that this claimed identity and these addresses fit, the best fit first."""
+    def for_identity(
+        self, local: IpAddress, remote: IpAddress, identity: Identity, version: int
+    ) -> tuple[Loaded, ...]:
+        """Connections for this claimed identity, these addresses and this IKE version; exact addresses first.
+
+        Only those that name it most closely (RFC 4945, section 3.1.10): else who satisfies a connection for
+        many could pass for a peer that has a stricter one of its own.
+        """
         found = []
+        best = 0
         for bucket in (self._by_id.get(_key(identity), {}), self._wide_id):
             for name in bucket:
                 loaded = self._loaded[name]
                 connection = loaded.connection
                 quality = identity.match_quality(connection.remote[0].id if connection.remote else None)
-                if not quality or not in_ranges(local, connection.local_addrs):
+                if not quality or connection.version not in (0, version):
+                    continue
+                if not in_ranges(local, connection.local_addrs):
                     continue
                 if not connection.remote_host and not in_ranges(remote, connection.remote_addrs):
                     continue
                 exact = any(r.first == r.last == remote for r in connection.remote_addrs)
-                found.append(((not exact, -quality, loaded.order), loaded))
-        found.sort(key=lambda one: one[0])
-        return iter([loaded for _, loaded in found])
+                found.append((quality, not exact, loaded.order, loaded))
+                best = max(best, quality)
+        closest = [one for one in found if one[0] == best]
+        closest.sort(key=lambda one: one[:3])
+        return tuple([loaded for *_, loaded in closest])
 
 
 def _key(identity: Identity) -> tuple[int, bytes]:

@@ -70,7 +70,7 @@ from cygnet.wire.payloads import (
 )
 
 INITIAL_CONTACT: Final = NotifyPayload(0, b"", Notify.INITIAL_CONTACT, b"")
-MAX_CANDIDATES: Final = 8
+MAX_CANDIDATES: Final = 32
 """Connections that one claimed identity is tried against; each may cost a signature check."""
 
 
@@ -273,9 +273,9 @@ def _authenticate(
     asked = _identity(idr) if idr is not None else None
     first_error: IkeError | None = None
     tried = 0
-    for loaded in context.connections.for_identity(path.local, path.remote, claimed):
+    for loaded in context.connections.for_identity(path.local, path.remote, claimed, 2):
         connection = loaded.connection
-        if connection.version != 2 or not _fits_suite(connection, initial):
+        if not _fits_suite(connection, initial):
             continue
         try:
             remote = _remote(connection)
