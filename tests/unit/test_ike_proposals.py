@@ -218,7 +218,7 @@ def test_ah_has_no_cipher() -> None:
 
 def test_an_empty_proposal_is_refused_and_not_chosen() -> None:
     for protocol in (1, 2, 3):
-        assert from_wire(wire.Proposal(1, protocol, SPI, ())) is not None
+        assert from_wire(protocol, ()) is not None
         with pytest.raises(PeerIncompatible):
             select(_wire(protocol), esp("aes256gcm16") if protocol == 3 else ike("aes256-sha256-x25519"))
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cygnet.crypto.suites import is_aead
 from cygnet.wire.numbers import Encr, Esn, Integ, KeMethod, Prf, Protocol, TransformType
@@ -39,6 +39,14 @@ class Proposal:
 
     protocol: int
     transforms: tuple[Transform, ...]
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Configured proposals are keys of remembered choices, again with each negotiation.
+        object.__setattr__(self, "_hash", hash((self.protocol, self.transforms)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def of_type(self, transform_type: int) -> tuple[Transform, ...]:
         return tuple(transform for transform in self.transforms if transform.type == transform_type)

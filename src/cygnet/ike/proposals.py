@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from cygnet.crypto.proposals import Proposal, Transform, format_proposal, transform_name, without_key_exchange
@@ -21,6 +22,8 @@ from cygnet.ike.errors import Difference, PeerIncompatible, PeerMisbehaved, Reas
 from cygnet.wire import payloads as wire
 from cygnet.wire.numbers import Encr, Notify, Protocol, TransformAttribute, TransformType
 
+MAX_REMEMBERED: Final = 64
+"""Transforms in an offer whose choice is remembered; strongSwan's default offer has about 60."""
 SPI_SIZE: Final = {Protocol.IKE: 8, Protocol.AH: 4, Protocol.ESP: 4}
 """Octets of the SPI in a proposal; IKE_SA_INIT has none there (RFC 7296, section 3.3.1)."""
 
@@ -71,7 +74,10 @@ class Selected:
     transforms: tuple[Transform, ...]
 
     def _of(self, kind: int) -> int:
-        return next((t.id for t in self.transforms if t.type == kind), 0)
+        for transform in self.transforms:
+            if transform.type == kind:
+                return transform.id
+        return 0
 
     @property
     def encryption(self) -> int:
@@ -159,18 +165,18 @@ def _to_wire(transform: Transform) -> wire.Transform:
 # -- wire -> choice -----------------------------------------------------------------------------
 
 
-def from_wire(proposal: wire.Proposal) -> Proposal | None:
+def from_wire(protocol: int, offered: tuple[wire.Transform, ...]) -> Proposal | None:
     """The peer's proposal without what cannot be accepted, or None if all of it must be refused.
 
     RFC 7296, section 3.3.6: a transform with an attribute that is not understood is passed over; a
     proposal with a transform type that is not understood is refused, unless it offers "none" (RFC 9370).
     """
-    types = _TYPES.get(proposal.protocol)
+    types = _TYPES.get(protocol)
     if types is None:
         return None
     transforms: list[Transform] = []
     foreign: dict[int, bool] = {}
-    for transform in proposal.transforms:
+    for transform in offered:
         if transform.type not in types:
             foreign[transform.type] = foreign.get(transform.type, False) or not transform.id
             if not transform.id and not transform.attributes:
@@ -181,7 +187,7 @@ def from_wire(proposal: wire.Proposal) -> Proposal | None:
             transforms.append(known)
     if not all(foreign.values()):
         return None
-    return Proposal(proposal.protocol, tuple(dict.fromkeys(transforms)))
+    return Proposal(protocol, tuple(dict.fromkeys(transforms)))
 
 
 def _from_wire(transform: wire.Transform) -> Transform | None:
@@ -206,23 +212,48 @@ def select(
     `prefer_group`: among our acceptable groups this one is taken if it fits (the peer's KE payload
     is of it, so that no INVALID_KE_PAYLOAD is needed); 0: our order alone.
     """
-    theirs = [(p, known) for p in offered.proposals if (known := from_wire(p)) is not None]
-    ours = _usable(configured, key_exchange)
-    for mine in ours:
-        for original, known in theirs:
-            if known.protocol == mine.protocol:
-                their_choice = known if key_exchange else without_key_exchange(known)
-                chosen = _agree(mine, their_choice, prefer_group)
-                if chosen is not None:
-                    return Selected(original.number, original.protocol, original.spi, chosen)
+    asked = (
+        tuple([(p.protocol, p.transforms) for p in offered.proposals]),
+        tuple(configured),
+        key_exchange,
+        prefer_group,
+    )
+    small = sum([len(p.transforms) for p in offered.proposals]) <= MAX_REMEMBERED
+    choice = _remembered_choice(*asked) if small else _choice(*asked)
+    if choice is not None:
+        taken, transforms = choice
+        original = offered.proposals[taken]
+        return Selected(original.number, original.protocol, original.spi, transforms)
     ike = any(p.protocol == Protocol.IKE for p in configured)
-    found = difference(ours, offered, key_exchange=key_exchange)
+    found = difference(_usable(configured, key_exchange), offered, key_exchange=key_exchange)
     raise PeerIncompatible(
         Reason.IKE_PROPOSAL_MISMATCH if ike else Reason.CHILD_PROPOSAL_MISMATCH,
         found.first or "no proposal of the peer's is acceptable",
         notify=Notify.NO_PROPOSAL_CHOSEN,
         difference=found,
     )
+
+
+def _choice(
+    offered: tuple[tuple[int, tuple[wire.Transform, ...]], ...],
+    configured: tuple[Proposal, ...],
+    key_exchange: bool,
+    prefer_group: int,
+) -> tuple[int, tuple[Transform, ...]] | None:
+    """Which of the peer's proposals, and what of it; None: there is no agreement."""
+    theirs = [(at, from_wire(protocol, transforms)) for at, (protocol, transforms) in enumerate(offered)]
+    for mine in _usable(configured, key_exchange):
+        for at, known in theirs:
+            if known is not None and known.protocol == mine.protocol:
+                their_choice = known if key_exchange else without_key_exchange(known)
+                chosen = _agree(mine, their_choice, prefer_group)
+                if chosen is not None:
+                    return at, chosen
+    return None
+
+
+# The same few offers meet the same few configurations again and again.
+_remembered_choice = lru_cache(maxsize=256)(_choice)
 
 
 def _agree(ours: Proposal, theirs: Proposal, prefer_group: int) -> tuple[Transform, ...] | None:
@@ -344,7 +375,7 @@ def _first_difference(ours: Proposal, theirs: wire.Proposal, key_exchange: bool)
             f"peer offers {Protocol.name_of(theirs.protocol)}, you accept {Protocol.name_of(ours.protocol)}; "
             "first difference: protocol"
         )
-    known = from_wire(theirs)
+    known = from_wire(theirs.protocol, theirs.transforms)
     agreed = 0
     first = ""
     for kind in _TYPES[ours.protocol]:
