@@ -208,8 +208,13 @@ def pool_message(pool: Pool) -> Message:
 
 
 def format_range(span: AddressRange) -> str:
-    """`10.3.0.1`, or `10.3.0.1-10.3.0.9`."""
-    return str(span.first) if span.first == span.last else f"{span.first}-{span.last}"
+    """`10.3.0.1`, `10.3.0.0/24`, or `10.3.0.1-10.3.0.9`."""
+    if span.first == span.last:
+        return str(span.first)
+    low, size = int(span.first), int(span.last) - int(span.first) + 1
+    if size & (size - 1) == 0 and low % size == 0:
+        return f"{span.first}/{span.first.max_prefixlen - size.bit_length() + 1}"
+    return f"{span.first}-{span.last}"
 
 
 def authority(message: Mapping[str, Any]) -> Authority:

@@ -15,7 +15,7 @@ from cygnet.config.build import AccessLists
 from cygnet.config.requests import Message
 from cygnet.config.typed import NamedRules
 from cygnet.ike.configuration import Connection
-from cygnet.policy.access_list import parse_access_list
+from cygnet.policy.access_list import NUMBER_STEP, parse_rule
 
 _NUMBER = re.compile(r"^\s*(?:rule\s+)?(?:\d+\s+)?", re.IGNORECASE)
 
@@ -57,10 +57,15 @@ def _round(raw: Mapping[str, Any], contents: Mapping[str, tuple[bytes, ...]]) ->
     return result
 
 
-def _rules(rules: NamedRules) -> dict[str, str]:
+def _rules(rules: NamedRules) -> dict[str, Any]:
     """A section of number = rule, however the list was written."""
-    read = parse_access_list("", [rule for _, rule in rules])
-    return {str(rule.number): _NUMBER.sub("", rule.text) for rule in read.rules}
+    result: dict[str, Any] = {}
+    last = 0
+    for _, given in rules:
+        number = parse_rule(given, (last // NUMBER_STEP + 1) * NUMBER_STEP).number
+        result[str(number)] = _NUMBER.sub("", given) if isinstance(given, str) else _value(given)
+        last = number
+    return result
 
 
 def _value(value: Any) -> Any:
