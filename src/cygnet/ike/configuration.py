@@ -105,7 +105,7 @@ class Child:
     dpd_action: StartAction = StartAction.NONE
     replay_window: int = 32
     priority: int = 0
-    header: TunnelHeader = TunnelHeader()
+    header: TunnelHeader = field(default_factory=TunnelHeader)
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,7 +202,7 @@ def make_policy(
     """The child's policy with its ends put in; None while an end that it needs is not known."""
     rules = []
     for rule in loaded.child.rules:
-        here, there = _concrete(rule.local, local), _concrete(rule.remote, remote)
+        here, there = concrete(rule.local, local), concrete(rule.remote, remote)
         if here is None or there is None:
             return None
         flow = loaded.flows[rule.flow] if rule.action == Action.PROTECT else 0
@@ -210,7 +210,8 @@ def make_policy(
     return Policy(number, name, loaded.child.priority, tuple(rules), trap, local, remote)
 
 
-def _concrete(selector: AnySelector, address: IpAddress | None) -> TrafficSelector | None:
+def concrete(selector: AnySelector, address: IpAddress | None) -> TrafficSelector | None:
+    """The selector with the tunnel's end put in; None if it needs one and there is none."""
     if isinstance(selector, TrafficSelector):
         return selector
     return None if address is None else resolve(selector, address)

@@ -73,7 +73,7 @@ class Resolve:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """From which local address does one reach this one? Answered with a tuple of `IpAddress`, empty if none."""
+    """From which local address is this one reached? Answered with a tuple of `IpAddress`, empty if none."""
 
     remote: IpAddress
 

@@ -38,14 +38,17 @@ from cygnet.ike.state import (
     AttemptKind,
     ChangePath,
     ChangePhase,
+    CheckLiveness,
     DeleteChild,
     DeleteIke,
+    Handover,
     Phase,
     RekeyChild,
     RekeyIke,
     SaState,
     UseKeys,
 )
+from cygnet.ike.steps import Received
 from cygnet.ike.timers import Timers
 from cygnet.ike.v2 import driver, exchanges, first
 from cygnet.ike.v2.driver import Task
@@ -59,6 +62,9 @@ from cygnet.wire.payloads import NotifyPayload
 
 ANSWERS_PER_SECOND: Final = 10.0
 """Refusals in clear that one source gets (B12)."""
+REKEYED_PATIENCE: Final = 60.0
+"""Seconds until we delete a rekeyed IKE SA ourselves, if the peer whose task it is does not."""
+REKEYED: Final = Failure(Reason.REPLACED, "rekeyed")
 KEEPALIVE: Final = b"\xff"
 _ZERO_SPI: Final = bytes(8)
 
@@ -219,7 +225,7 @@ class Endpoint:
             driver.close(sa, failure, linger=False)
             self.operation_ended(operation, None)
         else:
-            driver.enqueue(sa, DeleteIke(failure, operation), first=True)
+            driver.begin_closing(sa, failure, operation)
         self._settle()
         return operation
 
@@ -325,7 +331,9 @@ class Endpoint:
     def begin(self, sa: IkeSa, wanted: Any) -> Any:
         return exchanges.begin(sa, wanted)
 
-    def serve(self, sa: IkeSa, received: Any) -> Any:
+    def serve(self, sa: IkeSa, received: Received) -> Any:
+        if sa.parent and not exchanges.closes(received):
+            self.adopt_on_use(sa)
         return exchanges.serve(sa, received)
 
     def obtain_child(self, sa: IkeSa) -> tuple[int, int]:
@@ -341,14 +349,12 @@ class Endpoint:
     def release_child_spi(self, spi: int) -> None:
         self._child_spis.discard(spi)
 
-    def obtain_spi(self, sa: IkeSa | None = None) -> bytes:
+    def obtain_spi(self) -> bytes:
+        """An IKE SPI of ours. It is entered with the SA that it is for."""
         while True:
             spi = self.spi_tag + self.entropy.octets(6)
             if spi != _ZERO_SPI and spi not in self.by_spi:
                 return spi
-
-    def release_spi(self, spi: bytes) -> None:
-        """An SPI that no SA came of: it was never entered anywhere."""
 
     def create(self, connection: Connection, state: SaState) -> IkeSa:
         """A new IKE SA on the books."""
@@ -396,6 +402,7 @@ class Endpoint:
             established=now,
         )
         successor = self.create(sa.connection, upkeep.with_deadlines(state, sa.connection, old, self.entropy))
+        successor.parent = sa.unique_id
         return successor.unique_id
 
     def handover(self, sa: IkeSa, before: SaState, number: int) -> None:
@@ -403,22 +410,42 @@ class Endpoint:
         successor = self.by_number.get(number)
         if successor is None:
             return
+        successor.parent = 0
         successor.commit((Adopt(before.children),))
-        for child in before.children:
-            self.by_pair[child.pair] = successor
-        successor.queue, sa.queue = sa.queue, None
+        # What the rekey itself has done, or what was about the old one alone, does not move.
+        moving = [w for w in sa.queue or () if w.operation or not isinstance(w, RekeyIke | CheckLiveness)]
+        for wanted in moving:
+            if isinstance(wanted, RekeyIke):
+                self.operation_ended(wanted.operation, None)
+            else:
+                driver.enqueue(successor, wanted)
+        sa.queue = None
         successor.later, sa.later = sa.later, ()
+        driver.postpone(sa, DeleteIke(REKEYED), self.now.monotonic + REKEYED_PATIENCE)
+        self._leave_peer(sa)
         self.join_peer(successor)
         self.touch(successor)
-        old_view = sa.view()
-        self.event(IkeSaRekeyed(old_view, successor.view()))
+        self.event(IkeSaRekeyed(sa.view(), successor.view()))
 
-    def dismiss(self, number: int) -> None:
-        """A successor of ours that lost (RFC 7296, section 2.8.2): close it, without a word to people."""
+    def dismiss(self, number: int, *, ours: bool) -> None:
+        """A successor that lost (RFC 7296, section 2.8.2) is closed by whoever began it, without a word to
+        people; the other side waits for that, in measure."""
         sa = self.by_number.get(number)
-        if sa is not None:
-            sa.commit((ChangePhase(Phase.REKEYED),))
-            driver.enqueue(sa, DeleteIke(Failure(Reason.REPLACED, "lost against the peer's rekey")))
+        if sa is None:
+            return
+        sa.parent = 0
+        sa.commit((ChangePhase(Phase.REKEYED),))
+        if ours:
+            driver.enqueue(sa, DeleteIke(REKEYED))
+        else:
+            driver.postpone(sa, DeleteIke(REKEYED), self.now.monotonic + REKEYED_PATIENCE)
+
+    def adopt_on_use(self, sa: IkeSa) -> None:
+        """The peer uses the successor that it made: it has decided the collision of rekeys for it."""
+        parent = self.by_number.get(sa.parent)
+        sa.parent = 0
+        if parent is not None and any(a.result == sa.unique_id for a in parent.state.attempts):
+            parent.commit((Handover(sa.unique_id),))
 
     def connecting_failed(self, sa: IkeSa, failure: Failure) -> None:
         """Our attempt to connect has failed, though the SA still has something to say."""
@@ -474,7 +501,7 @@ class Endpoint:
                 )
             elif unique is Unique.REPLACE:
                 failure = Failure(Reason.REPLACED, "replaced by a newer IKE SA of the same peer")
-                driver.enqueue(other, DeleteIke(failure), first=True)
+                driver.begin_closing(other, failure)
         self.reconnecting.succeeded(sa)
 
     def closing(self, sa: IkeSa, failure: Failure) -> None:
@@ -533,9 +560,6 @@ class Endpoint:
         if rule.jitter > 0:
             wait -= wait * min(rule.jitter, 100.0) / 100.0 * self.entropy.uniform()
         return wait
-
-    def policy_unused(self, policy: int) -> None:
-        self.policies.unused(policy)
 
     # -- strangers -------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from cygnet.ike.configuration import Child, Connection, StartAction
 from cygnet.ike.connections import Loaded, LoadedChild, single_address
 from cygnet.ike.errors import Failure, Reason
-from cygnet.ike.state import CreateChild, DeleteChild, DeleteIke, Phase, SaState
+from cygnet.ike.state import CreateChild, DeleteChild, Phase, SaState
 from cygnet.ike.v2 import driver, initial
 from cygnet.ike.world import Path
 
@@ -122,7 +122,7 @@ def _change(gateway: Endpoint, old: Loaded, new: Loaded) -> None:
     for sa in tuple(gateway.by_connection.get(new.connection.name, {}).values()):
         up = list(dict.fromkeys((child.name, child.flow_index) for child in sa.state.children))
         if not same_ike:
-            _close(sa, failure)
+            driver.begin_closing(sa, failure)
             again = [(name, index) for name, index in up if _exists(new, name, index)]
             if again and sa.state.original_initiator:
                 gateway.reconnecting.schedule(new.connection.name, again, 0.0)
@@ -140,19 +140,12 @@ def _exists(loaded: Loaded, name: str, index: int) -> bool:
     return child is not None and index < len(child.flows)
 
 
-def _close(sa: IkeSa, failure: Failure) -> None:
-    if sa.state.phase is Phase.CONNECTING:
-        driver.close(sa, failure, linger=False)
-    else:
-        driver.enqueue(sa, DeleteIke(failure), first=True)
-
-
 def unload(gateway: Endpoint, name: str) -> None:
     """The connection, its SAs and its policies go."""
     gateway.reconnecting.forget(name)
     failure = Failure(Reason.CONFIGURATION_CHANGED, "the connection was unloaded")
     for sa in tuple(gateway.by_connection.get(name, {}).values()):
-        _close(sa, failure)
+        driver.begin_closing(sa, failure)
     loaded = gateway.book.remove(name)
     if loaded is not None:
         gateway.policies.unload(loaded)

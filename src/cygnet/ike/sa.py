@@ -34,6 +34,7 @@ from cygnet.ike.state import (
     SaState,
     Wanted,
     Window,
+    taken_over,
     transition,
 )
 from cygnet.ike.view import ChildSaView, IkeSaView
@@ -51,13 +52,14 @@ if TYPE_CHECKING:
 class IkeSa:
     """`own` is our exchange under way, `request` its message in flight; `serving` the peer's request
     in hand; `background` exchanges that have answered and still wait for the world; `queue` what we
-    want next, `later` what we want after its time.
+    want next, `later` what we want after its time. `parent` is the IKE SA that this one may take over
+    from, until it does.
     """
 
     __slots__ = (
-        "background", "close_at", "connection", "first", "first_fragment", "gateway", "heard", "hinted", "later", "own",
-        "queue", "reassembly", "request", "responder", "sent", "serving", "source", "state", "trouble_since",
-        "unique_id", "window",
+        "background", "close_at", "connection", "first", "first_fragment", "gateway", "heard", "hinted",
+        "later", "own", "parent", "queue", "reassembly", "request", "responder", "sent", "serving", "state",
+        "trouble_since", "unique_id", "window",
     )  # fmt: skip
 
     def __init__(self, gateway: Endpoint, unique_id: int, connection: Connection, state: SaState) -> None:
@@ -76,7 +78,7 @@ class IkeSa:
         self.reassembly: Reassembly | None = None
         self.first_fragment = b""
         self.first: CreateChild | None = None
-        self.source: tuple[object, ...] | None = None
+        self.parent = 0
         self.heard = state.created
         self.sent = state.created
         self.hinted = 0.0
@@ -126,6 +128,7 @@ class IkeSa:
         match change:
             case AddChild(child):
                 gateway.by_pair[child.pair] = self
+                self.trouble_since = 0.0
                 if child.announced:
                     self._announce(before, child)
             case ChangeChild(child):
@@ -151,7 +154,7 @@ class IkeSa:
                     gateway.by_pair[child.pair] = self
 
     def _announce(self, before: SaState, child: ChildSa) -> None:
-        old = before.child(child.replaces) if child.replaces else None
+        old = taken_over(before, child)
         if old is not None:
             event = ChildSaRekeyed(self.view(), self.child_view(old), self.child_view(child))
             self.gateway.event(event)
@@ -169,8 +172,9 @@ class IkeSa:
         gateway.emit(RemoveSa(Direction.IN, child.spi_in, remote, child.pair, linger))
         gateway.by_pair.pop(child.pair, None)
         gateway.release_child_spi(child.spi_in)
-        gateway.policy_unused(child.policy)
-        if failure is not None and child.announced and child.phase is not ChildPhase.REKEYED:
+        gateway.policies.unused(child.policy)
+        if child.announced:
+            failure = failure or Failure(Reason.REPLACED, "replaced")
             gateway.event(ChildSaDown(self.view(), self.child_view(child), failure))
 
     # -- time ----------------------------------------------------------------------------------
@@ -181,9 +185,8 @@ class IkeSa:
         state = self.state
         if self.request is not None:
             times.append(self.request.due)
-        for task in (self.own, self.serving, *self.background):
-            if task is not None and task.due:
-                times.append(task.due)
+        tasks = (self.own, self.serving, *self.background)
+        times.extend([task.due for task in tasks if task is not None and task.due])
         if self.close_at:
             times.append(self.close_at)
         if self.later:

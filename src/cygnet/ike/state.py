@@ -10,7 +10,7 @@ lowest nonce known (RFC 7296, sections 2.8 and 2.25; the decisions are in `v2.co
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from functools import lru_cache
 
@@ -19,6 +19,7 @@ from cygnet.auth.peer import AuthenticatedPeer
 from cygnet.crypto.kdf import IkeKeys
 from cygnet.ike.configuration import Connection
 from cygnet.ike.errors import Failure
+from cygnet.ike.records import replace
 from cygnet.ike.world import Path
 from cygnet.policy.sa import SaParameters
 from cygnet.policy.selectors import TrafficSelector
@@ -80,6 +81,7 @@ class ChildSa:
 
     `outbound` holds the parameters of an outbound SA that waits until the peer is known to hold the
     pair (RFC 7296, section 2.8). `replaces` is the pair that it was made to replace, 0 if none.
+    `announced`: people were told that it is up; a rekey hands that on to the new pair.
     `redundant`: lost a collision of rekeys and goes without a word. `policy` is the endpoint's
     number of the policy that its flow belongs to.
     """
@@ -385,13 +387,12 @@ def _changed(state: SaState, change: Change) -> SaState:
         case AddChild(child):
             if state.child(child.pair) is not None or state.peer is None:
                 raise ImpossibleChange(f"child {child.pair} cannot be added")
-            return replace(state, children=(*state.children, child))
+            return _taking_over(replace(state, children=(*state.children, child)), child)
         case ChangeChild(child):
             if state.child(child.pair) is None:
                 raise ImpossibleChange(f"no child {child.pair}")
-            return replace(
-                state, children=tuple([child if c.pair == child.pair else c for c in state.children])
-            )
+            changed = tuple([child if c.pair == child.pair else c for c in state.children])
+            return _taking_over(replace(state, children=changed), child)
         case DropChild(pair, _):
             return replace(state, children=tuple([c for c in state.children if c.pair != pair]))
         case NoteAttempt(attempt):
@@ -439,6 +440,26 @@ def _changed(state: SaState, change: Change) -> SaState:
                 reauth_at=change.reauth_at,
                 expires_at=change.expires_at,
             )
+
+
+def taken_over(state: SaState, child: ChildSa) -> ChildSa | None:
+    """The announced pair whose place `child` takes: what it replaces, or what that one was to replace."""
+    known = state.child(child.replaces)
+    for _ in state.children:
+        if known is None or known.announced:
+            break
+        known = state.child(known.replaces)
+    return known if known is not None and known.announced else None
+
+
+def _taking_over(state: SaState, child: ChildSa) -> SaState:
+    """Of the pairs that carry one flow during a rekey, one is announced: an end is told once (C8)."""
+    old = taken_over(state, child) if child.announced else None
+    if old is None:
+        return state
+    return replace(
+        state, children=tuple([replace(c, announced=False) if c is old else c for c in state.children])
+    )
 
 
 def _tidy(state: SaState) -> SaState:

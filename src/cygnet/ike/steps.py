@@ -16,12 +16,13 @@ from cygnet.auth.credentials import Credentials
 from cygnet.auth.identity import Identity
 from cygnet.crypto.entropy import Entropy
 from cygnet.ike.configuration import Connection, Options
-from cygnet.ike.connections import Connections
+from cygnet.ike.connections import Connections, LoadedChild
 from cygnet.ike.effects import Installed, InstallFailed, Question, TimedOut
 from cygnet.ike.errors import Failure, IkeError
-from cygnet.ike.state import Attempt, Change, SaState, UseKeys, Wanted
+from cygnet.ike.state import Attempt, Change, ChildSa, SaState, UseKeys, Wanted
 from cygnet.ike.world import Instant, Path
 from cygnet.policy.sa import SaParameters
+from cygnet.policy.selectors import TrafficSelector
 from cygnet.wire.message import Message
 from cygnet.wire.payloads import Payload
 
@@ -132,6 +133,16 @@ class CreateSuccessor:
 @dataclass(frozen=True, slots=True)
 class Dismiss:
     successor: int
+    ours: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UsePolicy:
+    loaded: LoadedChild
+    index: int
+    local: tuple[TrafficSelector, ...]
+    remote: tuple[TrafficSelector, ...]
+    replaced: ChildSa | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +164,7 @@ class Complain:
 
 Step = (
     SendRequest | SendAnswer | AwaitRequest | Apply | Install | AskWorld | ObtainChild | ObtainSpi
-    | CreateSuccessor | Dismiss | Begin | Enqueue | Complain
+    | CreateSuccessor | Dismiss | UsePolicy | Begin | Enqueue | Complain
 )  # fmt: skip
 Steps = Generator[Step, Any, T]
 
@@ -221,9 +232,21 @@ def create_successor(original_initiator: bool, keys: UseKeys) -> Steps[int]:
     return successor
 
 
-def dismiss(successor: int) -> Steps[None]:
-    """A successor that we began and that lost: its peer is told, and it goes."""
-    yield Dismiss(successor)
+def dismiss(successor: int, *, ours: bool) -> Steps[None]:
+    """A successor that lost a collision goes: `ours`, we began it and tell the peer; else the peer will."""
+    yield Dismiss(successor, ours)
+
+
+def use_policy(
+    loaded: LoadedChild,
+    index: int,
+    local: tuple[TrafficSelector, ...],
+    remote: tuple[TrafficSelector, ...],
+    replaced: ChildSa | None = None,
+) -> Steps[tuple[int, int]]:
+    """(policy, flow) in force for an SA pair of this flow between these selectors; of `replaced` if given."""
+    used: tuple[int, int] = yield UsePolicy(loaded, index, local, remote, replaced)
+    return used
 
 
 def begin(attempt: Attempt) -> Steps[None]:

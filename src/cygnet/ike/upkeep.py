@@ -15,7 +15,6 @@ from cygnet.ike.state import (
     CheckLiveness,
     ChildPhase,
     DeleteChild,
-    DeleteIke,
     DropChild,
     Phase,
     Postpone,
@@ -54,10 +53,7 @@ def lifetimes_due(sa: IkeSa) -> None:
         return
     _children_due(sa)
     if state.expires_at and now >= state.expires_at:
-        sa.commit((Postpone(0, 0.0),))
-        failure = Failure(Reason.EXPIRED, "the lifetime of the IKE SA is over")
-        driver.enqueue(sa, DeleteIke(failure), first=True)
-        sa.state = replace(sa.state, expires_at=0.0)
+        driver.begin_closing(sa, Failure(Reason.EXPIRED, "the lifetime of the IKE SA is over"))
         return
     if state.rekey_at and now >= state.rekey_at:
         sa.commit((Postpone(0, 0.0),))
@@ -72,9 +68,9 @@ def lifetimes_due(sa: IkeSa) -> None:
 def _liveness_due(sa: IkeSa) -> None:
     """RFC 7296, section 2.4: any request asks whether the peer is alive; without one, an empty one."""
     delay = sa.connection.dpd_delay
-    if delay > 0 and sa.request is None and sa.now.monotonic >= sa.heard + delay:
-        if sa.own is None and not sa.queue:
-            driver.enqueue(sa, CheckLiveness())
+    idle = sa.request is None and sa.own is None and not sa.queue
+    if delay > 0 and idle and sa.now.monotonic >= sa.heard + delay:
+        driver.enqueue(sa, CheckLiveness())
 
 
 def _children_due(sa: IkeSa) -> None:
@@ -95,9 +91,9 @@ def child_expired(sa: IkeSa, pair: int, hard: bool, why: str) -> None:
         # C3: one that was replaced, or is being closed, is not rekeyed again.
         if child.rekey_at:
             sa.commit((Postpone(pair, 0.0),))
-        if child.phase is ChildPhase.INSTALLED and not collisions.is_rekeying(sa.state, pair):
-            if not any(isinstance(w, RekeyChild) and w.pair == pair for w in sa.queue or ()):
-                driver.enqueue(sa, RekeyChild(pair))
+        queued = any(isinstance(w, RekeyChild) and w.pair == pair for w in sa.queue or ())
+        if child.phase is ChildPhase.INSTALLED and not queued and not collisions.is_rekeying(sa.state, pair):
+            driver.enqueue(sa, RekeyChild(pair))
         sa.gateway.touch(sa)
         return
     failure = Failure(Reason.EXPIRED, f"the lifetime of the Child SA is over ({why})")

@@ -7,7 +7,7 @@ The inbound SA is installed before the peer is told its SPI; the outbound one wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from cygnet.auth.peer import AuthenticatedPeer
@@ -21,6 +21,7 @@ from cygnet.ike.effects import Installed, InstallFailed, TimedOut
 from cygnet.ike.errors import Difference, IkeError, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
 from cygnet.ike.lifetimes import child_deadlines, child_volume
 from cygnet.ike.proposals import Selected
+from cygnet.ike.records import replace
 from cygnet.ike.state import ChangeChild, ChildSa, DeleteChild, child_suite
 from cygnet.ike.steps import Context, Received, Steps, apply, complain, enqueue, install, send
 from cygnet.policy.narrowing import choose, within
@@ -252,6 +253,7 @@ def make_pair(
     *,
     pair: int,
     spi_in: int,
+    policy: tuple[int, int],
     ni: bytes,
     nr: bytes,
     shared: bytes | None,
@@ -260,7 +262,8 @@ def make_pair(
 ) -> Pair:
     """Both SAs of a pair. It takes the authenticated peer: there is no Child SA without one.
 
-    `ni`, `nr`: the nonces of the exchange that makes it, `shared` its g^ir; `initiator`: we began it.
+    `policy`: the numbers of its policy and flow; `ni`, `nr`: the nonces of the exchange that makes it,
+    `shared` its g^ir; `initiator`: we began it.
     """
     state = context.state
     if state.keys is None or state.suite is None or state.peer not in (None, peer):
@@ -284,7 +287,7 @@ def make_pair(
         mode=Mode.TUNNEL,
         spi=spi_in,
         pair=pair,
-        flow=loaded.flows[index],
+        flow=policy[1],
         local=path.local,
         remote=path.remote,
         encapsulation=encapsulation,
@@ -314,8 +317,8 @@ def make_pair(
         pair=pair,
         name=child.name,
         flow_index=index,
-        flow=loaded.flows[index],
-        policy=loaded.policy,
+        flow=policy[1],
+        policy=policy[0],
         spi_in=spi_in,
         spi_out=spi_out,
         mode=Mode.TUNNEL,

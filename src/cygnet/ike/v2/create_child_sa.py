@@ -62,6 +62,7 @@ from cygnet.ike.steps import (
     obtain_child,
     obtain_spi,
     send,
+    use_policy,
 )
 from cygnet.ike.v2 import child as children
 from cygnet.ike.v2 import collisions
@@ -115,7 +116,7 @@ def create(context: Context, wanted: CreateChild) -> Steps[None]:
     outcome = yield from _negotiate(context, wanted.name, wanted.index, None, attempt)
     if isinstance(outcome, _Refusal):
         if outcome.notify.type == Notify.TEMPORARY_FAILURE:
-            yield from enqueue(replace(wanted, operation=0), _pause(context))
+            yield from enqueue(wanted, _pause(context))
         raise _child_error(context, outcome.notify, wanted.name)
     if _was_deleted(context, outcome.made.child):
         raise children.closed_early(wanted.name)
@@ -153,7 +154,7 @@ def rekey(context: Context, wanted: RekeyChild) -> Steps[None]:
     if present is not None:
         changes.append(ChangeChild(replace(present, phase=ChildPhase.REKEYED)))
     forget = [ForgetAttempt(rival)] if rival is not None else []
-    yield from apply(AddChild(made.child), *changes, *forget)
+    yield from apply(*changes, AddChild(made.child), *forget)
     if present is not None:
         yield from _delete(context, present)
 
@@ -162,10 +163,10 @@ def _replaced_by_peer(state: SaState, old: int, rival: Attempt) -> list[ChangeCh
     """The peer's rekey stands: its pair is the one to be seen, the old one waits for the peer's Delete."""
     winner, present = state.child(rival.result), state.child(old)
     changes = []
-    if winner is not None and not winner.announced:
-        changes.append(ChangeChild(replace(winner, announced=True)))
     if present is not None and present.phase is ChildPhase.INSTALLED:
         changes.append(ChangeChild(replace(present, phase=ChildPhase.REKEYED)))
+    if winner is not None and not winner.announced:
+        changes.append(ChangeChild(replace(winner, announced=True)))
     return changes
 
 
@@ -244,14 +245,17 @@ def _negotiate(
         yield from complain(answered, name)
         yield from children.withdraw(spi)
         raise answered
+    agreed = answered.agreed
+    policy = yield from use_policy(loaded, index, agreed.local, agreed.remote, old)
     made = children.make_pair(
         context,
         peer,
         loaded,
         index,
-        answered.agreed,
+        agreed,
         pair=pair,
         spi_in=spi,
+        policy=policy,
         ni=nonce,
         nr=answered.nonce,
         shared=answered.shared,
@@ -407,14 +411,17 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
     theirs = message.one(NoncePayload).data
     nonce = context.entropy.octets(NONCE_LENGTH)
     spi, pair = yield from obtain_child()
+    agreed = chosen.agreed
+    policy = yield from use_policy(chosen.loaded, chosen.index, agreed.local, agreed.remote, old)
     made = children.make_pair(
         context,
         peer,
         chosen.loaded,
         chosen.index,
-        chosen.agreed,
+        agreed,
         pair=pair,
         spi_in=spi,
+        policy=policy,
         ni=theirs,
         nr=nonce,
         shared=shared,
@@ -527,9 +534,11 @@ def rekey_ike(context: Context) -> Steps[None]:
     if rival is not None and collisions.loses(keys.nonce, rival.nonce):
         # Section 2.8.2: the peer's inherits the children, it closes the old one; we close ours.
         yield from apply(Handover(rival.result))
-        yield from dismiss(successor)
+        yield from dismiss(successor, ours=True)
         return
     yield from apply(Handover(successor))
+    if rival is not None:
+        yield from dismiss(rival.result, ours=False)
     failure = Failure(Reason.REPLACED, "rekeyed")
     yield from send(Exchange.INFORMATIONAL, (DeletePayload(Protocol.IKE, ()),), anything)
     raise SaClosed(failure, linger=False)

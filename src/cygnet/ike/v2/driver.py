@@ -60,6 +60,8 @@ INSTALL_PATIENCE: Final = 10.0
 """Seconds that the data plane has to answer."""
 LINGER: Final = 10.0
 """Seconds that the answers of a closed SA are kept for repeated requests."""
+MAX_TROUBLE: Final = 180.0
+"""Seconds of TEMPORARY_FAILURE after which an IKE SA is given up."""
 HINT_INTERVAL: Final = 20.0
 """Seconds between liveness checks that unprotected messages may cause (RFC 7296, section 2.21.4)."""
 HINTED_RESEND: Final = 1.0
@@ -107,14 +109,15 @@ class Task:
 
 
 Held = tuple[str, Any]
-"""("spi", child SPI), ("ike-spi", octets), ("sa", SaParameters), ("attempt", Attempt), ("successor", number)."""
+"""("spi", child SPI), ("policy", number), ("sa", SaParameters), ("attempt", ...), ("successor", number)."""
 
 
 class Outstanding:
     """Our request in flight."""
 
     __slots__ = (
-        "datagrams", "due", "error", "exchange", "expect", "message_id", "refusals", "refused_try", "task", "tries",
+        "datagrams", "due", "error", "exchange", "expect", "message", "message_id", "refusals", "refused_try",
+        "task", "tries",
     )  # fmt: skip
 
     def __init__(
@@ -136,6 +139,7 @@ class Outstanding:
         self.refusals = 0
         self.refused_try = -1
         self.error: IkeError | None = None
+        self.message: Message | None = None
 
 
 def digest(datagram: bytes) -> bytes:
@@ -178,11 +182,10 @@ def _receive_answer(sa: IkeSa, header: Header, datagram: bytes, path: Path) -> N
     opened = _open(sa, datagram, path)
     if opened is None:
         return
-    if isinstance(opened, IkeError):
-        resume_error(sa, request.task, opened)
-        return
     _heard(sa, path)
     try:
+        if isinstance(opened, IkeError):
+            raise opened
         legality.judge(opened.message, protected=True)
         value = request.expect(opened)
     except IkeError as error:
@@ -378,7 +381,7 @@ def _hint(sa: IkeSa, datagram: bytes, path: Path) -> bool:
 
 
 def _heard(sa: IkeSa, path: Path) -> None:
-    """An authentic, fresh message came on `path`. Where the peer may move, we follow (RFC 7296, section 2.23)."""
+    """An authentic, fresh message came on `path`. Where the peer may move, we follow (RFC 7296, 2.23)."""
     sa.heard = sa.now.monotonic
     state = sa.state
     if path == state.path:
@@ -510,23 +513,31 @@ def _step(sa: IkeSa, task: Task, step: Step) -> tuple[bool, Any]:
             task.ledger.append(("spi", spi))
             return False, (spi, pair)
         case steps.ObtainSpi():
-            spi_octets = gateway.obtain_spi(sa)
-            task.ledger.append(("ike-spi", spi_octets))
-            return False, spi_octets
+            return False, gateway.obtain_spi()
         case steps.CreateSuccessor(original_initiator, keys):
             successor = gateway.create_successor(sa, original_initiator, keys)
-            task.ledger = [held for held in task.ledger if held[0] != "ike-spi"]
             task.ledger.append(("successor", successor))
             return False, successor
-        case steps.Dismiss(number):
+        case steps.Dismiss(number, ours):
             task.ledger = [held for held in task.ledger if held != ("successor", number)]
-            gateway.dismiss(number)
+            gateway.dismiss(number, ours=ours)
             return False, None
+        case steps.UsePolicy():
+            if step.replaced is not None:
+                policy, flow = step.replaced.policy, step.replaced.flow
+                gateway.policies.use_again(policy)
+            else:
+                policy, flow = gateway.policies.use(sa, step.loaded, step.index, step.local, step.remote)
+            task.ledger.append(("policy", policy))
+            return False, (policy, flow)
         case steps.Begin(attempt):
             task.ledger.append(("attempt", attempt))
             sa.commit((NoteAttempt(attempt),))
             return False, None
         case steps.Enqueue(wanted, delay):
+            if wanted.operation == task.operation:
+                # Who asked for it hears when that one ends.
+                task.operation = 0
             if delay > 0:
                 postpone(sa, wanted, sa.now.monotonic + delay)
             else:
@@ -553,7 +564,8 @@ def _commit(sa: IkeSa, task: Task, changes: tuple[Change, ...], window: Window |
                 task.ledger = [
                     held
                     for held in task.ledger
-                    if held != ("spi", child.spi_in) and not (held[0] == "sa" and held[1].pair == child.pair)
+                    if held not in (("spi", child.spi_in), ("policy", child.policy))
+                    and not (held[0] == "sa" and held[1].pair == child.pair)
                 ]
             case Handover(successor):
                 task.ledger = [h for h in task.ledger if h != ("successor", successor) and h[0] != "attempt"]
@@ -567,11 +579,15 @@ def _send_request(sa: IkeSa, task: Task, step: steps.SendRequest) -> None:
     initial = step.exchange == Exchange.IKE_SA_INIT
     # Retries of IKE_SA_INIT keep message id 0 (RFC 7296, section 2.2).
     message_id = 0 if initial else sa.window.next_out
-    datagrams, window = _make(sa, step.exchange, message_id, False, step.payloads, sa.window)
+    header = _header(sa, step.exchange, message_id, response=False)
+    message = Message(header, tuple(step.payloads)) if sa.gateway.observe else None
+    _seen(sa, True, sa.state.path, message, False)
+    datagrams, window = _seal(sa, header, step.payloads, sa.window)
     _commit(sa, task, step.changes, window)
     now = sa.now.monotonic
     due = now + sa.gateway.retransmit_after(0)
     sa.request = Outstanding(step.exchange, message_id, datagrams, step.expect, task, due)
+    sa.request.message = message
     _transmit(sa, datagrams, sa.state.path)
 
 
@@ -579,8 +595,10 @@ def _send_answer(sa: IkeSa, task: Task, payloads: Sequence[Payload], changes: tu
     serving = task.serving
     if serving is None:
         return b""
-    header = serving.header
-    datagrams, window = _make(sa, header.exchange, header.message_id, True, payloads, sa.window)
+    header = _header(sa, serving.header.exchange, serving.header.message_id, response=True)
+    if sa.gateway.observe:
+        _seen(sa, True, serving.path, Message(header, tuple(payloads)), False)
+    datagrams, window = _seal(sa, header, payloads, sa.window)
     window = Window(window.next_out, header.message_id + 1, window.iv, serving.digest, datagrams)
     task.serving = None
     sa.serving = None
@@ -590,15 +608,18 @@ def _send_answer(sa: IkeSa, task: Task, payloads: Sequence[Payload], changes: tu
     return datagrams[0]
 
 
-def _make(
-    sa: IkeSa, exchange: int, message_id: int, response: bool, payloads: Sequence[Payload], window: Window
+def _header(sa: IkeSa, exchange: int, message_id: int, *, response: bool) -> Header:
+    state = sa.state
+    flags = (Flags.INITIATOR if state.original_initiator else 0) | (Flags.RESPONSE if response else 0)
+    return Header(state.spi_i, state.spi_r, 0, 2, 0, exchange, flags, message_id)
+
+
+def _seal(
+    sa: IkeSa, header: Header, payloads: Sequence[Payload], window: Window
 ) -> tuple[tuple[bytes, ...], Window]:
     """The datagrams of a message, and the window with the IVs that they took."""
     state = sa.state
-    flags = (Flags.INITIATOR if state.original_initiator else 0) | (Flags.RESPONSE if response else 0)
-    header = Header(state.spi_i, state.spi_r, 0, 2, 0, exchange, flags, message_id)
-    _seen(sa, True, state.path, Message(header, tuple(payloads)), False)
-    if exchange == Exchange.IKE_SA_INIT:
+    if header.exchange == Exchange.IKE_SA_INIT:
         return (encode(header, payloads),), window
     if state.suite is None or state.keys is None:
         raise LocalMisuse(Reason.INTERNAL, "nothing can be sealed before there are keys")
@@ -644,8 +665,8 @@ def _let_go(sa: IkeSa, task: Task) -> None:
             gateway.emit(RemoveSa(held.direction, held.spi, held.remote, held.pair, 0.0))
         elif kind == "attempt":
             sa.commit((ForgetAttempt(held),))
-        elif kind == "ike-spi":
-            gateway.release_spi(held)
+        elif kind == "policy":
+            gateway.policies.unused(held)
         elif kind == "successor":
             gateway.abandon(held)
 
@@ -677,14 +698,25 @@ def _failed(sa: IkeSa, task: Task, error: IkeError) -> None:
     gateway.operation_ended(task.operation, failure)
     if connecting:
         if ours and sa.window.next_out > 1 and error.notify:
-            # RFC 7296, section 2.21.2: the peer may think that the SA stands; tell it in an exchange of its own.
+            # RFC 7296, section 2.21.2: the peer may think that the SA stands; it is told in another exchange.
             sa.commit((ChangePhase(Phase.DELETING),))
             gateway.connecting_failed(sa, failure)
             enqueue(sa, Report(error.notify, failure), first=True)
         else:
             close(sa, failure, linger=False)
     elif isinstance(error, PeerMisbehaved) and ours:
-        enqueue(sa, DeleteIke(failure), first=True)
+        begin_closing(sa, failure)
+    elif error.reason is Reason.PEER_BUSY:
+        _busy(sa)
+
+
+def _busy(sa: IkeSa) -> None:
+    """TEMPORARY_FAILURE for several minutes: the two states have parted; start over (RFC 7296, 2.25)."""
+    now = sa.now.monotonic
+    if not sa.trouble_since:
+        sa.trouble_since = now
+    elif now >= sa.trouble_since + MAX_TROUBLE:
+        begin_closing(sa, Failure(Reason.PEER_BUSY, "the peer was too busy for several minutes"))
 
 
 def resume_error(sa: IkeSa, task: Task, error: IkeError) -> None:
@@ -705,8 +737,24 @@ def resume(sa: IkeSa, task: Task, result: Any) -> None:
 # -- the end ----------------------------------------------------------------------------------
 
 
+def begin_closing(sa: IkeSa, failure: Failure, operation: int = 0) -> None:
+    """Close the IKE SA and tell the peer. Nothing goes through its children from now on, even if the Delete
+    has to wait for its turn."""
+    if sa.close_at or sa.state.phase in (Phase.DELETING, Phase.REKEYED):
+        sa.gateway.operation_ended(operation, None)
+        return
+    if sa.state.phase is Phase.CONNECTING:
+        close(sa, failure, linger=False)
+        sa.gateway.operation_ended(operation, None)
+        return
+    sa.gateway.closing(sa, failure)
+    drops = [DropChild(child.pair, failure) for child in sa.state.children]
+    sa.commit((ChangePhase(Phase.DELETING), *drops))
+    enqueue(sa, DeleteIke(failure, operation), first=True)
+
+
 def close(sa: IkeSa, failure: Failure, *, linger: bool) -> None:
-    """The IKE SA and its children are gone. With `linger` its last answer is kept for repeats, for a while."""
+    """The IKE SA and its children are gone. `linger`: its last answer is kept for repeats, for a while."""
     gateway = sa.gateway
     if sa.close_at:
         return
@@ -720,7 +768,8 @@ def close(sa: IkeSa, failure: Failure, *, linger: bool) -> None:
             isinstance(wanted, RekeyIke) and failure.reason is Reason.REPLACED
         )
         gateway.operation_ended(task.operation, None if done else failure)
-    gateway.closing(sa, failure)
+    if sa.state.phase is not Phase.DELETING:
+        gateway.closing(sa, failure)
     sa.commit(tuple([DropChild(child.pair, failure) for child in sa.state.children]))
     gateway.closed(sa, failure)
     queue, sa.queue, sa.later = sa.queue, None, ()
@@ -772,6 +821,7 @@ def _retransmit(sa: IkeSa, request: Outstanding) -> None:
         return
     request.tries += 1
     request.due = now + sa.gateway.retransmit_after(request.tries)
+    _seen(sa, True, sa.state.path, request.message, True)
     _transmit(sa, request.datagrams, sa.state.path)
 
 
@@ -804,6 +854,6 @@ def _drop(sa: IkeSa, drop: Drop, detail: str, path: Path) -> None:
     sa.gateway.event(Dropped(drop, detail, path, sa.unique_id))
 
 
-def _seen(sa: IkeSa, sent: bool, path: Path, message: Message, repeat: bool) -> None:
-    if sa.gateway.observe:
+def _seen(sa: IkeSa, sent: bool, path: Path, message: Message | None, repeat: bool) -> None:
+    if sa.gateway.observe and message is not None:
         sa.gateway.event(MessageSeen(sent, path, message, sa.unique_id, sa.connection.name, repeat))

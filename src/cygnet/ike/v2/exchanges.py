@@ -19,7 +19,8 @@ from cygnet.ike.state import (
 from cygnet.ike.steps import Context, Received, Steps
 from cygnet.ike.v2 import create_child_sa, informational
 from cygnet.ike.v2.child import activate
-from cygnet.wire.numbers import Exchange, Notify
+from cygnet.wire.numbers import Exchange, Notify, Protocol
+from cygnet.wire.payloads import DeletePayload
 
 __all__ = ["activate", "begin", "serve"]
 
@@ -45,6 +46,11 @@ def begin(context: Context, wanted: Wanted) -> Steps[None] | None:
             return informational.check_liveness(context)
         case Report(notify, failure):
             return informational.report(context, notify, failure)
+
+
+def closes(received: Received) -> bool:
+    """Whether the message deletes the IKE SA that it came on."""
+    return any(delete.protocol == Protocol.IKE for delete in received.message.all(DeletePayload))
 
 
 def serve(context: Context, received: Received) -> Steps[Any]:

@@ -15,7 +15,6 @@ made. A Child SA that fails leaves the IKE SA standing (section 2.21.2).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Final
 
 from cygnet.auth.credentials import Credentials, OwnKey
@@ -37,6 +36,7 @@ from cygnet.ike.connections import Loaded
 from cygnet.ike.effects import Installed
 from cygnet.ike.errors import Difference, IkeError, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
 from cygnet.ike.lifetimes import ike_deadlines
+from cygnet.ike.records import replace
 from cygnet.ike.state import AddChild, Attempt, AttemptKind, CreateChild, Establish
 from cygnet.ike.steps import (
     Context,
@@ -50,6 +50,7 @@ from cygnet.ike.steps import (
     next_request,
     obtain_child,
     send,
+    use_policy,
 )
 from cygnet.ike.v2 import child as children
 from cygnet.ike.v2.ike_sa_init import HASHES, Initial
@@ -141,6 +142,7 @@ def _first_child(
         return
     try:
         agreed = children.check_accepted(offer, message)
+        policy = yield from use_policy(offer.loaded, offer.index, agreed.local, agreed.remote)
         made = children.make_pair(
             context,
             peer,
@@ -149,6 +151,7 @@ def _first_child(
             agreed,
             pair=offer.pair,
             spi_in=offer.spi,
+            policy=policy,
             ni=initial.nonce_i,
             nr=initial.nonce_r,
             shared=None,
@@ -210,6 +213,8 @@ def respond(context: Context, initial: Initial) -> Steps[None]:
     try:
         chosen = children.choose_child(context, loaded, message, key_exchange=False)
         spi, pair = yield from obtain_child()
+        agreed = chosen.agreed
+        policy = yield from use_policy(chosen.loaded, chosen.index, agreed.local, agreed.remote)
         made = children.make_pair(
             context,
             peer,
@@ -218,6 +223,7 @@ def respond(context: Context, initial: Initial) -> Steps[None]:
             chosen.agreed,
             pair=pair,
             spi_in=spi,
+            policy=policy,
             ni=initial.nonce_i,
             nr=initial.nonce_r,
             shared=None,

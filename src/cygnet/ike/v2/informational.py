@@ -50,9 +50,9 @@ def report(context: Context, notify: int, failure: Failure) -> Steps[None]:
 def delete_ike(context: Context, failure: Failure) -> Steps[None]:
     """HDR, SK {D}  -->  <--  HDR, SK {}   The children go with it, and go first: nothing is sent any more."""
     yield from begin(Attempt(AttemptKind.DELETE_IKE, ours=True))
-    drops = [DropChild(child.pair, failure) for child in context.state.children]
-    phase = () if context.state.phase is Phase.REKEYED else (ChangePhase(Phase.DELETING),)
-    yield from apply(*phase, *drops)
+    if context.state.phase is not Phase.REKEYED:
+        drops = [DropChild(child.pair, failure) for child in context.state.children]
+        yield from apply(ChangePhase(Phase.DELETING), *drops)
     yield from send(Exchange.INFORMATIONAL, (DeletePayload(Protocol.IKE, ()),), anything)
     raise SaClosed(failure, linger=False)
 

@@ -59,5 +59,5 @@ def error_of(notify: NotifyPayload, difference: Difference | None = None, *, chi
 
 
 def of_authentication(error: AuthenticationError) -> IkeError:
-    """What went wrong with a proof; the peer hears AUTHENTICATION_FAILED, whatever it was (section 2.21.2)."""
+    """What went wrong with a proof. The peer hears AUTHENTICATION_FAILED whatever it was (section 2.21.2)."""
     return PeerMisbehaved(Reason(error.kind.value), error.detail, notify=Notify.AUTHENTICATION_FAILED)
