@@ -1,8 +1,9 @@
 """What the daemon gives up before it reads the first octet from the network, and how.
 
-Order: core dumps off, undumpable, supplementary groups and ids (only where another id is mapped: a
-rootless user namespace has one), bounding set, all capability sets, no_new_privs. Nothing can be
-taken back afterwards; `give_up` raises `PrivilegesKept` rather than go on with too much.
+Order: core dumps off, undumpable, bounding set (becoming another user takes the right to drop it),
+supplementary groups and ids (only where another id is mapped: a rootless user namespace has one), all
+capability sets, no_new_privs. Nothing can be taken back; `give_up` raises `PrivilegesKept` rather than
+go on with too much.
 """
 
 from __future__ import annotations
@@ -67,12 +68,12 @@ def give_up(user: str = "") -> str:
     Raises PrivilegesKept.
     """
     hide_memory()
-    changed = _change_ids(user) if user else "same user"
     for capability in range(CAP_LAST + 1):
         if _libc.prctl(PR_CAPBSET_READ, capability, 0, 0, 0) == 1:
             _libc.prctl(
                 PR_CAPBSET_DROP, capability, 0, 0, 0
             )  # needs CAP_SETPCAP; checked by its effect below
+    changed = _change_ids(user) if user else "same user"
     _libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     header = struct.pack("Ii", LINUX_CAPABILITY_VERSION_3, 0)
     if _libc.capset(header, bytes(24)) != 0:
