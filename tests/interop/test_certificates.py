@@ -48,9 +48,10 @@ class Authority:
     def issue(self, side: str, san: str, *options: str) -> tuple[bytes, bytes]:
         """(private key, certificate), both PEM."""
         key = pki("--gen", *self.key_options, "--outform", "pem")
-        public = pki("--pub", "--in", "/dev/stdin", feed=key)
+        # pki maps a file that it is given into memory, which a pipe cannot be; its standard input may be one.
+        public = pki("--pub", "--type", "priv", feed=key)
         certificate = pki(
-            "--issue", "--cacert", str(self.certificate), "--cakey", str(self.key), "--in", "/dev/stdin",
+            "--issue", "--cacert", str(self.certificate), "--cakey", str(self.key), "--type", "pub",
             "--dn", f"C=CH, O=Test, CN={side}", "--san", san, *options, "--outform", "pem",
             feed=public,
         )  # fmt: skip
