@@ -35,7 +35,10 @@ def begin(context: Context, wanted: Wanted) -> Steps[None] | None:
             )
             return None if covered else create_child_sa.create(context, wanted)
         case RekeyChild(pair):
-            return create_child_sa.rekey(context, wanted) if context.state.child(pair) else None
+            known = context.state.child(pair)
+            # One that the peer is not known to hold yet was only just made: there is nothing to rekey.
+            is_held = known is not None and known.outbound is None
+            return create_child_sa.rekey(context, wanted) if is_held else None
         case DeleteChild(pair, failure):
             return informational.delete_child(context, pair, failure) if context.state.child(pair) else None
         case RekeyIke():

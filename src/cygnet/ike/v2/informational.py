@@ -62,13 +62,17 @@ def delete_child(context: Context, pair: int, failure: Failure) -> Steps[None]:
     child = context.state.child(pair)
     if child is None:
         return
-    yield from begin(Attempt(AttemptKind.DELETE_CHILD, ours=True, pair=pair))
-    if child.phase is not ChildPhase.REKEYED:
-        yield from apply(ChangeChild(replace(child, phase=ChildPhase.DELETING)))
-    spi = child.spi_in.to_bytes(4, "big")
-    yield from send(Exchange.INFORMATIONAL, (DeletePayload(Protocol.ESP, (spi,)),), anything)
-    if context.state.child(pair) is not None:
-        yield from apply(DropChild(pair, failure))
+    # What it has only just replaced goes along, or the peer would serve on with that (C5).
+    old = context.state.child(child.replaces)
+    closing = [child] if old is None else [child, old]
+    for one in closing:
+        yield from begin(Attempt(AttemptKind.DELETE_CHILD, ours=True, pair=one.pair))
+        if one.phase is not ChildPhase.REKEYED:
+            yield from apply(ChangeChild(replace(one, phase=ChildPhase.DELETING)))
+    spis = tuple([one.spi_in.to_bytes(4, "big") for one in closing])
+    yield from send(Exchange.INFORMATIONAL, (DeletePayload(Protocol.ESP, spis),), anything)
+    left = [one.pair for one in closing if context.state.child(one.pair) is not None]
+    yield from apply(*[DropChild(number, failure) for number in left])
 
 
 def anything(received: Received) -> Message:
