@@ -182,8 +182,7 @@ def test_pass_and_drop_show_their_mode(tmp_path: FilePath) -> None:
         ACL + '[acls]\noffice = ["10 deny tcp any any eq 22", "permit ip 10.1.0.0/16 10.2.0.0 0.0.255.255"]',
         ACL + "[connections.branch.acls.office]\n"
         '10 = { action = "permit", protocol = "tcp", source = "10.1.0.0/16", destination_port = "443" }',
-        ACL
-        + "[acls]\noffice = ['permit ip any4 any4', { action = 'permit', protocol = 'udp', source_port = 53 }]",
+        ACL + "[acls]\noffice = ['permit ip any4 any4', { action = 'permit', protocol = 'udp' }]",
         ACL.replace('acl = "office"', 'acl = ["permit ip 10.1.0.0/16 10.2.0.0/16"]\nsa = "aggregate"'),
         CERT,
         CERT.replace('certs = ["gw.pem"]', 'cert-1 = { file = "gw.pem" }'),

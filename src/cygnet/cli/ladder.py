@@ -56,7 +56,7 @@ def contents(message: Mapping[str, Any], letters: Letters) -> str:
     """`HDR(A,B), SK {IDi, AUTH, SAi2, TSi, TSr}`."""
     notations = ", ".join(payload.get("notation", "?") for payload in payloads(message))
     if message.get("protected") == "yes":
-        notations = f"SK {{{notations}}}"
+        notations = f"SK {{{notations}}}"  # also around nothing: RFC 7296, section 1.4
     return f"{header(message, letters)}, {notations}" if notations else header(message, letters)
 
 

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 from rich.text import Text
 
-from cygnet.cli.tunnels import algorithms, offers
+from cygnet.cli.tunnels import algorithms, reasons
 from cygnet.vici.client import Client, single
 from cygnet.vici.codec import texts
 
@@ -54,12 +53,12 @@ def show(console: Console, status: Mapping[str, Any], failures: int) -> None:
     """As people read it; at most `failures` of each connection's, the newest last."""
     connections = status["connections"]
     for ike, body in connections.items():
-        console.print(_connection(ike, body, failures))
+        _connection(console, ike, body, failures)
     stray = status["failures"][-failures:] if failures else []
     if stray:
         console.print("[b]Negotiations that fit no connection[/]")
         for failure in stray:
-            console.print(_failure(failure))
+            _print(console, _failure(failure, console.width), 2)
     if not connections and not stray:
         console.print("Nothing is configured.")
         return
@@ -67,20 +66,24 @@ def show(console: Console, status: Mapping[str, Any], failures: int) -> None:
     console.print(f"[dim]{len(connections)} connection{'s' * (len(connections) != 1)}, {up} up[/]")
 
 
-def _connection(ike: str, body: Mapping[str, Any], failures: int) -> RenderableType:
-    parts: list[RenderableType] = [_headline(ike, body)]
+def _print(console: Console, text: Text, indent: int) -> None:
+    for line in text.split("\n"):
+        console.print(Text(" " * indent).append_text(line))
+
+
+def _connection(console: Console, ike: str, body: Mapping[str, Any], failures: int) -> None:
+    _print(console, _headline(ike, body), 0)
     alive: set[str] = set()
     for sa in body["sas"]:
-        parts.append(Padding(_ike_sa(sa), (0, 0, 0, 2)))
+        _print(console, _ike_sa(sa), 2)
         for child in sa.get("child-sas", {}).values():
             alive.add(child.get("name", ""))
-            parts.append(Padding(_child_sa(child), (0, 0, 0, 4)))
+            _print(console, _child_sa(child), 4)
     for name, child in body.get("children", {}).items():
         if name not in alive:
-            parts.append(Padding(_down_child(name, child), (0, 0, 0, 4)))
-    shown = body["failures"][-failures:] if failures else []
-    parts.extend(Padding(_failure(failure), (0, 0, 0, 2)) for failure in shown)
-    return Group(*parts)
+            _print(console, _down_child(name, child), 4)
+    for failure in body["failures"][-failures:] if failures else []:
+        _print(console, _failure(failure, console.width), 2)
 
 
 def _headline(ike: str, body: Mapping[str, Any]) -> Text:
@@ -157,21 +160,21 @@ def _down_child(name: str, child: Mapping[str, Any]) -> Text:
     return text
 
 
-def _failure(failure: Mapping[str, Any]) -> RenderableType:
+def _failure(failure: Mapping[str, Any], width: int) -> Text:
     when = datetime.fromtimestamp(float(failure["time"])).strftime("%Y-%m-%d %H:%M:%S")
     who = (
         "we started" if failure.get("initiator") == "yes" else f"{failure.get('peer') or 'the peer'} started"
     )
     what = f"{failure['child']}: " if failure.get("child") else ""
-    text = Text("failed ", "red")
+    text = Text()
+    text.append("failed ", "red")
     text.append(f"{when}, {who}: {what}")
     text.append(failure["reason"], "bold red")
     if failure.get("detail"):
         text.append(f": {failure['detail']}")
-    if failure.get("first"):
-        text.append(f"\n  first difference: {failure['first']}")
-    table = offers(failure)
-    return text if table is None else Group(text, table)
+    for line in reasons(failure, width - 2):
+        text.append(f"\n{line}")
+    return text
 
 
 def duration(seconds: str) -> str:

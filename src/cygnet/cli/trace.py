@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import os
+import select
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from types import FrameType
 from typing import Any
@@ -25,40 +26,49 @@ QUIET = 0.3
 _NOT_NAMES = frozenset({"up", "reason", "detail", "ours", "theirs", "first"})
 
 
-class _Stop(Exception):
-    """SIGTERM: what has arrived already is still shown."""
+class _Told:
+    """SIGTERM and SIGINT as something to wait for: nothing that has arrived is lost in an exception."""
 
+    def __init__(self) -> None:
+        self.stop = False
+        self.wake, self._wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
-@contextlib.contextmanager
-def _stopping_on_sigterm() -> Iterator[None]:
-    def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise _Stop
+    def __enter__(self) -> _Told:
+        self._fd = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
+        self._before = {
+            number: signal.signal(number, self._tell) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        return self
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._fd)
+        os.close(self.wake)
+        os.close(self._wakeup)
+
+    def _tell(self, number: int, frame: FrameType | None) -> None:
+        self.stop = True
 
 
 def trace(client: Client, *, connection: str, as_json: bool, brief: bool, drops: bool) -> None:
     """Show events until told to end. Raises `ViciError` when the daemon goes away."""
     wanted = tuple(event for event in EVENTS if drops or event != "ike-drop")
     show = _Json() if as_json else _Drawing(brief=brief)
-    with _stopping_on_sigterm():
-        try:
-            client.register(*wanted)
-            show.started()
-            while True:
-                _show_next(client, show, connection, None)
-        except (_Stop, KeyboardInterrupt):
-            while _show_next(client, show, connection, QUIET):
-                pass
+    with _Told() as told:
+        client.register(*wanted)
+        show.started()
+        sys.stdout.flush()
+        while not told.stop:
+            if client.pending() or client.fileno() in select.select([client.fileno(), told.wake], [], [])[0]:
+                _show_next(client, show, connection)
+        while _show_next(client, show, connection):
+            pass
 
 
-def _show_next(client: Client, show: _Json | _Drawing, connection: str, wait: float | None) -> bool:
-    found = client.next_event(wait)
+def _show_next(client: Client, show: _Json | _Drawing, connection: str) -> bool:
+    """Show one event; False when none comes for a while."""
+    found = client.next_event(QUIET)
     if found is None:
         return False
     event, message = found[0], texts(found[1])

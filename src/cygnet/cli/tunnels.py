@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from cygnet.cli.terminal import FAILED, TOO_LATE, complain, err, fail, out
 from cygnet.config.problems import did_you_mean
@@ -197,32 +198,38 @@ def _progress(doing: str) -> Iterator[Callable[[str], None]]:
 
 def explain(failure: Mapping[str, Any]) -> None:
     """The two offers side by side, as far as the wire revealed them, and where they first differ."""
-    table = offers(failure)
-    if table is not None:
-        err.print(table)
-    if failure.get("first"):
-        err.print(f"  first difference: {failure['first']}", markup=False)
+    for line in reasons(failure, err.width):
+        err.print(line, markup=False)
     if failure.get("allowed"):
         err.print(f"  there are: {', '.join(failure['allowed'])}", markup=False)
 
 
-def offers(failure: Mapping[str, Any]) -> Table | None:
-    """A table of what we offer or accept and what the peer does; None where neither is known."""
+def reasons(failure: Mapping[str, Any], width: int) -> list[str]:
+    """Lines that show the two offers in columns, and the first difference; none where nothing is known."""
+    lines = []
     ours, theirs = failure.get("ours", ""), failure.get("theirs", "")
-    if not ours and not theirs:
-        return None
-    table = Table(box=None, padding=(0, 2), pad_edge=True)
-    table.add_column("this gateway", overflow="fold", ratio=1)
-    table.add_column("the peer", overflow="fold", ratio=1)
-    left, right = _lines(ours), _lines(theirs or "(not revealed)")
-    for number in range(max(len(left), len(right))):
-        table.add_row(
-            escape(left[number]) if number < len(left) else "",
-            escape(right[number]) if number < len(right) else "",
+    if ours or theirs:
+        column = min((width - 6) // 2, 70)
+        left = ["this gateway", *_wrapped(ours or "(nothing)", column)]
+        right = ["the peer", *_wrapped(theirs or "(not revealed)", column)]
+        lines = [
+            f"  {mine:<{column}}  {yours}".rstrip()
+            for mine, yours in itertools.zip_longest(left, right, fillvalue="")
+        ]
+    if failure.get("first"):
+        text = f"first difference: {failure['first']}"
+        lines.extend(textwrap.wrap(text, width - 2, initial_indent="  ", subsequent_indent="    "))
+    return lines
+
+
+def _wrapped(offer: str, column: int) -> list[str]:
+    """One paragraph for each proposal, broken between algorithms and never within one."""
+    lines: list[str] = []
+    for proposal in offer.split(", "):
+        text = proposal.replace("/", " ") if ":" in proposal and "[" not in proposal else proposal
+        lines.extend(
+            textwrap.wrap(
+                text, column, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+            )
         )
-    return table
-
-
-def _lines(offer: str) -> list[str]:
-    """One line for each proposal, with a space after each algorithm so that it can be wrapped there."""
-    return [line.replace("/", " ") if ":" in line and "[" not in line else line for line in offer.split(", ")]
+    return lines

@@ -159,6 +159,11 @@ class Client:
                 event, time.monotonic() + 60.0, lambda name, content: self._early.append((name, content))
             )
 
+    def pending(self) -> bool:
+        """Whether an event may be had without waiting for the daemon."""
+        whole = len(self._buffer) >= 4 and len(self._buffer) >= 4 + int.from_bytes(self._buffer[:4], "big")
+        return bool(self._early) or whole
+
     def next_event(self, timeout: float | None = None) -> tuple[str, Message] | None:
         """The next event, or None when `timeout` seconds bring none. Raises `ConnectionLost`."""
         if self._early:

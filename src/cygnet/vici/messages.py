@@ -26,6 +26,7 @@ from cygnet.wire.numbers import (
     Encr,
     Esn,
     Exchange,
+    HashAlgorithm,
     IdType,
     Integ,
     KeMethod,
@@ -58,6 +59,9 @@ from cygnet.wire.payloads import (
 
 MAX_SHOWN = 32
 """Octets of a payload that are shown."""
+
+_OPAQUE = (Notify.NAT_DETECTION_SOURCE_IP, Notify.NAT_DETECTION_DESTINATION_IP)
+"""Hashes that say nothing to people."""
 
 _TRANSFORMS = {
     TransformType.ENCR: Encr,
@@ -205,7 +209,11 @@ def _notify(payload: NotifyPayload, header: Header) -> Shape:
     if payload.type == Notify.INVALID_KE_PAYLOAD and len(payload.data) == 2:
         shape["group"] = KeMethod.name_of(int.from_bytes(payload.data, "big"))
         detail.append(f"wants {shape['group']}")
-    elif payload.data:
+    elif payload.type == Notify.SIGNATURE_HASH_ALGORITHMS:
+        numbers = [int.from_bytes(payload.data[at : at + 2], "big") for at in range(0, len(payload.data), 2)]
+        shape["hashes"] = [HashAlgorithm.name_of(number) for number in numbers[:MAX_SHOWN]]
+        detail.append(" ".join(shape["hashes"]))
+    elif payload.data and payload.type not in _OPAQUE:
         detail.append(shape["data"])
     shape["detail"] = [", ".join(detail)] if detail else []
     return shape
