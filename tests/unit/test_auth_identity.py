@@ -198,6 +198,10 @@ def mutants_of_the_dn() -> dict[str, bytes]:
     found["one-part-more"] = dn.encode((*dn.decode(MOON_DN), dn.from_text("CN=x")[0]))
     found["other-order"] = dn.encode(dn.decode(MOON_DN)[::-1])
     found["no-part"] = b"\x30\x00"
+    found["empty-part"] = b"\x30\x33" + MOON_DN[2:] + b"\x31\x00"
+    found["oid-padded"] = MOON_DN.replace(b"\x06\x03\x55\x04\x06", b"\x06\x03\x55\x80\x06")
+    found["many-parts"] = dn.encode(dn.decode(MOON_DN) * 11)
+    found["too-long"] = b"\x30\x82\x10\x00" + bytes(4096)
     return found
 
 

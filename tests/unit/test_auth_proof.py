@@ -255,6 +255,15 @@ def test_a_method_other_than_the_configured_one_is_refused(method: int) -> None:
             assert kind_of(caught) == Kind.AUTH_METHOD_MISMATCH
 
 
+@pytest.mark.parametrize("data", ["", "0c", "0c300a06082a8648ce3d0403", "00", "0030", "ff" + "30" * 254])
+def test_a_digital_signature_cut_off_or_of_an_unknown_algorithm_is_refused(data: str) -> None:
+    signer = own("p256")
+    made = Proof(AuthMethod.DIGITAL_SIGNATURE, bytes.fromhex(data))
+    with pytest.raises(AuthenticationError) as caught:
+        verify_signature(made, trusted(signer), MOON, OCTETS, HASHES)
+    assert kind_of(caught) in (Kind.SIGNATURE_INVALID, Kind.AUTH_METHOD_MISMATCH)
+
+
 def test_a_psk_proof_is_no_signature_and_the_reverse() -> None:
     signer = own("p256")
     made = prove_with_secret(SECRET, Prf.PRF_HMAC_SHA2_256, OCTETS)

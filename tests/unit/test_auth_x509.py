@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, x25519
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from cygnet.auth import certificate
 from cygnet.auth import x509 as paths
@@ -34,6 +36,7 @@ from tests.unit.auth_material import (
     holding,
     key,
     name,
+    names,
     raw,
     trusting,
     usage,
@@ -400,6 +403,73 @@ def test_a_certificate_signed_over_sha1_is_refused() -> None:
     assert refusal((root,), moon.replace(with_sha256, with_sha1)) == Kind.CERTIFICATE_INVALID
 
 
+@pytest.mark.parametrize(
+    ("digest", "fits"), [(hashes.SHA256(), True), (hashes.SHA512(), True), (hashes.SHA224(), False)]
+)
+def test_a_certificate_signed_with_pss_is_read_by_its_hash(digest: hashes.HashAlgorithm, fits: bool) -> None:
+    root = ca("CN=R", holder=key("rsa2048"))
+    assert isinstance(root.key, rsa.RSAPrivateKey)
+    chosen = padding.PSS(padding.MGF1(digest), padding.PSS.DIGEST_LENGTH)
+    holder = key("p256")
+    start, end = NOW - YEAR, NOW + YEAR
+    builder = x509.CertificateBuilder(
+        root.subject, name("CN=moon"), holder.public_key(), x509.random_serial_number(), start, end
+    ).add_extension(names(*MOON), critical=False)
+    made = builder.sign(root.key, digest, rsa_padding=chosen)  # type: ignore[arg-type]
+    data = made.public_bytes(Encoding.DER)
+    if fits:
+        assert accept((root,), Held(certificate.parse(data), holder))
+    else:
+        assert refusal((root,), data) == Kind.CERTIFICATE_INVALID
+
+
+def test_a_weak_certificate_is_refused_even_if_it_is_pinned() -> None:
+    weak = entity(None, holder=key("p192"))
+    with pytest.raises(AuthenticationError) as caught:
+        trusting().trusted_key(MOON_ID, [weak.der], wall=WALL, pinned=[weak.der])
+    assert caught.value.kind == Kind.CERTIFICATE_INVALID
+
+
+def test_a_serial_number_that_is_not_positive_and_version_1_are_refused() -> None:
+    moon = entity(ROOT).der
+    at = moon.index(b"\xa0\x03\x02\x01\x02") + 5
+    length = moon[at + 1]
+    for serial in (b"\x80" + bytes(length - 1), bytes(length)):
+        with pytest.raises(CredentialError, match="serial number"):
+            certificate.parse(moon[: at + 2] + serial + moon[at + 2 + length :])
+    body = moon[8:]
+    assert body.startswith(b"\xa0\x03\x02\x01\x02")
+    inner = tlv(0x30, body[5 : int.from_bytes(moon[6:8], "big")])
+    with pytest.raises(CredentialError, match="version 1"):
+        certificate.parse(tlv(0x30, inner + moon[8 + int.from_bytes(moon[6:8], "big") :]))
+
+
+def test_keys_that_cannot_sign_and_too_many_names_are_refused() -> None:
+    holder = x25519.X25519PrivateKey.generate()
+    assert isinstance(ROOT.key, ec.EllipticCurvePrivateKey)
+    builder = x509.CertificateBuilder(
+        ROOT.subject, name("CN=x"), holder.public_key(), 1, NOW - YEAR, NOW + YEAR
+    )
+    data = builder.sign(ROOT.key, hashes.SHA256()).public_bytes(Encoding.DER)
+    with pytest.raises(CredentialError, match="key of kind"):
+        certificate.parse(data)
+    many = [f"dns:n{number}.example.org" for number in range(certificate.MAX_NAMES + 1)]
+    with pytest.raises(CredentialError, match="names"):
+        entity(ROOT, sans=many)
+
+
+def test_a_certificate_without_a_subject_is_called_by_its_first_name() -> None:
+    assert entity(ROOT, "").certificate.title == "moon.example.org"
+    assert entity(ROOT, "", ()).certificate.title == "(no subject)"
+
+
+def test_a_ca_of_the_connection_that_is_none_is_told_as_our_mistake() -> None:
+    moon = entity(ROOT)
+    for wrong in (moon.der, b"rubbish"):
+        with pytest.raises(AuthenticationError, match="our own configuration"):
+            trusting(ROOT).trusted_key(MOON_ID, [moon.der], wall=WALL, ca_certificates=[wrong])
+
+
 def test_every_flipped_octet_of_a_certificate_refuses_it() -> None:
     moon = entity(ROOT).der
     store = trusting(ROOT)
@@ -613,6 +683,10 @@ Names = list[x509.GeneralName]
         ([], mail("example.org"), ["email:moon@EXAMPLE.ORG"], False),
         ([], mail("moon@example.org"), ["email:Moon@example.org"], False),
         ([], mail(".example.org"), ["email:moon@example.org"], False),
+        (dns(""), [], ["dns:moon.example.org"], True),
+        ([], dns(""), ["dns:moon.example.org"], False),
+        (mail("example.org"), [], ["email:nobody"], False),
+        ([], mail("example.org"), ["email:nobody"], False),
         (dirs("C=CH,O=Test"), [], [], True),
         (dirs("C=CH"), [], [], True),
         (dirs("C=CH,O=Other"), [], [], False),
