@@ -34,6 +34,7 @@ from cygnet.wire.payloads import (
     SaPayload,
     TsiPayload,
     TsrPayload,
+    UnknownPayload,
 )
 from tests.unit.auth_material import NOW, Held, ca, entity, holding, key
 from tests.unit.ike_by_hand import (
@@ -463,6 +464,24 @@ def test_a_rogue_responder_learns_no_more_than_the_first_message() -> None:
     answer = sun.seal([], Exchange.INFORMATIONAL, 2, response=True)
     assert moon.receive(answer) == []
     assert moon.untouched
+
+
+def test_an_answer_that_cannot_be_read_or_obeyed_is_reported_and_the_ike_sa_deleted() -> None:
+    """RFC 7296, 2.21.2: the responder thinks that it stands; only two errors say by themselves that it does not."""
+    unknown = UnknownPayload(200, critical=True, data=b"")
+    eap = EapPayload(b"")
+    for extra, error, deletes in (
+        (unknown, Notify.UNSUPPORTED_CRITICAL_PAYLOAD, 1),
+        (eap, Notify.INVALID_SYNTAX, 0),
+    ):
+        moon, sun = meet(False, CERT)
+        (said,) = sun.answer(moon, [*good(sun), extra])
+        assert said.header.exchange == Exchange.INFORMATIONAL
+        assert notifies([said]) == [error]
+        assert len(said.all(DeletePayload)) == deletes
+        assert moon.untouched
+        moon.receive(sun.seal([], Exchange.INFORMATIONAL, 2, response=True))
+        assert list(moon.endpoint.sas()) == []
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from cygnet.ike.v2 import collisions
 from cygnet.ike.v2.child import activate
 from cygnet.wire.message import Message
 from cygnet.wire.numbers import Exchange, Notify, Protocol
-from cygnet.wire.payloads import DeletePayload, NotifyPayload
+from cygnet.wire.payloads import DeletePayload, NotifyPayload, Payload
 
 # -- ours ---------------------------------------------------------------------------------------
 
@@ -42,8 +42,14 @@ def check_liveness(context: Context) -> Steps[None]:
 
 
 def report(context: Context, notify: int, failure: Failure) -> Steps[None]:
-    """HDR, SK {N}  -->  <--  HDR, SK {}   and the IKE SA is gone at both ends (section 2.21.2)."""
-    yield from send(Exchange.INFORMATIONAL, (NotifyPayload(0, b"", notify, b""),), anything)
+    """HDR, SK {N, [D]}  -->  <--  HDR, SK {}   and the IKE SA is gone at both ends.
+
+    Only two errors say that by themselves (RFC 7296, section 2.21.2); behind any other a Delete must.
+    """
+    payloads: tuple[Payload, ...] = (NotifyPayload(0, b"", notify, b""),)
+    if notify not in (Notify.AUTHENTICATION_FAILED, Notify.INVALID_SYNTAX):
+        payloads += (DeletePayload(Protocol.IKE, ()),)
+    yield from send(Exchange.INFORMATIONAL, payloads, anything)
     raise SaClosed(failure, linger=False)
 
 
