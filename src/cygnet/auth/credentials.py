@@ -94,6 +94,7 @@ class Credentials:
         # Secrets by kind and exact owner, so that ten thousand peers cost one lookup; the rest is searched.
         self._by_owner: dict[tuple[str, int, bytes], list[Shared]] = {}
         self._patterns: list[Shared] = []
+        self._answered: tuple[tuple[object, ...], bytes | None] | None = None
         self._certificates: dict[bytes, Certificate] = {}
         self._anchors: dict[bytes, Certificate] = {}
         self._keys: dict[bytes, tuple[str, PrivateKey]] = {}
@@ -128,6 +129,7 @@ class Credentials:
 
     def remove_shared(self, name: str) -> bool:
         """Whether there was one."""
+        self._answered = None
         entry = self._shared.pop(name, None)
         if entry is None:
             return False
@@ -158,6 +160,10 @@ class Credentials:
         ourselves serves towards everybody. (strongSwan takes any secret that names us: with it, whoever
         shares a secret with us can claim to be somebody else.)
         """
+        asked = (local_id, remote_id, local_address, remote_address)
+        if self._answered is not None and self._answered[0] == asked:
+            # A negotiation asks twice: for the peer's proof and for ours.
+            return self._answered[1]
         remotes = _claims(remote_id, remote_address)
         locals_ = _claims(local_id, local_address)
         candidates = {id(entry): entry for entry in self._patterns}
@@ -175,6 +181,7 @@ class Credentials:
             rank = (theirs, ours)
             if best is None or rank > best:
                 best, secret = rank, entry.secret
+        self._answered = asked, secret
         return secret
 
     def _index(self, entry: Shared) -> None:
@@ -291,6 +298,7 @@ class Credentials:
         ):
             store.clear()
         self._patterns = []
+        self._answered = None
 
     # Our own identity
 

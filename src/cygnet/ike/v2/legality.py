@@ -81,6 +81,10 @@ TABLE: Final[dict[tuple[int, bool, bool], Counts]] = {
     (Exchange.CREATE_CHILD_SA, True, False): _ANYWHERE,
 }
 
+_NEEDED: Final = {
+    message: tuple([(kind, least) for kind, (least, _) in counts.items() if least])
+    for message, counts in TABLE.items()
+}
 _INSTEAD: Final = frozenset((Notify.COOKIE, Notify.REDIRECT))
 """Status notifies that stand in place of a normal answer, as errors do (RFC 7296, 2.6; RFC 5685)."""
 
@@ -134,23 +138,29 @@ def judge(message: Message, *, protected: bool) -> None:
             check(payload, message)
         if type(payload) is NotifyPayload and (Notify.is_error(payload.type) or payload.type in _INSTEAD):
             instead = True
-    _judge_counts(message, allowed, counted, needed=not (header.response and instead))
+    _judge_counts(message, allowed, counted)
+    if not (header.response and instead):
+        _judge_needed(message, _NEEDED[header.exchange, header.response, protected], counted)
 
 
-def _judge_counts(message: Message, allowed: Counts, counted: dict[int, int], *, needed: bool) -> None:
-    exchange = Exchange.name_of(message.header.exchange)
+def _named(message: Message) -> str:
     direction = "response" if message.header.response else "request"
+    return f"{Exchange.name_of(message.header.exchange)} {direction}"
+
+
+def _judge_counts(message: Message, allowed: Counts, counted: dict[int, int]) -> None:
     for kind, count in counted.items():
         limits = allowed.get(kind)
         if limits is None:
-            raise _illegal(f"{PayloadType.name_of(kind)} has no place in an {exchange} {direction}")
+            raise _illegal(f"{PayloadType.name_of(kind)} has no place in an {_named(message)}")
         if count > limits[1]:
-            raise _illegal(f"{count} {PayloadType.name_of(kind)} in an {exchange} {direction}")
-    if not needed:
-        return
-    for kind, (least, _) in allowed.items():
+            raise _illegal(f"{count} {PayloadType.name_of(kind)} in an {_named(message)}")
+
+
+def _judge_needed(message: Message, needed: tuple[tuple[int, int], ...], counted: dict[int, int]) -> None:
+    for kind, least in needed:
         if least > counted.get(kind, 0):
-            raise _illegal(f"no {PayloadType.name_of(kind)} in an {exchange} {direction}")
+            raise _illegal(f"no {PayloadType.name_of(kind)} in an {_named(message)}")
     if (PayloadType.TSI in counted) != (PayloadType.TSR in counted):
         raise _illegal("one traffic selector payload without the other")
     if PayloadType.TSI in counted and PayloadType.SA not in counted:

@@ -25,6 +25,7 @@ _PROPOSAL: Final = Struct("!BBHBBBB")
 _SUBSTRUCTURE: Final = Struct("!BBH")
 _TRANSFORM: Final = Struct("!BBH")
 _COMMON_SIZE: Final = 8
+_COMMON_LIST: Final = 512
 """Octets of a transform with a Key Length, its first four left out."""
 _ATTRIBUTE: Final = Struct("!HH")
 _MORE_PROPOSALS, _MORE_TRANSFORMS, _LAST = 2, 3, 0
@@ -90,8 +91,10 @@ class SaPayload:
             if room < 0:
                 raise Malformed(f"more than {MAX_TRANSFORMS} transforms")
             inner = body.sub(length - 8)
-            spi = inner.take(spi_size)
-            transforms = _parse_transforms(inner, count)
+            spi = inner.take(spi_size) if spi_size else b""
+            octets = inner.rest()
+            parse = _known_transforms if len(octets) <= _COMMON_LIST else _parse_transforms
+            transforms = parse(octets, count)
             proposals.append(Proposal(number, protocol, spi, transforms, reserved))
         body.expect_end()
         return cls(tuple(proposals), flags)
@@ -106,7 +109,8 @@ class SaPayload:
         )
 
 
-def _parse_transforms(body: Cursor, count: int) -> tuple[Transform, ...]:
+def _parse_transforms(octets: bytes, count: int) -> tuple[Transform, ...]:
+    body = Cursor(octets)
     transforms: list[Transform] = []
     for left in range(count, 0, -1):
         more, reserved, length = body.unpack(_SUBSTRUCTURE)
@@ -117,6 +121,10 @@ def _parse_transforms(body: Cursor, count: int) -> tuple[Transform, ...]:
         transforms.append(parse(reserved, octets))
     body.expect_end()
     return tuple(transforms)
+
+
+_known_transforms = lru_cache(maxsize=256)(_parse_transforms)
+"""One peer's proposal is like the last one's: most often all of it was seen before."""
 
 
 def _parse_transform(reserved: int, octets: bytes) -> Transform:
