@@ -467,7 +467,7 @@ def test_a_rogue_responder_learns_no_more_than_the_first_message() -> None:
 
 
 def test_an_answer_that_cannot_be_read_or_obeyed_is_reported_and_the_ike_sa_deleted() -> None:
-    """RFC 7296, 2.21.2: the responder thinks that it stands; only two errors say by themselves that it does not."""
+    """RFC 7296, 2.21.2: the responder thinks that it stands; two errors alone say that it does not."""
     unknown = UnknownPayload(200, critical=True, data=b"")
     eap = EapPayload(b"")
     for extra, error, deletes in (
