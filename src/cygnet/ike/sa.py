@@ -155,11 +155,12 @@ class IkeSa:
 
     def _announce(self, before: SaState, child: ChildSa) -> None:
         old = taken_over(before, child)
+        view = self.view()
+        shown = next(one for one in view.children if one.pair == child.pair)
         if old is not None:
-            event = ChildSaRekeyed(self.view(), self.child_view(old), self.child_view(child))
-            self.gateway.event(event)
+            self.gateway.event(ChildSaRekeyed(view, self.child_view(old), shown))
         else:
-            self.gateway.event(ChildSaUp(self.view(), self.child_view(child)))
+            self.gateway.event(ChildSaUp(view, shown))
 
     def remove_pair(self, child: ChildSa, failure: Failure | None) -> None:
         """Both directions go; the inbound one still receives for a while, unless its time is up."""
