@@ -261,3 +261,17 @@ def test_pairs_of_a_former_daemon_are_not_ours() -> None:
     before, after = Names(1), Names(2)
     assert after.endpoint_pair(after.pair(7)) == 7
     assert after.endpoint_pair(before.pair(7)) is None
+
+
+def test_policies_of_several_peers_under_one_name_stay_apart() -> None:
+    """A connection for anybody: each peer's policy and flow has a name of its own, beside the child's."""
+    names = Names(1)
+    of_child = names.add(policy(1, (11,)))
+    of_peers = [names.add(policy(number, (number + 10,))) for number in (2, 3)]
+    assert len({of_child, *of_peers}) == 3
+    flows = [names.flow(flow) for flow in (11, 12, 13)]
+    assert len(set(flows)) == 3
+    assert [names.endpoint_flow(flow) for flow in flows] == [11, 12, 13]
+    assert names.remove(2) == of_peers[0]
+    assert names.policies() == (of_child, of_peers[1])
+    assert Names(2).add(policy(1, (11,))) == of_child

@@ -43,6 +43,7 @@ class Names:
     def __init__(self, epoch: int) -> None:
         self._epoch = epoch << PAIR_BITS
         self._policies: dict[int, int] = {}
+        self._holders: dict[int, int] = {}
         self._flows: dict[int, int] = {}
         self._endpoint_flows: dict[int, int] = {}
         self._flows_of: dict[int, list[int]] = {}
@@ -67,21 +68,42 @@ class Names:
         A flow keeps the name that it got first: SAs were installed under it.
         """
         former = self._flows_of.pop(policy.id, [])
-        name = self._policies[policy.id] = _digest(policy.name)
+        name = self._name(policy)
         flows = list(dict.fromkeys(rule.flow for rule in policy.rules if rule.flow))
         for index, flow in enumerate(flows):
             self._users[flow] += 1
             if flow not in self._flows:
-                what = [(rule.local, rule.remote) for rule in policy.rules if rule.flow == flow]
-                named = self._flows[flow] = _digest(f"{policy.name}\0{index}\0{what}")
+                named = self._flows[flow] = self._flow_name(policy, name, index, flow)
                 self._endpoint_flows[named] = flow
         self._flows_of[policy.id] = flows
         self._release(former)
         return name
 
+    def _name(self, policy: Policy) -> int:
+        """The first of a name has a name that lasts. Policies made for one peer each come later under their
+        child's name: theirs lasts as long as this daemon, as their SAs do."""
+        name = self._policies.get(policy.id, 0)
+        if not name:
+            name = _digest(policy.name)
+            if self._holders.setdefault(name, policy.id) != policy.id:
+                name = _digest(f"{policy.name}\0{self._epoch}\0{policy.id}")
+                self._holders[name] = policy.id
+            self._policies[policy.id] = name
+        return name
+
+    @staticmethod
+    def _flow_name(policy: Policy, name: int, index: int, flow: int) -> int:
+        if name != _digest(policy.name):
+            return _digest(f"{name}\0{index}")
+        what = [(rule.local, rule.remote) for rule in policy.rules if rule.flow == flow]
+        return _digest(f"{policy.name}\0{index}\0{what}")
+
     def remove(self, policy: int) -> int | None:
         self._release(self._flows_of.pop(policy, []))
-        return self._policies.pop(policy, None)
+        name = self._policies.pop(policy, None)
+        if name is not None:
+            self._holders.pop(name, None)
+        return name
 
     def policies(self) -> tuple[int, ...]:
         return tuple(self._policies.values())
