@@ -61,7 +61,6 @@ def test_options_reach_the_negotiation_and_the_gateway(tmp_path: Path) -> None:
         cookie_threshold_ip = 7
         port = 1500
         port_nat_t = 1501
-        default_action = "discard"
         control_socket = "/tmp/x"
         listen = ["192.0.2.1", "2001:db8::1"]
         gso = "off"
@@ -69,10 +68,9 @@ def test_options_reach_the_negotiation_and_the_gateway(tmp_path: Path) -> None:
     ).gateway
     assert gateway.options.retransmission.timeout == 0.5
     assert gateway.options.retransmission.tries == 3
-    assert gateway.options.retransmission.jitter == 0.2
+    assert gateway.options.retransmission.jitter == 20
     assert gateway.options.cookie_threshold_per_source == 7
     assert (gateway.options.port, gateway.options.port_nat_t) == (1500, 1501)
-    assert gateway.options.default_discard
     assert gateway.control_socket == "/tmp/x"
     assert gateway.listen == (ip_address("192.0.2.1"), ip_address("2001:db8::1"))
     assert gateway.gso == "off"
@@ -133,25 +131,17 @@ def test_pass_and_drop_are_rules_without_a_flow(tmp_path: Path) -> None:
 def test_lifetimes_follow_each_other_as_swanctl_has_it(tmp_path: Path) -> None:
     text = PSK.replace(
         "[connections.branch.children.net]",
-        'rekey_time = "1h"\nreauth_time = "2h"\n[connections.branch.children.net]\nrekey_bytes = "1g"\n'
+        'rekey_time = "2h"\n[connections.branch.children.net]\nrekey_bytes = "1g"\n'
         "rekey_packets = 100\nlife_packets = 150\nrand_packets = 10\nrekey_time = 0\n",
     )
     (connection,) = loaded(tmp_path, text).connections
-    assert (connection.rekey_time, connection.reauth_time) == (3600, 7200)
-    assert connection.over_time == 720
+    assert (connection.rekey_time, connection.over_time, connection.rand_time) == (7200, 720, 720)
     child = connection.children[0]
     assert (child.rekey_time, child.life_time, child.rand_time) == (0, 0, 0)
     assert child.rekey_bytes == 1 << 30
     assert child.life_bytes == (1 << 30) * 11 // 10
     assert child.rand_bytes == child.life_bytes - child.rekey_bytes
     assert (child.rekey_packets, child.life_packets, child.rand_packets) == (100, 150, 10)
-
-
-def test_with_reauthentication_rekeying_is_off_unless_asked_for(tmp_path: Path) -> None:
-    text = PSK.replace(
-        "[connections.branch.children.net]", 'reauth_time = "2h"\n[connections.branch.children.net]'
-    )
-    assert loaded(tmp_path, text).connections[0].rekey_time == 0
 
 
 def test_signature_schemes_are_limited_by_name(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def build_gateway(options: model.Options) -> Gateway:
                 timeout=options.retransmit_timeout,
                 base=options.retransmit_base,
                 tries=options.retransmit_tries,
-                jitter=options.retransmit_jitter / 100,
+                jitter=options.retransmit_jitter,
                 limit=options.retransmit_limit,
             ),
             half_open_timeout=options.half_open_timeout,
@@ -194,12 +194,10 @@ def build_connection(
         rekey_time=rekey,
         over_time=over,
         rand_time=rand,
-        reauth_time=section.reauth_time,
         dpd_delay=section.dpd_delay,
         keyingtries=section.keyingtries,
         send_cert=SendCert(section.send_cert),
         send_certreq=section.send_certreq,
-        childless=section.childless,
         fragmentation=section.fragmentation,
     )
     return connection if len(complaints.found) == before else None
@@ -209,16 +207,10 @@ def _ike_lifetime(
     section: model.Connection, path: KeyPath, complaints: Complaints
 ) -> tuple[float, float, float]:
     rekey = section.rekey_time
-    if rekey is None:
-        rekey = 0.0 if section.reauth_time else 14400.0
-    longest = max(rekey, section.reauth_time)
-    over = longest / 10 if section.over_time is None else section.over_time
-    shortest = min((time for time in (rekey, section.reauth_time) if time), default=0.0)
-    if section.rand_time is not None and shortest and section.rand_time >= shortest:
-        complaints.add(
-            (*path, "rand_time"), "is not less than rekey_time or reauth_time", f"less than {shortest:g}s"
-        )
-    rand = min(over, shortest) if section.rand_time is None else section.rand_time
+    over = rekey / 10 if section.over_time is None else section.over_time
+    if section.rand_time is not None and rekey and section.rand_time >= rekey:
+        complaints.add((*path, "rand_time"), "is not less than rekey_time", f"less than {rekey:g}s")
+    rand = min(over, rekey) if section.rand_time is None else section.rand_time
     return rekey, over, rand
 
 

@@ -134,7 +134,7 @@ class _Loader:
         gateway = build_gateway(root.options)
         lists = AccessLists(("acls",), root.acls)
         for name in root.acls:
-            lists.expansion(name, True, self.complaints)
+            lists.get(name, self.complaints)
         secrets = tuple(self._secrets(root.secrets))
         self._keys(root.secrets)
         authorities = tuple(self._authorities(root.authorities))

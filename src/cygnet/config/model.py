@@ -305,7 +305,8 @@ class Connection(Section):
         "vips": (), "aggressive": ("no",), "pull": ("yes",), "dscp": ("000000",), "mobike": ("yes", "no"),
         "ocsp": ("reply",), "ppk_id": (), "ppk_required": ("no",), "pools": (), "if_id_in": ("0",),
         "if_id_out": ("0",),
-        "mediation": ("no",), "mediated_by": (), "mediation_peer": (),
+        "reauth_time": ("0s", "0"), "childless": ("allow", "never"), "mediation": ("no",), "mediated_by": (),
+        "mediation_peer": (),
     }  # fmt: skip
     GATHER = {"local": "local_rounds", "remote": "remote_rounds"}
 
@@ -337,11 +338,6 @@ class Connection(Section):
         PlainValidator(values.choice(yes="yes", accept="accept", force="force", no="no")),
         _words(yes="", accept="", force="", no=""),
     ] = _key("yes", "Send large IKE messages in fragments (RFC 7383).")
-    childless: Annotated[
-        str,
-        PlainValidator(values.choice(allow="allow", prefer="prefer", force="force", never="never")),
-        _words(allow="", prefer="", force="", never=""),
-    ] = _key("allow", "IKE SAs without a first Child SA (RFC 6023).")
     send_certreq: YesNo = _key(True, "Ask the peer for a certificate of our authorities.", "yes")
     send_cert: Annotated[
         str,
@@ -358,10 +354,7 @@ class Connection(Section):
         "What a second IKE SA with the same identities does: `no` replaces the first if the peer says that "
         "it has restarted, `never` not even then, `replace` always, `keep` refuses the second.",
     )
-    reauth_time: Time = _key(0.0, "Age at which the IKE SA is made anew with authentication; 0: never.", "0s")
-    rekey_time: MaybeTime = _key(
-        None, "Age at which the IKE SA is replaced; 0: never.", "4h, or 0 with reauth_time"
-    )
+    rekey_time: Time = _key(14400.0, "Age at which the IKE SA is replaced; 0: never.", "4h")
     over_time: MaybeTime = _key(
         None, "How long after that it is closed if that failed.", "10 % of rekey_time"
     )
@@ -451,8 +444,8 @@ class Options(Section):
     port_nat_t: Port = _key(4500, "UDP port for IKE and encapsulated ESP.")
     tun: Text = _key("cygnet0", "Name of the TUN device.")
     default_action: Annotated[
-        str, PlainValidator(values.choice(bypass="bypass", discard="discard")), _words(bypass="", discard="")
-    ] = _key("bypass", "What happens to traffic that no policy matches: left alone, or discarded.")
+        str, PlainValidator(values.word_or_later(("bypass",), ("discard",))), _words(bypass="")
+    ] = _key("bypass", "What happens to traffic that no policy matches: it is left alone.")
     log_level: Annotated[
         str,
         PlainValidator(values.choice(error="error", warning="warning", info="info", debug="debug")),

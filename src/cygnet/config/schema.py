@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 from cygnet.config import model
@@ -78,8 +81,10 @@ def reference() -> str:
             prefix = next((prefix for prefix, gathered in section.GATHER.items() if gathered == name), "")
             inner, _ = subsection(field)
             kind = "section" if inner is not None else shape.get("x-kind", _inner_kind(shape))
+            kind = kind.replace("|", "\\|")
             shown = f"{prefix}<suffix>" if prefix else name
             meaning = re.sub(r"^`\w+<suffix>`: ", "", field.description or "")
+            meaning = meaning[:1].upper() + meaning[1:]
             parts.append(f"| `{shown}` | {kind} | {_default(name, section, kind)} | {_cell(meaning)} |")
         if section.LATER:
             later = ", ".join(
@@ -92,7 +97,10 @@ def reference() -> str:
 
 
 def _inner_kind(shape: dict[str, Any]) -> str:
-    return "sections of rules" if "additionalProperties" in shape else "text"
+    """The kind of what a dictionary holds."""
+    inner = shape.get("additionalProperties", {})
+    kind = inner.get("x-kind", "text") if isinstance(inner, dict) else "text"
+    return "access lists" if kind == "rules" else str(kind)
 
 
 def _default(name: str, section: type[Section], kind: str) -> str:
@@ -118,3 +126,24 @@ def _default(name: str, section: type[Section], kind: str) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
+
+
+BEGIN, END = "<!-- made by python -m cygnet.config.schema -->", "<!-- end -->"
+
+
+def with_reference(text: str) -> str:
+    """A Markdown text with the reference between its marks made anew."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{reference()}\n{END}{after}"
+
+
+def main() -> None:
+    """`python -m cygnet.config.schema DOCUMENT SCHEMA`: write both anew."""
+    document, schema = Path(sys.argv[1]), Path(sys.argv[2])
+    document.write_text(with_reference(document.read_text()))
+    schema.write_text(json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

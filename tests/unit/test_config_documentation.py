@@ -1,0 +1,52 @@
+"""The documentation says what the code does: reference, schema and examples."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cygnet.cli import terminal
+from cygnet.config.load import load
+from cygnet.config.schema import BEGIN, json_schema, with_reference
+from tests.unit.config_files import credentials
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+
+def test_the_reference_is_made_from_the_model() -> None:
+    text = (DOCS / "configuration.md").read_text()
+    assert BEGIN in text
+    assert with_reference(text) == text, (
+        "python -m cygnet.config.schema docs/configuration.md docs/cygnet.schema.json"
+    )
+
+
+def test_the_schema_is_made_from_the_model() -> None:
+    assert json.loads((DOCS / "cygnet.schema.json").read_text()) == json_schema()
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.name for path in (ROOT / "examples").iterdir() if path.is_file())
+)
+def test_an_example_is_right_and_without_a_warning(tmp_path: Path, name: str) -> None:
+    if name.endswith((".toml", ".conf")):
+        credentials(tmp_path, "hub.example.org")
+        (tmp_path / "x509/gw.pem").rename(tmp_path / "x509/hub.pem")
+        (tmp_path / "private/gw.key").rename(tmp_path / "private/hub.key")
+        shutil.copy(ROOT / "examples" / name, tmp_path / name)
+        (tmp_path / name).chmod(0o600)
+        loaded = load(tmp_path / name)
+        assert loaded.connections
+        assert not loaded.warnings
+
+
+def test_every_exit_status_is_documented() -> None:
+    text = (DOCS / "commands.md").read_text()
+    for status in (terminal.DONE, terminal.FAILED, terminal.USAGE, terminal.UNREACHABLE, terminal.TOO_LATE,
+                   terminal.INTERRUPTED):  # fmt: skip
+        assert f"\n| {status} | " in text
+        assert str(status) in terminal.EXIT_CODES
