@@ -51,6 +51,7 @@ class Played:
     failures: list[Outgoing] = field(default_factory=list)
     asked: list[tuple[str, Message]] = field(default_factory=list)
     refusal: CommandFailed | None = None
+    waits: bool = False
     answers: dict[str, Outgoing] = field(default_factory=dict)
     server: ViciServer | None = None
     loop: asyncio.AbstractEventLoop | None = None
@@ -73,6 +74,8 @@ class Played:
                 self.asked.append((name, message))
                 if name in ("initiate", "terminate", "rekey"):
                     await request.stream("control-log", {"msg": f"working on {name}"})
+                    if self.waits:
+                        await asyncio.Event().wait()
                     if self.refusal is not None:
                         raise self.refusal
                 if name in self.answers:
@@ -298,6 +301,18 @@ def test_down_and_rekey_name_connections_children_and_numbers(played: Played) ->
         {"child": "net", "timeout": "0", "wait": "yes"},
         {"ike": "branch", "timeout": "0", "wait": "yes", "reauth": "yes"},
     ]
+
+
+def test_ctrl_c_ends_a_command_that_waits_with_status_130(played: Played) -> None:
+    played.waits = True
+    command = [sys.executable, "-m", "cygnet.cli.main", "up", "--socket", str(played.path), "voice"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert "working on initiate" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "Traceback" not in said
 
 
 # -- status -------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cygnet.auth.identity import Identity
-from cygnet.config.load import load
+from cygnet.config.check import check_root
+from cygnet.config.load import load, read
 from cygnet.config.problems import ConfigurationError
 from cygnet.crypto.proposals import default_proposals, parse_proposals
 from cygnet.ike.configuration import AddressRange, AuthClass, Options, StartAction, Unique
@@ -163,6 +164,8 @@ def test_identities_of_a_secret_may_be_one_several_or_suffixed(tmp_path: Path) -
     assert second.owners == tuple(map(Identity.parse, ("a", "b", "C=CH, O=x, CN=y")))
     assert second.secret == bytes.fromhex("00ff00ff00ff00ff00ff")
     assert "secret that nobody guesses" not in repr(loaded(tmp_path, text))
+    tree = read(write(tmp_path, text))
+    assert "secret that nobody guesses" not in repr((tree, check_root(tree)))
 
 
 def test_proposals_are_parsed_by_their_protocol(tmp_path: Path) -> None:
@@ -255,3 +258,19 @@ def test_an_included_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, '\ninclude = ["conf.d/*.toml", "other.toml"]\n')
     assert (problem.position.line, problem.key) == (2, "include")
     assert "other.toml" in problem.text
+
+
+def test_a_right_configuration_is_not_searched_for_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten thousand connections would take seconds more."""
+
+    def search(text: str) -> None:
+        raise AssertionError("lines were searched")
+
+    monkeypatch.setattr("cygnet.config.toml_syntax.toml_lines", search)
+    text = "".join(
+        PSK.replace("branch", f"b{number}").replace("sun.example", f"{number}.example")
+        for number in range(50)
+    )
+    assert len(loaded(tmp_path, text).connections) == 50

@@ -226,7 +226,7 @@ def _wrapped(offer: str, column: int) -> list[str]:
     """One paragraph for each proposal, broken between algorithms and never within one."""
     lines: list[str] = []
     for proposal in offer.split(", "):
-        text = proposal.replace("/", " ") if ":" in proposal and "[" not in proposal else proposal
+        text = proposal.replace("/", " ") if proposal.startswith(("IKE:", "ESP:", "AH:")) else proposal
         lines.extend(
             textwrap.wrap(
                 text, column, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False

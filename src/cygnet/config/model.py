@@ -371,7 +371,9 @@ class Shared(Section):
     GATHER = {"id": "ids"}
     GATHER_VALUES = frozenset({"id"})
 
-    secret: Secret = Field(description="The secret: text, `0x` and hex digits, or `0s` and base64.")
+    secret: Secret = Field(
+        repr=False, description="The secret: text, `0x` and hex digits, or `0s` and base64."
+    )
     ids: dict[str, Ids] = _key({}, "`id<suffix>`: identities of those who share it; none: everybody.")
 
 
@@ -379,7 +381,7 @@ class Key(Section):
     file: Text = Field(
         description="File of the private key, PEM, DER or PKCS#12; relative ones in `private/`."
     )
-    secret: MaybeSecret = _key(None, "Passphrase of an encrypted key.")
+    secret: MaybeSecret = Field(default=None, repr=False, description="Passphrase of an encrypted key.")
 
 
 class Secrets(Section):

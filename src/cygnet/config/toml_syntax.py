@@ -28,7 +28,7 @@ _MERGED_SECTIONS = ("connections", "acls", "secrets", "pools", "authorities")
 @dataclass(slots=True)
 class _Files:
     problems: list[Problem] = field(default_factory=list)
-    texts: list[tuple[str, str]] = field(default_factory=list)
+    texts: list[tuple[str, str]] = field(default_factory=list, repr=False)
     owners: dict[KeyPath, int] = field(default_factory=dict)
     """Which file (index into `texts`) brought a top-level section or a named thing in it."""
     lines: dict[int, dict[KeyPath, int]] = field(default_factory=dict)
@@ -56,7 +56,6 @@ def _parse(text: str, file: str) -> dict[str, Any]:
         match = _LINE.search(str(error))
         line = int(match[1]) if match else text.count("\n") + 1
         reason = _LINE.sub("", str(error)).replace(" (at end of document)", "; the file ends too early")
-        # The parser's own words may quote a value; keep them out where the line holds a secret.
         raise ConfigurationError(
             [Problem(Position(file, line), "", f"is not TOML: {reason[:200]}")]
         ) from None

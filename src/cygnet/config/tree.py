@@ -6,7 +6,7 @@ Every spelling ends here: `toml_syntax`, `swanctl_syntax` and the control socket
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from cygnet.config.problems import KeyPath, Position
@@ -17,7 +17,7 @@ class Tree:
     """`data` holds dict, list, str, int, float, bool, bytes. `where` gives the position of a key path,
     or of its closest parent that has one; it may have to look for it, `file` (the path's file alone) not."""
 
-    data: dict[str, Any]
+    data: dict[str, Any] = field(repr=False)
     where: Callable[[KeyPath], Position]
     file: Callable[[KeyPath], str]
 

@@ -11,7 +11,7 @@ Encoding also takes text and integers. Everything is bounded; what does not pars
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
@@ -55,7 +55,8 @@ class Unencodable(ValueError):
 class Packet:
     type: PacketType
     name: str
-    message: Message
+    message: Message = field(repr=False)
+    """It may hold secrets."""
 
 
 def decode_packet(data: bytes) -> Packet:

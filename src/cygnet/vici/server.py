@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import stat
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,6 +41,8 @@ MAX_BACKLOG = 1 << 20
 """Octets that wait for a client to read; beyond it is disconnected."""
 HIGH_WATER = 1 << 17
 """Octets that wait before a streaming command pauses."""
+BREATH = 16
+"""Packets of a streaming command after which others get their turn: thousands of SAs are told in one."""
 STALLED_AFTER = 30.0
 """Seconds that half a packet, or a full backlog of a streaming command, may stand still."""
 MAX_ERRMSG = 60_000
@@ -69,7 +72,7 @@ class Request:
     """A command: its name, its message (values are octets), and the client that gave it."""
 
     name: str
-    message: Message
+    message: Message = field(repr=False)
     client: Client
 
     def wants(self, event: str) -> bool:
@@ -126,6 +129,7 @@ class Client(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._paused = False
+        self._sent = 0
 
     # -- asyncio's side ---------------------------------------------------------------------------
 
@@ -237,6 +241,9 @@ class Client(asyncio.Protocol):
 
     async def send_slowly(self, packet: bytes) -> None:
         """Send when the client has read enough of what went before. It has `STALLED_AFTER` seconds."""
+        self._sent += 1
+        if self._sent % BREATH == 0:
+            await asyncio.sleep(0)
         if not self._writable.is_set():
             try:
                 async with asyncio.timeout(STALLED_AFTER):
@@ -364,7 +371,7 @@ def bind(path: Path) -> socket.socket:
         if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
                 if probe.connect_ex(str(path)) == 0:
-                    raise OSError(98, f"{path} is in use")
+                    raise OSError(errno.EADDRINUSE, f"{path} is in use")
             path.unlink()
         mask = os.umask(0o177)
         try:
