@@ -48,6 +48,7 @@ class Setup:
     child: str = ""
     moon_ts: str = ""
     sun_ts: str = ""
+    moon_ts_at_sun: str = ""
     moon_connection: str = ""
     sun_connection: str = ""
     moon_child: str = ""
@@ -83,6 +84,7 @@ def swanctl_conf(setup: Setup, side: str, net: TwoGateways) -> str:
     ids = (setup.moon_id, setup.sun_id)
     if not moon:
         local_ts, remote_ts, ids, addresses = remote_ts, local_ts, ids[::-1], addresses[::-1]
+        remote_ts = setup.moon_ts_at_sun or remote_ts
     remote_addrs = addresses[1]
     if net.router and not moon:
         remote_addrs = "%any"

@@ -30,17 +30,18 @@ CASES: dict[str, tuple[Setup, str, str, tuple[str, ...]]] = {
     "own-id": (
         BASE.but(moon_id="mars.example", sun_expects="moon.example"),
         "peer-refused-authentication",
-        "peer-refused-authentication",
-        (),
+        "local-id-refused",
+        ("mars.example",),
     ),
-    "peer-id": (BASE.but(moon_expects="venus.example"), "peer-id-mismatch", "no-connection", ()),
+    "peer-id": (BASE.but(moon_expects="venus.example"), "peer-refused-authentication", "peer-id-mismatch", ("venus.example",)),
     "selectors": (
-        BASE.but(moon_ts="10.77.0.0/16", moon_child="", sun_extra=""),
+        BASE.but(moon_ts="10.77.0.0/16", moon_ts_at_sun="10.1.0.0/16"),
         "selector-mismatch",
         "selector-mismatch",
         ("10.77.0.0/16",),
     ),
-    "version": (BASE.but(sun_version=1), "version-mismatch", "version-mismatch", ()),
+    # strongSwan says only NO_PROPOSAL_CHOSEN to a version that it has no connection for.
+    "version": (BASE.but(sun_version=1), "ike-proposal-mismatch", "version-mismatch", ()),
 }  # fmt: skip
 
 
