@@ -397,7 +397,7 @@ def test_reload_loads_what_is_there_and_unloads_what_is_gone(played: Played, tmp
     }  # fmt: skip
     done = cygnet("reload", "--socket", str(played.path), str(write(tmp_path, TWO)))
     assert done.exit_code == 0, done.output
-    assert done.stdout == "2 connections are loaded, 1 that are gone unloaded\n"
+    assert done.stdout == "connections loaded: 2, unloaded because they are gone: 1\n"
     did = [(name, message) for name, message in played.asked if not name.startswith("get-")]
     assert [name for name, _ in did[:3]] == ["load-shared", "load-conn", "load-conn"]
     assert did[3:] == [

@@ -163,10 +163,8 @@ def reload(
     with daemon(socket) as client:
         counts = send(client, loaded)
     gone = counts["unload-conn"]
-    out.print(
-        f"{len(loaded.connections)} connections are loaded"
-        + (f", {gone} that are gone unloaded" if gone else "")
-    )
+    also = f", unloaded because they are gone: {gone}" if gone else ""
+    out.print(f"connections loaded: {len(loaded.connections)}{also}")
 
 
 # -- tunnels ------------------------------------------------------------------------------------------

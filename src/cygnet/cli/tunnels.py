@@ -137,7 +137,9 @@ def down(client: Client, message: dict[str, Any], what: str, timeout: float, for
     message = {**message, "timeout": str(round(timeout * 1000)), "loglevel": "1"}
     if force:
         message["force"] = "yes"
-    answer = _command(client, "terminate", message, timeout, f"{what} is being closed", f"{what} stays up")
+    answer = _command(
+        client, "terminate", message, timeout, f"{what} is being closed", f"{what} was not closed"
+    )
     count = int(answer.get("terminated") or answer.get("matches") or 1)
     out.print(f"{escape(what)} is down ({count} SA{'s' if count != 1 else ''} closed)")
 
