@@ -142,7 +142,7 @@ class Program:
         if self.daemon.deserted():
             self.left()
         else:
-            self.loop.call_later(0.02, self.until_left)
+            self.loop.call_later(0.05, self.until_left)
 
     def left(self) -> None:
         if self.inherited.clear_on_stop:

@@ -24,6 +24,7 @@ from cygnet.config import from_vici, requests
 from cygnet.daemon.control import Control, Refused
 from cygnet.daemon.log import line_of, printable, told_at
 from cygnet.daemon.process import Daemon, now
+from cygnet.daemon.turns import Turns
 from cygnet.dataplane import messages as plane
 from cygnet.ike import events
 from cygnet.ike.configuration import Connection
@@ -219,7 +220,11 @@ class Commands:
         }
 
     async def stats(self, request: Request) -> Answer:
-        sas = list(self.daemon.endpoint.sas())
+        states: Counter[str] = Counter()
+        turns = Turns()
+        for sa in self.daemon.endpoint.sas():
+            states[sa.state] += 1
+            await turns.give()
         since = self.daemon.started
         none = {"critical": "0", "high": "0", "medium": "0", "low": "0"}
         return {
@@ -231,8 +236,8 @@ class Commands:
             "queues": none,
             "scheduled": "0",
             "ikesas": {
-                "total": str(len(sas)),
-                "half-open": str(sum(sa.state in ("CREATED", "CONNECTING") for sa in sas)),
+                "total": str(states.total()),
+                "half-open": str(states["CREATED"] + states["CONNECTING"]),
             },
             "plugins": ["cygnet"],
         }
@@ -267,7 +272,7 @@ class Commands:
         return DONE
 
     async def list_sas(self, request: Request) -> Answer:
-        found = self._matching(request)
+        found = await self._matching(request)
         pairs = tuple(child.pair for _, children in found for child in children)
         traffic = await self._traffic(pairs) if pairs else {}
         instant = time.monotonic()
@@ -314,7 +319,7 @@ class Commands:
 
     async def terminate(self, request: Request) -> Answer:
         """Whole IKE SAs (`ike`, `ike-id`), or children (`child`, `child-id`) of them."""
-        found = self._matching(request, needed=True)
+        found = await self._matching(request, needed=True)
         force = request.flag("force")
         endpoint = self.daemon.endpoint
         targets: list[tuple[int, int]] = []
@@ -330,7 +335,7 @@ class Commands:
 
     async def rekey(self, request: Request) -> Answer:
         """Children (`child`, `child-id`) or IKE SAs; answers at once, as strongSwan does, unless `wait`."""
-        found = self._matching(request, needed=True)
+        found = await self._matching(request, needed=True)
         reauth = request.flag("reauth")
         if reauth:
             raise CommandFailed("reauth: is not supported yet")
@@ -470,7 +475,7 @@ class Commands:
             raise CommandFailed(f"no-such-object: there is no child {printable(child, 80)}", _choice(names))
         return owners[0]
 
-    def _matching(
+    async def _matching(
         self, request: Request, *, needed: bool = False
     ) -> list[tuple[IkeSaView, tuple[ChildSaView, ...]]]:
         """Live SAs that fit `ike`, `ike-id`, `child`, `child-id`. If `needed` and none: CommandFailed."""
@@ -479,7 +484,9 @@ class Commands:
         if needed and not (ike or child or ike_id or child_id):
             raise CommandFailed("nothing is named: give ike, ike-id, child or child-id")
         found = []
+        turns = Turns()
         for sa in self.daemon.endpoint.sas():
+            await turns.give()
             if ike not in ("", sa.connection) or ike_id not in (0, sa.unique_id):
                 continue
             children = sa.children

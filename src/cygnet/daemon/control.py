@@ -6,8 +6,6 @@ done; then what is new or different is loaded, what is the same is left alone, w
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -19,6 +17,7 @@ from cygnet.config.problems import ConfigurationError
 from cygnet.config.requests import Authority, CertificateEntry, Pool, SharedSecret
 from cygnet.daemon.bundle import Commands
 from cygnet.daemon.process import Daemon, now
+from cygnet.daemon.turns import Turns
 from cygnet.ike.configuration import Connection
 from cygnet.ike.errors import IkeError
 
@@ -168,7 +167,7 @@ class Control:
         afterwards (an overlap that only it can see) is told at the end, the rest being in force. The loop
         gets its turns in between: thousands of connections take seconds.
         """
-        whole, turns = _Whole(), _Turns()
+        whole, turns = _Whole(), Turns()
         try:
             for name, message in commands:
                 whole.take(name, message)
@@ -201,27 +200,13 @@ class Control:
             self.unload_pool(name)
 
 
-async def _each(load: Callable[[T], object], items: list[T], problems: list[str], turns: _Turns) -> None:
+async def _each(load: Callable[[T], object], items: list[T], problems: list[str], turns: Turns) -> None:
     for item in items:
         try:
             load(item)
         except Refused as refused:
             problems.append(str(refused))
         await turns.give()
-
-
-class _Turns:
-    """Lets others run when this has run for `SLICE` seconds."""
-
-    SLICE = 0.004
-
-    def __init__(self) -> None:
-        self._since = time.monotonic()
-
-    async def give(self) -> None:
-        if time.monotonic() - self._since > self.SLICE:
-            await asyncio.sleep(0)
-            self._since = time.monotonic()
 
 
 class _Whole:

@@ -128,9 +128,9 @@ class Daemon:
     # -- in ------------------------------------------------------------------------------------
 
     def _received(self, batch: list[tuple[bytes, Path]]) -> None:
-        run, receive = self.guard.run, self.endpoint.receive
+        run, receive, instant = self.guard.run, self.endpoint.receive, now()
         for data, path in batch:
-            run("datagram", receive, data, path, now())
+            run("datagram", receive, data, path, instant)
         self.flush()
 
     def _foreign(self, data: bytes, path: Path) -> None:

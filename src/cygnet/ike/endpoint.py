@@ -21,7 +21,7 @@ from cygnet.ike.admission import Cookies, HalfOpen, RateLimit
 from cygnet.ike.configuration import Connection, Options, Unique
 from cygnet.ike.connections import Connections
 from cygnet.ike.effects import Effect, Emit, SendDatagram
-from cygnet.ike.errors import Drop, Failure, LocalMisuse, Reason
+from cygnet.ike.errors import Difference, Drop, Failure, LocalMisuse, Reason
 from cygnet.ike.events import (
     Dropped,
     Event,
@@ -289,12 +289,12 @@ class Endpoint:
     # -- looking ---------------------------------------------------------------------------------
 
     def sas(self) -> Iterable[IkeSaView]:
-        """Every IKE SA that lives or is being set up."""
-        return [
+        """Every IKE SA that lives or is being set up, each pictured when its turn comes."""
+        return (
             sa.view()
             for sa in tuple(self.by_number.values())
             if not sa.close_at and sa.state.phase is not Phase.REKEYED
-        ]
+        )
 
     # -- for SAs and drivers ---------------------------------------------------------------------
 
@@ -478,7 +478,12 @@ class Endpoint:
 
     def has_contact(self, local: Identity, remote: Identity, besides: IkeSa) -> bool:
         members = self.by_peer.get((local, remote), {})
-        return any(sa is not besides for sa in members.values())
+        # One that the peer is just beginning counts: to say that there is none would kill it (section 2.4).
+        coming = self.by_connection.get(besides.connection.name, {})
+        return any(sa is not besides for sa in members.values()) or any(
+            sa is not besides and sa.state.phase is Phase.CONNECTING and not sa.state.original_initiator
+            for sa in coming.values()
+        )
 
     def established(self, sa: IkeSa, initial_contact: bool) -> None:
         """Uniqueness (swanctl `unique`), INITIAL_CONTACT, and who else waits for this peer."""
@@ -490,8 +495,8 @@ class Endpoint:
         self.join_peer(sa)
         unique = sa.connection.unique
         for other in others:
-            if reconnect.crossing(sa, other):
-                reconnect.settle_crossing(self, sa, other)
+            if reconnect.crossing(sa, other, initial_contact):
+                reconnect.settle_crossing(sa, other)
             elif initial_contact and unique is not Unique.NEVER:
                 # RFC 7296, section 2.4: the peer has forgotten all others; it needs no Delete.
                 driver.close(
@@ -574,8 +579,20 @@ class Endpoint:
         self.emit(SendDatagram(path, marker + data))
 
     def _other_version(self, header: Header, path: Path) -> None:
+        """A peer that begins with another version: told if RFC 7296, section 1.5 has an answer, noted in any case."""
         self.event(Dropped(Drop.WRONG_VERSION, f"major version {header.major}", path, 0))
-        if header.major > 2 and not header.response and self._answers(path):
+        if header.response or header.responder_spi != _ZERO_SPI or not self._answers(path):
+            return
+        loaded = next(iter(self.book.for_address(path.local, path.remote)), None)
+        if loaded is not None:
+            connection = loaded.connection
+            detail = f"the peer begins with IKEv{header.major}, connection {connection.name} is IKEv2"
+            difference = Difference("IKEv2", f"IKEv{header.major}", "version")
+            self.failed(
+                connection.name, "", False, path, str(path.remote),
+                Failure(Reason.VERSION_MISMATCH, detail, difference),
+            )  # fmt: skip
+        if header.major > 2:
             notify = NotifyPayload(0, b"", Notify.INVALID_MAJOR_VERSION, b"")
             self.answer_in_clear(header, path, (notify,))
 
