@@ -33,7 +33,12 @@ CASES: dict[str, tuple[Setup, str, str, tuple[str, ...]]] = {
         "local-id-refused",
         ("mars.example",),
     ),
-    "peer-id": (BASE.but(moon_expects="venus.example"), "peer-refused-authentication", "peer-id-mismatch", ("venus.example",)),
+    "peer-id": (
+        BASE.but(moon_expects="venus.example"),
+        "peer-refused-authentication",
+        "peer-id-mismatch",
+        ("venus.example",),
+    ),
     "selectors": (
         BASE.but(moon_ts="10.77.0.0/16", moon_ts_at_sun="10.1.0.0/16"),
         "selector-mismatch",
