@@ -579,7 +579,7 @@ class Endpoint:
         self.emit(SendDatagram(path, marker + data))
 
     def _other_version(self, header: Header, path: Path) -> None:
-        """A peer that begins with another version: told if RFC 7296, section 1.5 has an answer, noted in any case."""
+        """A peer that begins with another version: answered as RFC 7296, section 1.5 says, noted."""
         self.event(Dropped(Drop.WRONG_VERSION, f"major version {header.major}", path, 0))
         if header.response or header.responder_spi != _ZERO_SPI or not self._answers(path):
             return

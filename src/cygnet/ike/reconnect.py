@@ -7,6 +7,7 @@ peers, however many rules. What was lost comes back as the child's `start_action
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 from cygnet.ike.configuration import Child, Connection, StartAction
 from cygnet.ike.connections import Loaded, LoadedChild, single_address
 from cygnet.ike.errors import Failure, Reason
-from cygnet.ike.state import CreateChild, DeleteChild, Phase, SaState
-from cygnet.ike.v2 import driver, initial
+from cygnet.ike.state import CloseOther, CreateChild, DeleteChild, Phase, SaState
+from cygnet.ike.v2 import collisions, driver, initial
 from cygnet.ike.world import Path
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ TIMER: Final = 0
 NOWHERE: Final = IPv4Address(0)
 PAUSES: Final = (1.0, 5.0, 15.0, 60.0, 300.0)
 """Seconds between attempts to connect, the last one for ever."""
+
+GRACE: Final = 10.0
+"""Seconds that the peer has to close an IKE SA of its own that lost against one of ours."""
 
 Flows = Sequence[tuple[str, int]]
 
@@ -249,10 +253,35 @@ def _comes_back(child: Child, reason: Reason) -> bool:
     return action in (StartAction.START, StartAction.TRAP_START)
 
 
-def crossing(sa: IkeSa, other: IkeSa) -> bool:
-    """Whether both ends began at once, one each."""
-    return False
+def crossing(sa: IkeSa, other: IkeSa, initial_contact: bool) -> bool:
+    """Whether these two IKE SAs were begun at once, one by each end.
+
+    INITIAL_CONTACT on `sa` means that the peer had no other when it sent that: then only one that was
+    established while `sa` was under way can have crossed it.
+    """
+    mine, theirs = sa.state, other.state
+    if mine.original_initiator == theirs.original_initiator or sa.connection.name != other.connection.name:
+        return False
+    if initial_contact and theirs.established < mine.created:
+        return False
+    return abs(mine.created - theirs.created) <= collisions.AT_ONCE
 
 
-def settle_crossing(gateway: Endpoint, sa: IkeSa, other: IkeSa) -> None:
-    """One of the two IKE SAs goes."""
+def settle_crossing(sa: IkeSa, other: IkeSa) -> None:
+    """One IKE SA between two peers: the one with the lowest nonce is closed by whoever began it, as with
+    rekeys (RFC 7296, section 2.8.2); the other side waits for that, in measure. What it has or wants moves
+    to the survivor first, and the survivor must have answered before the other goes."""
+    loser, winner = (sa, other) if collisions.loses(sa.state.nonce, other.state.nonce) else (other, sa)
+    failure = Failure(Reason.REPLACED, "both ends began one at once")
+    close = CloseOther(loser.unique_id, failure)
+    if not loser.state.original_initiator:
+        driver.postpone(winner, close, winner.now.monotonic + GRACE)
+        return
+    wanted = [CreateChild(child.name, child.flow_index) for child in loser.state.children]
+    if loser.first is not None:
+        wanted.append(CreateChild(loser.first.name, loser.first.index))
+    queued = [one for one in loser.queue or () if isinstance(one, CreateChild)]
+    loser.queue = deque([one for one in loser.queue or () if not isinstance(one, CreateChild)])
+    for one in (*wanted, *queued):
+        driver.enqueue(winner, one)
+    driver.enqueue(winner, close)

@@ -181,29 +181,31 @@ class IkeSa:
     # -- time ----------------------------------------------------------------------------------
 
     def due(self) -> float | None:
-        """The earliest of all that this SA waits for."""
+        """The earliest of all that this SA waits for. `handle_timeout` must act on each, or it would be
+        called again at once and for ever."""
+        if self.close_at:
+            return self.close_at
         times = []
         state = self.state
         if self.request is not None:
             times.append(self.request.due)
         tasks = (self.own, self.serving, *self.background)
         times.extend([task.due for task in tasks if task is not None and task.due])
-        if self.close_at:
-            times.append(self.close_at)
         if self.later:
             times.append(self.later[0][0])
         if self.reassembly is not None:
             times.append(self.heard + self.options.half_open_timeout)
-        if state.phase is Phase.CONNECTING and not state.original_initiator and not self.close_at:
+        if state.phase is Phase.CONNECTING and not state.original_initiator:
             times.append(state.created + self.options.half_open_timeout)
         if state.phase is Phase.ESTABLISHED:
-            times.extend([at for at in (state.rekey_at, state.reauth_at, state.expires_at) if at])
+            times.extend([at for at in (state.rekey_at, state.expires_at) if at])
             for child in state.children:
                 if child.rekey_at and child.phase is ChildPhase.INSTALLED:
                     times.append(child.rekey_at)
                 if child.expires_at and child.phase is not ChildPhase.DELETING:
                     times.append(child.expires_at)
-            if self.connection.dpd_delay > 0 and self.request is None:
+            idle = self.request is None and self.own is None and not self.queue
+            if self.connection.dpd_delay > 0 and idle:
                 times.append(self.heard + self.connection.dpd_delay)
             if state.nat_local and self.options.keep_alive > 0:
                 times.append(self.sent + self.options.keep_alive)

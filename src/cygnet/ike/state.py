@@ -83,7 +83,8 @@ class ChildSa:
     pair (RFC 7296, section 2.8). `replaces` is the pair that it was made to replace, 0 if none.
     `announced`: people were told that it is up; a rekey hands that on to the new pair.
     `redundant`: lost a collision of rekeys and goes without a word. `policy` is the endpoint's
-    number of the policy that its flow belongs to.
+    number of the policy that its flow belongs to. `initiator`: we began the exchange that made it, and
+    `nonce` is the lowest of the two of a pair that replaces none.
     """
 
     pair: int
@@ -102,7 +103,9 @@ class ChildSa:
     installed: float
     rekey_at: float
     expires_at: float
+    initiator: bool
     phase: ChildPhase = ChildPhase.INSTALLED
+    nonce: bytes = b""
     outbound: SaParameters | None = None
     replaces: int = 0
     announced: bool = True
@@ -359,6 +362,15 @@ class CheckLiveness:
 
 
 @dataclass(frozen=True, slots=True)
+class CloseOther:
+    """Close another IKE SA with the same peer, now that this one is known to serve."""
+
+    number: int
+    failure: Failure
+    operation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Tell the peer an error that its answer caused, and close (RFC 7296, section 2.21.2)."""
 
@@ -367,7 +379,7 @@ class Report:
     operation: int = 0
 
 
-Wanted = CreateChild | RekeyChild | DeleteChild | RekeyIke | DeleteIke | CheckLiveness | Report
+Wanted = CreateChild | RekeyChild | DeleteChild | RekeyIke | DeleteIke | CheckLiveness | CloseOther | Report
 """Our own requests, one at a time (window 1); they move along when the IKE SA is rekeyed."""
 
 

@@ -137,6 +137,12 @@ class Dismiss:
 
 
 @dataclass(frozen=True, slots=True)
+class CloseSa:
+    number: int
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
 class UsePolicy:
     loaded: LoadedChild
     index: int
@@ -164,7 +170,7 @@ class Complain:
 
 Step = (
     SendRequest | SendAnswer | AwaitRequest | Apply | Install | AskWorld | ObtainChild | ObtainSpi
-    | CreateSuccessor | Dismiss | UsePolicy | Begin | Enqueue | Complain
+    | CreateSuccessor | Dismiss | CloseSa | UsePolicy | Begin | Enqueue | Complain
 )  # fmt: skip
 Steps = Generator[Step, Any, T]
 
@@ -235,6 +241,11 @@ def create_successor(original_initiator: bool, keys: UseKeys) -> Steps[int]:
 def dismiss(successor: int, *, ours: bool) -> Steps[None]:
     """A successor that lost a collision goes: `ours`, we began it and tell the peer; else the peer will."""
     yield Dismiss(successor, ours)
+
+
+def close_sa(number: int, failure: Failure) -> Steps[None]:
+    """Close another IKE SA, if it is still there."""
+    yield CloseSa(number, failure)
 
 
 def use_policy(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cygnet.crypto.entropy import Entropy
 from cygnet.ike.configuration import Connection
@@ -12,6 +12,7 @@ from cygnet.ike.errors import Failure, Reason
 from cygnet.ike.events import Noted
 from cygnet.ike.lifetimes import ike_deadlines
 from cygnet.ike.state import (
+    ChangeChild,
     CheckLiveness,
     ChildPhase,
     DeleteChild,
@@ -26,6 +27,10 @@ from cygnet.ike.v2 import collisions, driver, exchanges
 
 if TYPE_CHECKING:
     from cygnet.ike.sa import IkeSa
+
+
+UNCONFIRMED_PAUSE: Final = 60.0
+"""Seconds until a pair that the peer was not known to hold is rekeyed."""
 
 
 def with_deadlines(state: SaState, connection: Connection, old: SaState, entropy: Entropy) -> SaState:
@@ -91,6 +96,9 @@ def child_expired(sa: IkeSa, pair: int, hard: bool, why: str) -> None:
         # C3: one that was replaced, or is being closed, is not rekeyed again.
         if child.rekey_at:
             sa.commit((Postpone(pair, 0.0),))
+        if child.outbound is not None:
+            # Only just made; if the peer does not use it soon, look again.
+            sa.commit((Postpone(pair, sa.now.monotonic + UNCONFIRMED_PAUSE),))
         queued = any(isinstance(w, RekeyChild) and w.pair == pair for w in sa.queue or ())
         if child.phase is ChildPhase.INSTALLED and not queued and not collisions.is_rekeying(sa.state, pair):
             driver.enqueue(sa, RekeyChild(pair))
@@ -104,4 +112,6 @@ def child_expired(sa: IkeSa, pair: int, hard: bool, why: str) -> None:
         sa.commit((DropChild(pair, failure),))
         sa.gateway.touch(sa)
     elif child.phase is ChildPhase.INSTALLED:
+        # Its time has come once; the Delete may have to wait for its turn.
+        sa.commit((ChangeChild(replace(child, expires_at=0.0)),))
         driver.enqueue(sa, DeleteChild(pair, failure), first=True)

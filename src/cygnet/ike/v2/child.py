@@ -18,7 +18,15 @@ from cygnet.ike import proposals
 from cygnet.ike.configuration import Connection
 from cygnet.ike.connections import Loaded, LoadedChild
 from cygnet.ike.effects import Installed, InstallFailed, TimedOut
-from cygnet.ike.errors import Difference, IkeError, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
+from cygnet.ike.errors import (
+    Difference,
+    Failure,
+    IkeError,
+    LocalMisuse,
+    PeerIncompatible,
+    PeerMisbehaved,
+    Reason,
+)
 from cygnet.ike.lifetimes import child_deadlines, child_volume
 from cygnet.ike.proposals import Selected
 from cygnet.ike.records import replace
@@ -38,6 +46,7 @@ from cygnet.wire.payloads import (
     WireSelector,
 )
 
+REDUNDANT: Final = Failure(Reason.REPLACED, "both ends made one at once")
 NO_TFC: Final = NotifyPayload(0, b"", Notify.ESP_TFC_PADDING_NOT_SUPPORTED, b"")
 _TS_TYPE: Final = {4: TsType.IPV4_ADDR_RANGE, 6: TsType.IPV6_ADDR_RANGE}
 _FAMILY: Final = {TsType.IPV4_ADDR_RANGE: 4, TsType.IPV6_ADDR_RANGE: 6}
@@ -332,6 +341,7 @@ def make_pair(
         installed=now,
         rekey_at=rekey_at,
         expires_at=expires_at,
+        initiator=initiator,
         replaces=replaces,
     )
     return Pair(record, inbound, outbound)

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import IntEnum
+from typing import Final
 
 from cygnet.ike.state import Attempt, AttemptKind, ChildPhase, ChildSa, Phase, SaState
 from cygnet.wire.numbers import Notify
+
+AT_ONCE: Final = 30.0
+"""Seconds within which two creations of the same by the two ends are taken for one: a first message may
+be lost a few times."""
 
 
 class Request(IntEnum):
@@ -53,7 +58,9 @@ def admit(state: SaState, request: Request, child: ChildSa | None) -> int:
         return Notify.TEMPORARY_FAILURE
     if request is Request.REKEY_CHILD:
         if child is None:
-            return Notify.CHILD_SA_NOT_FOUND
+            # It may be one that the peer made for us and whose answer is still on its way.
+            coming = _ours(state, AttemptKind.CREATE_CHILD, AttemptKind.REKEY_CHILD)
+            return Notify.TEMPORARY_FAILURE if coming else Notify.CHILD_SA_NOT_FOUND
         if child.phase is ChildPhase.DELETING or is_closing(state, child.pair):
             return Notify.TEMPORARY_FAILURE
         replaced_by_us = any(
@@ -78,6 +85,21 @@ def loses(nonce: bytes, other: bytes) -> bool:
     """The SA made with the lowest of the four nonces is closed by whoever began it. Octet by octet;
     a nonce that ends first is the lower one (RFC 7296, section 2.8.1): the order of Python's bytes."""
     return nonce < other
+
+
+def twin(state: SaState, child: ChildSa) -> ChildSa | None:
+    """The pair for the same flow that the other end began at about the same time."""
+    for other in state.children:
+        if (
+            (other.name, other.flow_index) == (child.name, child.flow_index)
+            and other.initiator != child.initiator
+            and other.phase is ChildPhase.INSTALLED
+            and not other.replaces
+            and other.nonce
+            and abs(other.installed - child.installed) <= AT_ONCE
+        ):
+            return other
+    return None
 
 
 def successors(state: SaState, pairs: Iterable[int]) -> list[int]:

@@ -36,6 +36,7 @@ from cygnet.ike.state import (
     ChildPhase,
     ChildSa,
     CreateChild,
+    DeleteChild,
     DropChild,
     ForgetAttempt,
     Handover,
@@ -86,6 +87,8 @@ from cygnet.wire.payloads import (
 RETRY_AFTER: Final = 10.0
 """Seconds, and up to as many again at random, until a rekey that the peer was too busy for is tried anew
 (RFC 7296, section 2.25: never at once)."""
+GRACE: Final = 10.0
+"""Seconds that the peer has to close what lost a collision and is its own; then we close it."""
 MAX_CHILDREN: Final = 1024
 """Child SAs of one IKE SA; beyond it the peer gets NO_ADDITIONAL_SAS (T30)."""
 
@@ -118,9 +121,25 @@ def create(context: Context, wanted: CreateChild) -> Steps[None]:
         if outcome.notify.type == Notify.TEMPORARY_FAILURE:
             yield from enqueue(wanted, _pause(context))
         raise _child_error(context, outcome.notify, wanted.name)
-    if _was_deleted(context, outcome.made.child):
+    made = replace(outcome.made.child, nonce=outcome.nonce)
+    if _was_deleted(context, made):
         raise children.closed_early(wanted.name)
-    yield from apply(AddChild(outcome.made.child))
+    twin = collisions.twin(context.state, made)
+    if twin is not None and collisions.loses(made.nonce, twin.nonce):
+        loser = replace(made, announced=False, redundant=True, phase=ChildPhase.REKEYED)
+        yield from apply(AddChild(loser))
+        yield from _delete(context, loser)
+    elif twin is not None:
+        yield from apply(*_beats_twin(made, twin))
+        yield from enqueue(DeleteChild(twin.pair, children.REDUNDANT), GRACE)
+    else:
+        yield from apply(AddChild(made))
+
+
+def _beats_twin(winner: ChildSa, twin: ChildSa) -> tuple[AddChild, ChangeChild]:
+    """Both ends made a pair for the same flow at once: one takes the other's place, as in section 2.8.1."""
+    loser = replace(twin, redundant=True, phase=ChildPhase.REKEYED)
+    return AddChild(replace(winner, replaces=twin.pair)), ChangeChild(loser)
 
 
 def rekey(context: Context, wanted: RekeyChild) -> Steps[None]:
@@ -437,8 +456,16 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
     state = context.state
     contested = old is not None and collisions.is_rekeying(state, old.pair)
     # A rekey is told when it counts: when the peer is known to hold the new pair, or wins the contest.
-    record = replace(made.child, outbound=made.outbound, announced=old is None)
-    changes: list[AddChild | ChangeChild | NoteAttempt] = [AddChild(record)]
+    record = replace(made.child, outbound=made.outbound, announced=old is None, nonce=min(theirs, nonce))
+    twin = collisions.twin(state, record) if old is None else None
+    changes: list[AddChild | ChangeChild | NoteAttempt] = []
+    if twin is None:
+        changes.append(AddChild(record))
+    elif collisions.loses(record.nonce, twin.nonce):
+        record = replace(record, announced=False, redundant=True, phase=ChildPhase.REKEYED)
+        changes.append(AddChild(record))
+    else:
+        changes += _beats_twin(record, twin)
     present = state.child(old.pair) if old is not None else None
     if old is not None and contested:
         rival = Attempt(AttemptKind.REKEY_CHILD, False, old.pair, min(theirs, nonce), pair)
@@ -457,7 +484,12 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
         ),
         *changes,
     )
-    if old is None or present is None:
+    if twin is not None and record.redundant:
+        yield from enqueue(DeleteChild(pair, children.REDUNDANT), GRACE)
+    elif twin is not None:
+        yield from children.activate(context, pair)
+        yield from enqueue(DeleteChild(twin.pair, children.REDUNDANT))
+    elif old is None or present is None:
         # A new one carries traffic at once; a rekeyed one when the peer is known to hold it (section 2.8).
         yield from children.activate(context, pair)
 

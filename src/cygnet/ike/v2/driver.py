@@ -522,6 +522,11 @@ def _step(sa: IkeSa, task: Task, step: Step) -> tuple[bool, Any]:
             task.ledger = [held for held in task.ledger if held != ("successor", number)]
             gateway.dismiss(number, ours=ours)
             return False, None
+        case steps.CloseSa(number, reason):
+            other = gateway.by_number.get(number)
+            if other is not None:
+                begin_closing(other, reason)
+            return False, None
         case steps.UsePolicy():
             if step.replaced is not None:
                 policy, flow = step.replaced.policy, step.replaced.flow

@@ -8,6 +8,7 @@ from cygnet.ike.errors import PeerMisbehaved, Reason
 from cygnet.ike.state import (
     CheckLiveness,
     ChildPhase,
+    CloseOther,
     CreateChild,
     DeleteChild,
     DeleteIke,
@@ -47,6 +48,8 @@ def begin(context: Context, wanted: Wanted) -> Steps[None] | None:
             return informational.delete_ike(context, failure)
         case CheckLiveness():
             return informational.check_liveness(context)
+        case CloseOther(number, failure):
+            return informational.close_other(number, failure)
         case Report(notify, failure):
             return informational.report(context, notify, failure)
 

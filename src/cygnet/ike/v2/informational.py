@@ -26,7 +26,7 @@ from cygnet.ike.state import (
     NoteEarlyDelete,
     Phase,
 )
-from cygnet.ike.steps import Context, Received, SaClosed, Steps, answer, apply, begin, send
+from cygnet.ike.steps import Context, Received, SaClosed, Steps, answer, apply, begin, close_sa, send
 from cygnet.ike.v2 import collisions
 from cygnet.ike.v2.child import activate
 from cygnet.wire.message import Message
@@ -61,6 +61,12 @@ def delete_ike(context: Context, failure: Failure) -> Steps[None]:
         yield from apply(ChangePhase(Phase.DELETING), *drops)
     yield from send(Exchange.INFORMATIONAL, (DeletePayload(Protocol.IKE, ()),), anything)
     raise SaClosed(failure, linger=False)
+
+
+def close_other(number: int, failure: Failure) -> Steps[None]:
+    """HDR, SK {}  -->  <--  HDR, SK {}   This IKE SA serves; the one that crossed its setting up can go."""
+    yield from send(Exchange.INFORMATIONAL, (), anything)
+    yield from close_sa(number, failure)
 
 
 def delete_child(context: Context, pair: int, failure: Failure) -> Steps[None]:
