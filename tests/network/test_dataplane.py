@@ -1,4 +1,4 @@
-"""The data plane process in namespaces under hand-made commands: real TUN and sockets, a watched outer link."""
+"""The data plane process in namespaces under hand-made commands: real TUN and sockets, outer link watched."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ HEADER = 8
 """SPI and sequence number."""
 IPV4_IN_IP, IPV6_IN_IP, NO_NEXT_HEADER = 4, 41, 59
 SEQUENCE_LIMIT, EXTENDED_LIMIT = (1 << 32) - 1, (1 << 64) - 1
-_SMALL = 3
+_SMALL = 6
 """Rows below which columns cost more than a loop."""
 
 _PACK = Struct(">IIQ")

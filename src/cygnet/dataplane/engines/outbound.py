@@ -14,10 +14,12 @@ import os
 import struct
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from cygnet.dataplane.engines.state import State
 from cygnet.dataplane.engines.transmit import MTU_FLOOR, Transmitter
 from cygnet.dataplane.messages import Acquire, Selector
-from cygnet.dataplane.offload import Burst, burst, finish_checksum, split
+from cygnet.dataplane.offload import Burst, burst, finish_checksum, finish_checksums, split
 from cygnet.dataplane.sad import Outbound
 from cygnet.dataplane.tun import MAX_PACKET, NEEDS_CSUM, NO_OFFLOAD, VNET, VNET_HEADER
 from cygnet.ipsec.checksum import complement, fix_ipv4_header, residue, store, swap
@@ -34,8 +36,13 @@ BURSTS = 8
 """Bursts among them: each is worth 45 packets."""
 _SMALL = 2048
 """A packet up to this size leaves room in the buffer for further reads."""
-_COLUMNS = 4
-"""Packets of one size and flow from which on they are copied as columns."""
+_COLUMNS = 6
+"""Packets of one size and flow from which on they are treated as columns."""
+_FIRST = 6
+"""Where a read begins, so that the packet behind its vnet header begins at a multiple of 16."""
+# Header octets that packets of one flow and one outer header share: not identification, TTL, checksum.
+_SAME_4 = np.frombuffer(bytes.fromhex("ffffffff0000ffff00ff0000") + b"\xff" * 12, "<u4")
+_SAME_6 = np.frombuffer(bytes.fromhex("ffffffffffffff00") + b"\xff" * 36, "<u4")
 
 MAX_ROUTES = 8192
 HELD_PACKETS, HELD_OCTETS, HELD_SECONDS = 16, 1 << 20, 10.0
@@ -58,6 +65,8 @@ class Outward:
         self._transmitter = transmitter
         # Reads lie one behind the other; the last may be a whole burst, with a segment's room behind it.
         self._read = Rows(MAX_ROWS * _SMALL + 2 * (MAX_PACKET + 1) + 64)
+        self._slots: dict[int, tuple[memoryview]] = {}
+        """Where a read may go: made once for each place, for it costs as much as the read's own call."""
         self._routes: dict[FlowKey, Outbound | Drop] = {}
         self._held: dict[int, Held] = {}
         self._held_octets = 0
@@ -69,51 +78,48 @@ class Outward:
 
     def readable(self) -> None:
         """Take what the TUN has, up to a bound."""
-        view, tun = self._read.view, self._state.tun
+        view, tun, slots = self._read.view, self._state.tun, self._slots
         singles: list[tuple[int, int]] = []
-        place, bursts = 6, 0  # so that packets begin at multiples of 16
+        place, bursts = _FIRST, 0
         for _ in range(READS):
+            slot = slots.get(place)
+            if slot is None:
+                slot = slots[place] = (view[place : place + VNET + MAX_PACKET],)
             try:
-                size = os.readv(tun, (view[place : place + VNET + MAX_PACKET],))
+                size = os.readv(tun, slot)
             except BlockingIOError:
                 break
             except OSError:
                 self._state.drops[Drop.NOT_IP] += 1  # the device is down: nothing can be read
                 break
-            at, length = place + VNET, size - VNET
             if view[place + 1]:
                 if singles:
                     self._seal_singles(singles)
                     singles = []
-                self._take_burst(place, length)
-                place = 6
+                self._take_burst(place, size - VNET)
+                place = _FIRST
                 bursts += 1
                 if bursts >= BURSTS:
                     break
                 continue
-            if view[place] & NEEDS_CSUM:
-                _, _, _, _, start, offset = VNET_HEADER.unpack_from(view, place)
-                if not finish_checksum(view, at, length, start, offset):
-                    self._state.drops[Drop.NOT_IP] += 1
-                    continue
-            singles.append((at, length))
-            if length <= _SMALL - 32:
-                place += -(-(VNET + length) // 16) * 16
+            singles.append((place + VNET, size - VNET))
+            if size <= _SMALL - 16:
+                place += size + 4 + 15 & ~15  # 4: sums over words write zeros behind the packet
             else:
                 self._seal_singles(singles)
-                singles, place = [], 6
+                singles, place = [], _FIRST
         if singles:
             self._seal_singles(singles)
 
     def inject(self, raw: bytes) -> None:
         """A packet with its vnet header that was held: as if it were read now."""
         view = self._read.view
-        view[6 : 6 + len(raw)] = raw
+        view[_FIRST : _FIRST + len(raw)] = raw
         length = len(raw) - VNET
-        if view[7]:
-            self._take_burst(6, length)
+        if view[_FIRST + 1]:
+            self._take_burst(_FIRST, length)
         else:
-            self._seal_singles([(6 + VNET, length)])
+            self._seal_each([(_FIRST + VNET, length)])
 
     # -- sealing -------------------------------------------------------------------------------
 
@@ -175,13 +181,50 @@ class Outward:
         return "sequence" if route.hard_packets == route.sa.limit else "packets"
 
     def _seal_singles(self, packets: list[tuple[int, int]]) -> None:
+        """Packets as they were read, one behind the other."""
+        index, total = 0, len(packets)
+        while index < total:
+            at, length = packets[index]
+            beyond = index + 1
+            while beyond < total and packets[beyond][1] == length:
+                beyond += 1
+            if beyond - index < _COLUMNS or not self._seal_alike(
+                at, packets[index + 1][0] - at, beyond - index, length
+            ):
+                self._seal_each(packets[index:beyond])
+            index = beyond
+
+    def _seal_alike(self, at: int, gap: int, count: int, length: int) -> bool:
+        """Equal packets of one known flow, as columns. False: they are not, and nothing was done."""
+        read, view = self._read, self._read.view
+        key = flow_key(view, at, length)
+        route = self._routes.get(key) if key is not None else None
+        if not isinstance(route, Outbound) or length > route.max_inner:
+            return False
+        mask = _SAME_4 if view[at] >> 4 == 4 else _SAME_6
+        if length < mask.size * 4:
+            return False
+        vnet = read.matrix(at - VNET, gap, VNET // 2, "<u2")[:count]
+        head = read.matrix(at, gap, mask.size, "<u4")[:count]
+        if ((head ^ head[0]) & mask).any() or (vnet != vnet[0]).any():
+            return False
+        if view[at - VNET] & NEEDS_CSUM:
+            _, _, _, _, start, offset = VNET_HEADER.unpack_from(view, at - VNET)
+            if not finish_checksums(read, at, gap, count, length, start, offset):
+                return False
+        header = route.sa.parameters.header
+        tos = outer_traffic_class(traffic_class(view, at), header)
+        self._seal_run(route, at, gap, length, count, tos, header.copy_df and dont_fragment(view, at))
+        return True
+
+    def _seal_each(self, packets: list[tuple[int, int]]) -> None:
         """Packets of one SA, size and outer header, one behind the other in the buffer, go as runs."""
         view = self._read.view
         begin, run = 0, 0
         route: Outbound | None = None
         tos, df = -1, False
         for index, (at, length) in enumerate(packets):
-            this = self._route(at, length)
+            this = self._route(at, length) if self._finish(at, length) else None
             this_tos, this_df, whole = -1, False, True
             if this is not None:
                 header = this.sa.parameters.header
@@ -199,7 +242,7 @@ class Outward:
                 or run == MAX_ROWS
                 or not whole  # the kernel fragments it outside: it goes alone, with DF off
             ):
-                self._seal_run(route, packets, begin, run, tos, df)
+                self._seal_packets(route, packets, begin, run, tos, df)
                 run = 0
             if this is None:
                 continue
@@ -207,9 +250,19 @@ class Outward:
                 begin, route, tos, df = index, this, this_tos, this_df and whole
             run += 1
         if run:
-            self._seal_run(route, packets, begin, run, tos, df)
+            self._seal_packets(route, packets, begin, run, tos, df)
 
-    def _seal_run(
+    def _finish(self, at: int, length: int) -> bool:
+        """Do the checksum that the sender left undone."""
+        view = self._read.view
+        if view[at - VNET] & NEEDS_CSUM:
+            _, _, _, _, start, offset = VNET_HEADER.unpack_from(view, at - VNET)
+            if not finish_checksum(view, at, length, start, offset):
+                self._state.drops[Drop.NOT_IP] += 1
+                return False
+        return True
+
+    def _seal_packets(
         self,
         route: Outbound | None,
         packets: list[tuple[int, int]],
@@ -218,14 +271,19 @@ class Outward:
         tos: int,
         df: bool,
     ) -> None:
-        if route is None:
-            return
+        if route is not None:
+            at, length = packets[begin]
+            gap = packets[begin + 1][0] - at if count > 1 else 0
+            self._seal_run(route, at, gap, length, count, tos, df)
+
+    def _seal_run(
+        self, route: Outbound, at: int, gap: int, length: int, count: int, tos: int, df: bool
+    ) -> None:
+        """Equal packets that lie `gap` apart."""
         sa, read, sealed = route.sa, self._read, self._state.work.sealed
-        at, length = packets[begin]
         stride = sa.sealed_length(length)
         next_header = IPV4_IN_IP if read.view[at] >> 4 == 4 else IPV6_IN_IP
         most = self._transmitter.rows_per_send(route, stride)
-        gap = packets[begin + 1][0] - at if count > 1 else 0
         while count:
             now = min(count, most)
             if now >= _COLUMNS:

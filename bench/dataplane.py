@@ -1,0 +1,183 @@
+"""Throughput of one tunnel: TCP, and 64-octet UDP, against peers in the same call.
+
+Both ends and iperf3 run on this machine; each peer has namespaces of its own, all stand at once, and
+the runs go round: every peer once, then again, so that a busy moment of the machine hits all alike.
+A figure is the median of the runs; a peer that cannot be had is null, and the table says why.
+
+    python -m bench.dataplane [--seconds 10] [--runs 5] [--peers NAME ...]
+
+writes build/bench/dataplane.json: `tcp_gbps` and `udp64_kpps` (arrived) by peer, the single runs, and
+the CPU of the tunnel's own processes in microseconds per packet of 1400 octets (`tcp_cpu_us`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.dataplane_peers import LEFT, MTU, PEERS, RIGHT, Ends, Missing
+from bench.plane import cpu_seconds
+from cygnet.lab.namespaces import LabError, Namespace, require
+
+OUTPUT = Path("build/bench/dataplane.json")
+PORT = 5201
+
+
+class RunFailed(Exception):
+    """What iperf3 said."""
+
+
+def iperf(ends: Ends, seconds: float, *options: str) -> dict[str, Any]:
+    """One run of iperf3 from left to right, its result as it is printed with --json."""
+    server = ends.right.start("iperf3", "--server", "--one-off", "--forceflush", "--port", str(PORT))
+    try:
+        _listening(ends.right, server)
+        done = ends.left.run(
+            "iperf3", "--client", RIGHT, "--bind", LEFT, "--port", str(PORT), "--json",
+            "--time", f"{seconds:g}", *options, check=False, timeout=seconds + 30,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise RunFailed("iperf3 does not end") from error
+    finally:
+        server.kill()
+        server.communicate()
+    try:
+        result: dict[str, Any] = json.loads(done.stdout)
+    except json.JSONDecodeError as error:
+        raise RunFailed(done.stderr.strip()[:200] or "iperf3 says nothing") from error
+    if "error" in result:
+        raise RunFailed(result["error"])
+    return result
+
+
+def _listening(namespace: Namespace, server: subprocess.Popen[str]) -> None:
+    """Wait until the server says that it listens."""
+    if server.stdout is None:
+        raise RunFailed("iperf3 has no output")
+    for line in server.stdout:
+        if "Server listening" in line:
+            return
+    raise RunFailed(f"iperf3 does not start in {namespace.name}")
+
+
+def tcp(ends: Ends, seconds: float) -> tuple[float, float]:
+    """Gbit/s that arrived, and CPU microseconds of the tunnel's processes per full packet."""
+    before = sum(map(cpu_seconds, ends.pids))
+    result = iperf(ends, seconds)
+    spent = sum(map(cpu_seconds, ends.pids)) - before
+    received = result["end"]["sum_received"]
+    packets = received["bytes"] / (MTU - 52)
+    return received["bits_per_second"] / 1e9, spent / packets * 1e6 if packets else 0.0
+
+
+def udp64(ends: Ends, seconds: float) -> float:
+    """Thousands of 64-octet datagrams a second that arrived, sent as fast as the sender can."""
+    result = iperf(ends, seconds, "--udp", "--length", "64", "--bitrate", "0")
+    total = result["end"]["sum"]
+    return float((total["packets"] - total["lost_packets"]) / total["seconds"] / 1e3)
+
+
+def measure(names: list[str], seconds: float, runs: int, say: Console) -> dict[str, Any]:
+    """All peers, round after round."""
+    figures: dict[str, dict[str, list[float]]] = {}
+    why: dict[str, str] = {}
+    with ExitStack() as stack:
+        standing: dict[str, Ends] = {}
+        for name in names:
+            try:
+                standing[name] = stack.enter_context(PEERS[name]())
+            except (Missing, LabError, OSError, subprocess.SubprocessError) as error:
+                why[name] = str(error)
+                continue
+            figures[name] = {"tcp_gbps": [], "udp64_kpps": [], "tcp_cpu_us": []}
+        for number in range(runs):
+            for name, ends in standing.items():
+                say.print(f"run {number + 1} of {runs}: {name}", style="dim")
+                try:
+                    gbps, cpu = tcp(ends, seconds)
+                    figures[name]["tcp_gbps"].append(gbps)
+                    figures[name]["tcp_cpu_us"].append(cpu)
+                    figures[name]["udp64_kpps"].append(udp64(ends, seconds))
+                except RunFailed as error:
+                    why[name] = str(error)
+    return report(names, figures, why, seconds, runs)
+
+
+def report(
+    names: list[str],
+    figures: dict[str, dict[str, list[float]]],
+    why: dict[str, str],
+    seconds: float,
+    runs: int,
+) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "seconds": seconds,
+        "runs": runs,
+        "cores": os.cpu_count(),
+        "kernel": os.uname().release,
+        "inner_mtu": MTU,
+        "relay": "a C program between two TUN devices (bench/relay.c)",
+        "missing": why,
+    }
+    for what in ("tcp_gbps", "udp64_kpps", "tcp_cpu_us"):
+        result[what] = {
+            name: statistics.median(found) if (found := figures.get(name, {}).get(what)) else None
+            for name in names
+        }
+    result["single_runs"] = figures
+    ours, theirs = (result["tcp_gbps"].get(name) for name in ("cygnet_portable", "strongswan_libipsec"))
+    result["tcp_ratio_to_strongswan"] = ours / theirs if ours and theirs else None
+    return result
+
+
+def show(result: dict[str, Any], say: Console) -> None:
+    table = Table(
+        "peer", "TCP Gbit/s", "UDP 64 kpps", "CPU µs/packet", "", title="One tunnel, both ends here"
+    )
+    for name in result["tcp_gbps"]:
+        cells = [result[what][name] for what in ("tcp_gbps", "udp64_kpps", "tcp_cpu_us")]
+        table.add_row(
+            name,
+            *(
+                "-" if value is None else f"{value:.{digits}f}"
+                for value, digits in zip(cells, (2, 0, 2), strict=True)
+            ),
+            result["missing"].get(name, ""),
+        )
+    say.print(table)
+    if result["tcp_ratio_to_strongswan"]:
+        say.print(f"TCP: {result['tcp_ratio_to_strongswan']:.2f} x strongSwan kernel-libipsec (wanted: 2.0)")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.dataplane", description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS))
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    chosen = parser.parse_args(arguments)
+    say = Console()
+    try:
+        require()
+    except LabError as error:
+        say.print(str(error))
+        return 1
+    result = measure(chosen.peers, chosen.seconds, chosen.runs, say)
+    chosen.output.parent.mkdir(parents=True, exist_ok=True)
+    chosen.output.write_text(json.dumps(result, indent=2) + "\n")
+    show(result, say)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
