@@ -181,7 +181,9 @@ def giving(result: object) -> Callable[..., object]:
     return lambda *_, **__: result
 
 
-@pytest.mark.parametrize("result", [*odd_results(), None], ids=repr)
+@pytest.mark.parametrize(
+    "result", [*odd_results(), None], ids=lambda value: "object" if type(value) is object else repr(value)
+)
 def test_a_comparison_of_macs_that_does_not_say_true_refuses(
     result: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,7 +192,9 @@ def test_a_comparison_of_macs_that_does_not_say_true_refuses(
 
 
 @pytest.mark.parametrize("method", SIGNATURES)
-@pytest.mark.parametrize("result", [*odd_results(), True], ids=repr)
+@pytest.mark.parametrize(
+    "result", [*odd_results(), True], ids=lambda value: "object" if type(value) is object else repr(value)
+)
 def test_a_signature_check_that_does_not_simply_return_refuses(
     method: str, result: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
