@@ -65,6 +65,17 @@ ANSWERS_PER_SECOND: Final = 10.0
 REKEYED_PATIENCE: Final = 60.0
 """Seconds until we delete a rekeyed IKE SA ourselves, if the peer whose task it is does not."""
 REKEYED: Final = Failure(Reason.REPLACED, "rekeyed")
+ORDINARY_ENDS: Final = frozenset(
+    {
+        Reason.OPERATOR,
+        Reason.REPLACED,
+        Reason.CONFIGURATION_CHANGED,
+        Reason.SHUTDOWN,
+        Reason.PEER_CLOSED,
+        Reason.PEER_RESTARTED,
+    }
+)
+"""What somebody wanted; whatever else ends an IKE SA that was up is a line of history."""
 KEEPALIVE: Final = b"\xff"
 _ZERO_SPI: Final = bytes(8)
 
@@ -528,6 +539,8 @@ class Endpoint:
         self.half_open.release(sa)
         if was_up:
             self.event(IkeSaDown(sa.view(), failure))
+            if failure.reason not in ORDINARY_ENDS:
+                self._note_end(sa, failure)
 
     def forget(self, sa: IkeSa) -> None:
         """Off the books."""
@@ -542,9 +555,14 @@ class Endpoint:
 
     def complain(self, sa: IkeSa, failure: Failure, child: str, *, initiator: bool) -> None:
         """Something did not come about: an event and a line of history."""
-        state = sa.state
-        peer = str(state.peer.identity) if state.peer is not None else str(state.path.remote)
-        self.failed(sa.connection.name, child, initiator, state.path, peer, failure)
+        self.failed(sa.connection.name, child, initiator, sa.state.path, _peer_of(sa), failure)
+
+    def _note_end(self, sa: IkeSa, failure: Failure) -> None:
+        """A line of history, unless the exchange whose failure ended the SA has left one just now."""
+        known = self.history.of(sa.connection.name)[-1:]
+        if not known or (known[0].wall, known[0].failure) != (self.now.wall, failure):
+            name, began = sa.connection.name, sa.state.original_initiator
+            self.history.add(Entry(self.now.wall, name, "", began, _peer_of(sa), failure))
 
     def failed(
         self, connection: str, child: str, initiator: bool, path: Path | None, peer: str, failure: Failure
@@ -604,6 +622,11 @@ class Endpoint:
 
     def _answers(self, path: Path) -> bool:
         return self.strangers.allows(path.remote, self.now.monotonic)
+
+
+def _peer_of(sa: IkeSa) -> str:
+    peer = sa.state.peer
+    return str(peer.identity) if peer is not None else str(sa.state.path.remote)
 
 
 def _pair_of(sa: IkeSa) -> tuple[Identity, Identity]:
