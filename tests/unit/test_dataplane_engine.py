@@ -16,6 +16,7 @@ import pytest
 from cygnet.dataplane import messages
 from cygnet.dataplane.descriptors import Options
 from cygnet.dataplane.engines.portable import PortableEngine, Sockets
+from cygnet.dataplane.guard import KernelError
 from cygnet.dataplane.translate import Refused
 from cygnet.dataplane.tun import VNET, Offloads
 from cygnet.ipsec.drops import Drop
@@ -73,15 +74,27 @@ class StandIn:
 
 
 class Kernel:
-    def __init__(self) -> None:
-        self.applied: list[list[int]] = []
-        self.cleared = False
-        self.refuse = False
+    """Refuses what is named in `refuse`."""
 
-    def apply(self, policies: Any, tun: str) -> None:
-        if self.refuse:
-            raise OSError("no nftables here")
-        self.applied.append([policy.id for policy in policies])
+    def __init__(self) -> None:
+        self.policies: dict[int, Policy] = {}
+        self.commits: list[list[int]] = []
+        self.swept = self.cleared = False
+        self.refuse: set[int] = set()
+
+    def put(self, policy: Policy) -> None:
+        self.policies[policy.id] = policy
+
+    def remove(self, policy: int) -> None:
+        self.policies.pop(policy, None)
+
+    def commit(self, tun: str) -> None:
+        if self.refuse & set(self.policies):
+            raise KernelError("no nftables here")
+        self.commits.append(sorted(self.policies))
+
+    def sweep(self) -> None:
+        self.swept = True
 
     def clear(self) -> None:
         self.cleared = True
@@ -145,9 +158,12 @@ class Gateway:
         return SaParameters(**(values | changed))
 
     def install(self, **changed: Any) -> None:
-        self.engine.install_policy(policy())
+        self.put(policy())
         self.engine.install_sa(self.sa(Direction.IN, **changed))
         self.engine.install_sa(self.sa(Direction.OUT, **changed))
+
+    def put(self, *changes: Policy | int) -> None:
+        assert self.engine.change_policies(changes) == [""] * len(changes)
 
     def send(self, *packets: Any) -> list[bytes]:
         """Packets in at the TUN; ESP packets out."""
@@ -333,20 +349,28 @@ def test_segments_in_one_receive_are_written_to_the_tun_as_one_burst(gateway: Ga
 
 
 def test_the_kernel_guards_a_policy_before_the_engine_uses_it(gateway: Gateway) -> None:
-    gateway.kernel.refuse = True
-    with pytest.raises(OSError, match="nftables"):
-        gateway.engine.install_policy(policy())
-    assert len(gateway.engine.state.spd) == 0
-    gateway.kernel.refuse = False
-    gateway.engine.install_policy(policy())
-    gateway.engine.install_policy(policy(2))
-    gateway.engine.remove_policy(1)
-    gateway.engine.remove_policy(1)
-    assert gateway.kernel.applied == [[1], [1, 2], [2]]
+    gateway.kernel.refuse = {1}
+    assert gateway.engine.change_policies([policy()]) == ["no nftables here"]
+    assert len(gateway.engine.state.spd) == len(gateway.kernel.policies) == 0
+    gateway.kernel.refuse = set()
+    gateway.put(policy())
+    gateway.put(policy(2))
+    gateway.put(1)
+    gateway.put(1)
+    assert gateway.kernel.commits == [[1], [1, 2], [2], [2]]
+
+
+def test_many_policies_are_one_commit_and_a_bad_one_among_them_fails_alone(gateway: Gateway) -> None:
+    gateway.put(policy(2))
+    gateway.put(policy(1), policy(3), 2)
+    assert gateway.kernel.commits == [[2], [1, 3]]
+    gateway.kernel.refuse = {5}
+    assert gateway.engine.change_policies([policy(4), policy(5), 3]) == ["", "no nftables here", ""]
+    assert [p.id for p in gateway.engine.state.spd] == sorted(gateway.kernel.policies) == [1, 4]
 
 
 def test_flows_without_a_policy_or_with_discard_are_dropped_with_their_reasons(gateway: Gateway) -> None:
-    gateway.engine.install_policy(
+    gateway.put(
         policy(
             1,
             True,
@@ -380,7 +404,7 @@ def test_what_comes_out_of_a_tunnel_must_match_its_selectors(gateway: Gateway) -
 
 def test_what_the_peer_sends_into_a_carve_out_is_dropped_with_a_reason_of_its_own(gateway: Gateway) -> None:
     gateway.install()
-    gateway.engine.install_policy(policy(1, True, (Action.BYPASS, "10.1.0.0/16[tcp/22]", "10.2.0.0/16[tcp]")))
+    gateway.put(policy(1, True, (Action.BYPASS, "10.1.0.0/16[tcp/22]", "10.2.0.0/16[tcp]")))
     peer = Peer(gateway)
     denied = inet.IP(src="10.2.0.1", dst="10.1.0.1", flags="DF") / inet.TCP(dport=22)
     assert gateway.receive(peer.seal(denied), peer.seal(back())) == [bytes(back())]
@@ -391,7 +415,7 @@ def test_verdicts_are_made_anew_when_the_policy_changes(gateway: Gateway) -> Non
     gateway.install()
     peer = Peer(gateway)
     assert len(gateway.send(out())) == len(gateway.receive(peer.seal(back()))) == 1
-    gateway.engine.install_policy(policy(1, True, (Action.DISCARD, "10.1.0.0/16", "10.2.0.0/16")))
+    gateway.put(policy(1, True, (Action.DISCARD, "10.1.0.0/16", "10.2.0.0/16")))
     assert gateway.send(out()) == gateway.receive(peer.seal(back())) == []
     assert gateway.drops() == {Drop.DISCARDED: 1, Drop.CARVED_OUT: 1}
 
@@ -404,7 +428,7 @@ def acquires(gateway: Gateway) -> list[Any]:
 
 
 def test_traffic_without_an_sa_asks_for_one_is_held_and_leaves_when_it_comes(gateway: Gateway) -> None:
-    gateway.engine.install_policy(policy())
+    gateway.put(policy())
     assert gateway.send(*(out(id=n) for n in range(5))) == []
     (asked,) = acquires(gateway)
     assert asked.flow == FLOW
@@ -415,7 +439,7 @@ def test_traffic_without_an_sa_asks_for_one_is_held_and_leaves_when_it_comes(gat
 
 
 def test_what_is_held_is_bounded_and_grows_stale(gateway: Gateway) -> None:
-    gateway.engine.install_policy(policy())
+    gateway.put(policy())
     for _ in range(3):
         gateway.send(*(out() for _ in range(20)))
     assert gateway.drops() == {Drop.NO_OUTBOUND_SA: 44}
@@ -432,7 +456,7 @@ def test_what_is_held_is_bounded_and_grows_stale(gateway: Gateway) -> None:
 
 
 def test_a_burst_is_held_whole_and_cut_when_its_sa_comes(gateway: Gateway) -> None:
-    gateway.engine.install_policy(policy())
+    gateway.put(policy())
     large = bytes(inet.IP(src="10.1.0.1", dst="10.2.0.1", flags="DF") / inet.TCP(flags="A") / bytes(9000))
     gateway.tun.ours.send(struct.pack("=BBHHHH", 1, 1, 40, 1000, 20, 16) + large)
     gateway.engine.outward.readable()
@@ -441,14 +465,14 @@ def test_a_burst_is_held_whole_and_cut_when_its_sa_comes(gateway: Gateway) -> No
 
 
 def test_without_a_trap_nothing_is_asked_for_and_nothing_leaves(gateway: Gateway) -> None:
-    gateway.engine.install_policy(policy(trap=False))
+    gateway.put(policy(trap=False))
     assert gateway.send(out()) == []
     assert gateway.reports == []
     assert gateway.drops() == {Drop.NO_OUTBOUND_SA: 1}
 
 
 def test_traffic_outside_a_narrowed_sa_asks_again(gateway: Gateway) -> None:
-    gateway.engine.install_policy(policy())
+    gateway.put(policy())
     gateway.engine.install_sa(gateway.sa(Direction.OUT, remote_selectors=selectors("10.2.0.0/24")))
     assert len(gateway.send(out(), inet.IP(src="10.1.0.1", dst="10.2.7.1") / inet.UDP(dport=5))) == 1
     (asked,) = acquires(gateway)
@@ -481,7 +505,7 @@ def test_a_removed_inbound_sa_still_receives_for_a_while(gateway: Gateway) -> No
 
 
 def test_an_unknown_spi_is_looked_up_again_after_the_waiting_commands(gateway: Gateway) -> None:
-    gateway.engine.install_policy(policy())
+    gateway.put(policy())
     gateway.waiting.append(lambda: gateway.engine.install_sa(gateway.sa(Direction.IN)))
     peer = Peer(gateway)
     assert gateway.receive(peer.seal(back())) == [bytes(back())]
@@ -577,12 +601,13 @@ def test_a_peer_that_moved_is_told_when_authentic_and_newest_only(gateway: Gatew
 
 def test_sweep_leaves_what_is_named(gateway: Gateway) -> None:
     gateway.install()
-    gateway.engine.install_policy(policy(2))
+    gateway.put(policy(2))
     gateway.engine.install_sa(gateway.sa(Direction.IN, spi=0x3000, pair=2))
     gateway.engine.sweep((2,), (2,))
     assert [p.id for p in gateway.engine.state.spd] == [2]
     assert list(gateway.engine.state.sad.pairs) == [2]
     gateway.engine.clear()
+    assert gateway.kernel.swept
     assert gateway.kernel.cleared
     assert not gateway.engine.state.sad.pairs
 
@@ -695,7 +720,7 @@ def test_ipv4_that_may_be_cut_leaves_and_the_kernel_cuts_it_outside(gateway: Gat
 def test_a_sealed_packet_that_comes_back_to_the_tun_is_not_sealed_again(gateway: Gateway) -> None:
     everything = selectors("0.0.0.0/0")
     rules = (rule(Action.PROTECT, "0.0.0.0/0", "0.0.0.0/0"),)
-    gateway.engine.install_policy(Policy(1, "all", 0, rules, True, None, None))
+    gateway.put(Policy(1, "all", 0, rules, True, None, None))
     gateway.engine.install_sa(
         gateway.sa(Direction.OUT, local_selectors=everything, remote_selectors=everything)
     )

@@ -52,7 +52,8 @@ class DescriptorError(Exception):
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`gso` and `tun_offload`: whether bursts may be used on UDP and on the TUN (they are still probed).
-    `tun_mtu` 0: from the path. `raw` false: no plain ESP."""
+    `tun_mtu` 0: from the path. `raw` false: no plain ESP.
+    `default_discard`: what no rule matches is dropped rather than left alone."""
 
     tun: str = DEFAULT_TUN
     tun_mtu: int = 0
@@ -60,6 +61,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gro: bool = True
     tun_offload: bool = True
     raw: bool = True
+    default_discard: bool = False
 
 
 class Inherited(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,6 +73,8 @@ class Inherited(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     raw4: int
     raw6: int
     pair: int
+    ports: tuple[int, int]
+    """UDP ports of IKE, without and with the non-ESP marker."""
     options: Options
 
 
@@ -83,10 +87,12 @@ class Descriptors:
         daemon_lanes: list[tuple[socket.socket, bool]],
         esp_lanes: list[socket.socket],
         raw: list[socket.socket],
+        ports: tuple[int, int],
         options: Options,
         tag: int,
     ) -> None:
         self.tun = tun
+        self.ports = ports
         self.options = options
         self.tag = tag
         """16 bits that the SPIs of our IKE SAs begin with, so that lane 1 gets them."""
@@ -113,6 +119,7 @@ class Descriptors:
             raw4[0] if raw4 else -1,
             raw6[0] if raw6 else -1,
             pair,
+            self.ports,
             self.options,
         )
         fds = [self.tun, *lanes4, *lanes6, *raw4, *raw6, pair]
@@ -165,7 +172,7 @@ def open_all(
         for sock in opened:
             sock.close()
         raise
-    return Descriptors(tun, daemon_lanes, esp_lanes, raw, options, tag)
+    return Descriptors(tun, daemon_lanes, esp_lanes, raw, (ike_port, nat_port), options, tag)
 
 
 def _families() -> list[int]:

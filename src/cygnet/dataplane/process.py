@@ -22,15 +22,19 @@ from cygnet.dataplane import messages
 from cygnet.dataplane.descriptors import Inherited
 from cygnet.dataplane.engines import portable
 from cygnet.dataplane.engines.portable import Kernel, PortableEngine, Sockets
+from cygnet.dataplane.guard import KernelError
 from cygnet.dataplane.translate import Refused, address, policy, sa_parameters
 from cygnet.dataplane.tun import Device
 from cygnet.ipsec.drops import Drop
 from cygnet.policy.sa import UdpEncapsulation
+from cygnet.policy.spd import Action, Policy
 
 TICK = 0.5
 """Seconds between looks at what time alone does."""
-COMMANDS = 256
+COMMANDS = 4096
 """Commands per turn."""
+GATHER, GATHER_GAP = 0.3, 0.005
+"""Seconds for which policies are gathered at most, and that the next may be late."""
 MAX_WAITING = 1024
 """Reports that wait for the pair."""
 _EXPENDABLE = (messages.ForeignDatagram, messages.Acquire)
@@ -43,6 +47,8 @@ class Process:
         self._buffer = bytearray(messages.MAX_MESSAGE)
         self._waiting: deque[bytes] = deque()
         self._draining = False
+        self._policies: list[tuple[int, Policy | int]] = []
+        """Policy changes with their request numbers, that go to the kernel together."""
         self._running = True
         self._poll = select.epoll()
         lanes = [socket.socket(fileno=fd) for fd in (*inherited.lanes4, *inherited.lanes6)]
@@ -73,8 +79,6 @@ class Process:
             self._poll.register(fd, select.EPOLLIN)
         self._poll.register(self._pair, select.EPOLLIN)
         self._carry: dict[type[messages.Command], Callable[..., None]] = {
-            messages.InstallPolicy: lambda m: self.engine.install_policy(policy(m)),
-            messages.RemovePolicy: lambda m: self.engine.remove_policy(m.policy),
             messages.InstallSa: lambda m: self.engine.install_sa(sa_parameters(m)),
             messages.UpdateSa: self._update_sa,
             messages.RemoveSa: lambda m: self.engine.remove_sa(m.direction, m.spi, m.remote, m.linger),
@@ -122,12 +126,18 @@ class Process:
         if self._draining:
             return
         self._draining = True
+        gather_until = 0.0
         try:
             for _ in range(COMMANDS):
                 try:
                     size = self._pair.recv_into(self._buffer)
                 except (BlockingIOError, InterruptedError):
-                    return
+                    # More policies may be on their way: a reload sends thousands. They cost the kernel as
+                    # much one at a time as all at once.
+                    gather_until = gather_until or time.monotonic() + GATHER
+                    if not self._policies or time.monotonic() > gather_until or not self._more():
+                        return
+                    continue
                 except OSError:
                     size = 0
                 if not size:
@@ -135,7 +145,18 @@ class Process:
                     return
                 self._handle(bytes(memoryview(self._buffer)[:size]))
         finally:
+            self._change_policies()
             self._draining = False
+
+    def _more(self) -> bool:
+        return bool(select.select([self._pair], [], [], GATHER_GAP)[0])
+
+    def _change_policies(self) -> None:
+        changes, self._policies = self._policies, []
+        errors = self.engine.change_policies([change for _, change in changes])
+        for (request, _), error in zip(changes, errors, strict=True):
+            if request:
+                self._report(messages.Done(request, error))
 
     def _lost_daemon(self) -> None:
         """All copies of the other end are closed: the supervisor is gone, nobody will ever write again."""
@@ -148,6 +169,11 @@ class Process:
         except (msgspec.ValidationError, msgspec.DecodeError) as problem:
             self._report(messages.Warned("command_malformed", str(problem)))
             return
+        if isinstance(command, messages.InstallPolicy | messages.RemovePolicy):
+            self._gather(command)
+            return
+        if self._policies:
+            self._change_policies()  # policy before SA, and every command after those before it
         if isinstance(command, messages.ReadCounters):
             answer = messages.Counters(
                 command.request, self.engine.counters(command.pairs), self.engine.drops()
@@ -160,10 +186,20 @@ class Process:
         error = ""
         try:
             self._carry[type(command)](command)
-        except (Refused, OSError) as problem:
+        except (Refused, KernelError, OSError) as problem:
             error = str(problem) or type(problem).__name__
         if command.request:
             self._report(messages.Done(command.request, error))
+
+    def _gather(self, command: messages.InstallPolicy | messages.RemovePolicy) -> None:
+        if isinstance(command, messages.RemovePolicy):
+            self._policies.append((command.request, command.policy))
+            return
+        try:
+            self._policies.append((command.request, policy(command)))
+        except Refused as problem:
+            if command.request:
+                self._report(messages.Done(command.request, str(problem)))
 
     def _update_sa(self, message: messages.UpdateSa) -> None:
         ports = None
@@ -228,7 +264,8 @@ def main(arguments: list[str]) -> int:
 
     inherited = msgspec.json.decode(arguments[0], type=Inherited)
     keep_only()
-    process = Process(inherited, RoutesAndGuard())
+    default = Action.DISCARD if inherited.options.default_discard else Action.BYPASS
+    process = Process(inherited, RoutesAndGuard(inherited.ports, default))
     # Nothing on a packet's way makes cycles; the collector need not walk what was there from the start.
     gc.collect()
     gc.freeze()

@@ -15,12 +15,12 @@ from cygnet.policy.spd import Policy, Spd
 class State:
     """`now` is monotonic seconds as of this turn of the loop: nothing on a packet's way asks for the time."""
 
-    def __init__(self, tun: int, offloads: Offloads, report: Callable[[Report], None]) -> None:
+    def __init__(self, tun: int, offloads: Offloads, spd: Spd, report: Callable[[Report], None]) -> None:
         self.tun = tun
         self.offloads = offloads
         self.report = report
         self.sad = Sad()
-        self.spd = Spd()
+        self.spd = spd
         self.work = Workspace()
         self.drops: Counter[str] = Counter()
         self.now = 0.0
