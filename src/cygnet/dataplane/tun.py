@@ -92,7 +92,8 @@ class Device:
         with contextlib.suppress(OSError):
             Path(f"/proc/sys/net/ipv6/conf/{self.name}/addr_gen_mode").write_text("1")
         name = self.name.encode()
-        _interface_ioctl(_SIOCSIFTXQLEN, _IFREQ_INT.pack(name, _QUEUE_LENGTH))
+        with contextlib.suppress(PermissionError):  # this one is the real root's, not a user namespace's
+            _interface_ioctl(_SIOCSIFTXQLEN, _IFREQ_INT.pack(name, _QUEUE_LENGTH))
         flags = _IFREQ_FLAGS.unpack(_interface_ioctl(_SIOCGIFFLAGS, _IFREQ_FLAGS.pack(name, 0)))[1]
         _interface_ioctl(_SIOCSIFFLAGS, _IFREQ_FLAGS.pack(name, flags | _IFF_UP))
         self._probe(offloads)
