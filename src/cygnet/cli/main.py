@@ -295,7 +295,12 @@ def trace(
 
 
 def _mount() -> None:
-    """Commands that live in modules of their own."""
+    """Commands that live in modules of their own, unless it is plain that another one is wanted: they import
+    much."""
+    if sys.argv[1:2] and sys.argv[1] in {
+        command.callback.__name__ for command in app.registered_commands if command.callback
+    }:
+        return
     for name, attribute in (("pki", "pki_app"), ("demo", "demo")):
         try:
             module = importlib.import_module(f"cygnet.cli.{name}")

@@ -23,11 +23,18 @@ CYGNET = (sys.executable, "-m", "cygnet.cli.main")
 class Gateway:
     """One `cygnet run`. `configuration` is cygnet.toml's text; files that it names go into `directory` first.
 
-    Raises LabError, with what it said, if its control socket does not answer within 20 seconds.
+    `start` False: only its file is written. Raises LabError, with what it said, if its control socket does
+    not answer within 20 seconds.
     """
 
     def __init__(
-        self, namespace: Namespace, directory: Path, configuration: str, name: str = "cygnet.toml"
+        self,
+        namespace: Namespace,
+        directory: Path,
+        configuration: str,
+        name: str = "cygnet.toml",
+        *,
+        start: bool = True,
     ) -> None:
         self.namespace = namespace
         self.directory = directory.resolve()
@@ -36,7 +43,8 @@ class Gateway:
         self.file = self.directory / name
         self._supervisor: subprocess.Popen[str] | None = None
         self.configure(configuration)
-        self.start()
+        if start:
+            self.start()
 
     @property
     def pid(self) -> int:
@@ -50,15 +58,21 @@ class Gateway:
         self.file.touch(mode=0o600)
         self.file.write_text(configuration)
 
-    def start(self) -> None:
+    def start(self, *, wait: bool = True) -> None:
+        """Start it; two that are started without `wait`, then waited for, come up side by side."""
         self.socket.unlink(missing_ok=True)
         with (self.directory / "cygnet.log").open("a") as log:
             self._supervisor = self.namespace.start(
                 *CYGNET, "run", str(self.file), "--socket", str(self.socket), output=log
             )
+        if wait:
+            self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        """Raises LabError."""
         deadline = time.monotonic() + 20
         while not self._answers():
-            if self._supervisor.poll() is not None or time.monotonic() > deadline:
+            if self._supervisor is None or self._supervisor.poll() is not None or time.monotonic() > deadline:
                 raise LabError(f"cygnet did not start:\n{self.log()[-4000:]}")
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._supervisor.wait(0.05)
