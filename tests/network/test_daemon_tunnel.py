@@ -158,11 +158,15 @@ def test_traffic_flows_on_while_the_daemon_is_killed_and_comes_back(tmp_path: Pa
         os.kill(dead, signal.SIGKILL)
         assert until(lambda: both.moon.processes().get("daemon") not in (None, dead), 5)
         assert until(lambda: both.moon.cygnet("status").returncode == 0, 5)
+        report = traffic.stop()
+        assert report.lost == 0, report
+        traffic = Traffic(both.net.alice, ALICE, both.net.bob, BOB)
         both.up()
         before = traffic.echoed
         assert traffic.wait_for(before + 100, 10)
+        # The responder sends on the new SA before its initiator can have it (RFC 7296, section 1.2).
         report = traffic.stop()
-        assert report.lost == 0, report
+        assert report.lost <= 10, report
         assert len(both.sun.sas()) == 1
 
 
