@@ -6,13 +6,13 @@ through `Endpoint.resume(ask_id, result, now)`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cygnet.ike.world import Path
 from cygnet.policy.sa import SaParameters
 from cygnet.policy.selectors import IpAddress
 from cygnet.policy.spd import Policy
+from cygnet.records import dataclass
 
 if TYPE_CHECKING:
     from cygnet.ike.events import Event

@@ -7,8 +7,10 @@ may be answered depends on whether the message was protected; that is decided in
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
+
+from cygnet.records import dataclass
 
 
 class Reason(StrEnum):

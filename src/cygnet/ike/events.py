@@ -5,11 +5,11 @@ Nothing here is formatted when it is made; who listens formats.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cygnet.ike.errors import Drop, Failure, Reason
 from cygnet.ike.world import Path
+from cygnet.records import dataclass
 
 if TYPE_CHECKING:
     from cygnet.ike.view import ChildSaView, IkeSaView

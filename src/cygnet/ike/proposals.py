@@ -12,13 +12,13 @@ combined-mode cipher, key exchange and sequence numbers of ESP and AH (RFC 7296,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
 from cygnet.crypto.proposals import Proposal, Transform, format_proposal, transform_name, without_key_exchange
 from cygnet.crypto.suites import is_aead
 from cygnet.ike.errors import Difference, PeerIncompatible, PeerMisbehaved, Reason
+from cygnet.records import dataclass
 from cygnet.wire import payloads as wire
 from cygnet.wire.numbers import Encr, Notify, Protocol, TransformAttribute, TransformType
 

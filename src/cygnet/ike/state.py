@@ -10,7 +10,7 @@ lowest nonce known (RFC 7296, sections 2.8 and 2.25; the decisions are in `v2.co
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum, StrEnum
 from functools import lru_cache
 
@@ -19,10 +19,10 @@ from cygnet.auth.peer import AuthenticatedPeer
 from cygnet.crypto.kdf import IkeKeys
 from cygnet.ike.configuration import Connection
 from cygnet.ike.errors import Failure
-from cygnet.ike.records import replace
 from cygnet.ike.world import Path
 from cygnet.policy.sa import SaParameters
 from cygnet.policy.selectors import TrafficSelector
+from cygnet.records import dataclass, replace
 
 
 class Phase(StrEnum):

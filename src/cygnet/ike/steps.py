@@ -9,7 +9,6 @@ when the exchange ends, however it ends, the driver gives back.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from cygnet.auth.credentials import Credentials
@@ -23,6 +22,7 @@ from cygnet.ike.state import Attempt, Change, ChildSa, SaState, UseKeys, Wanted
 from cygnet.ike.world import Instant, Path
 from cygnet.policy.sa import SaParameters
 from cygnet.policy.selectors import TrafficSelector
+from cygnet.records import dataclass
 from cygnet.wire.message import Message
 from cygnet.wire.payloads import Payload
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from cygnet.crypto.entropy import Entropy
@@ -24,6 +23,7 @@ from cygnet.ike.state import (
     SaState,
 )
 from cygnet.ike.v2 import collisions, driver, exchanges
+from cygnet.records import replace
 
 if TYPE_CHECKING:
     from cygnet.ike.sa import IkeSa

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from cygnet.auth.identity import Identity
 from cygnet.ike.world import Path
 from cygnet.policy.selectors import TrafficSelector
+from cygnet.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from cygnet.policy.selectors import IpAddress
+from cygnet.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -7,7 +7,6 @@ The inbound SA is installed before the peer is told its SPI; the outbound one wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from cygnet.auth.peer import AuthenticatedPeer
@@ -29,12 +28,12 @@ from cygnet.ike.errors import (
 )
 from cygnet.ike.lifetimes import child_deadlines, child_volume
 from cygnet.ike.proposals import Selected
-from cygnet.ike.records import replace
 from cygnet.ike.state import ChangeChild, ChildSa, DeleteChild, child_suite
 from cygnet.ike.steps import Context, Received, Steps, apply, complain, enqueue, install, send
 from cygnet.policy.narrowing import choose, within
 from cygnet.policy.sa import Direction, Mode, SaParameters, SaProtocol, UdpEncapsulation
 from cygnet.policy.selectors import TrafficSelector, format_selector, resolve_all
+from cygnet.records import dataclass, replace
 from cygnet.wire.message import Message
 from cygnet.wire.numbers import Exchange, Notify, Protocol, TsType
 from cygnet.wire.payloads import (

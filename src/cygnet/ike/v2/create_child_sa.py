@@ -15,7 +15,6 @@ both ends rekey at once, both answer as usual; `collisions` says whose SA is red
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Final
 
 from cygnet.auth.peer import AuthenticatedPeer
@@ -72,6 +71,7 @@ from cygnet.ike.v2.ike_auth import additional
 from cygnet.ike.v2.ike_sa_init import NONCE_LENGTH, check_nonce
 from cygnet.ike.v2.informational import anything
 from cygnet.ike.v2.notifications import error_of
+from cygnet.records import dataclass, replace
 from cygnet.wire.message import Message
 from cygnet.wire.numbers import Exchange, KeMethod, Notify, Protocol
 from cygnet.wire.payloads import (
@@ -136,10 +136,10 @@ def create(context: Context, wanted: CreateChild) -> Steps[None]:
         yield from apply(AddChild(made))
 
 
-def _beats_twin(winner: ChildSa, twin: ChildSa) -> tuple[AddChild, ChangeChild]:
+def _beats_twin(winner: ChildSa, twin: ChildSa) -> tuple[ChangeChild, AddChild]:
     """Both ends made a pair for the same flow at once: one takes the other's place, as in section 2.8.1."""
-    loser = replace(twin, redundant=True, phase=ChildPhase.REKEYED)
-    return AddChild(replace(winner, replaces=twin.pair)), ChangeChild(loser)
+    loser = replace(twin, announced=False, redundant=True, phase=ChildPhase.REKEYED)
+    return ChangeChild(loser), AddChild(replace(winner, replaces=twin.pair))
 
 
 def rekey(context: Context, wanted: RekeyChild) -> Steps[None]:

@@ -36,7 +36,6 @@ from cygnet.ike.connections import Loaded
 from cygnet.ike.effects import Installed
 from cygnet.ike.errors import Difference, IkeError, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
 from cygnet.ike.lifetimes import ike_deadlines
-from cygnet.ike.records import replace
 from cygnet.ike.state import AddChild, Attempt, AttemptKind, CreateChild, Establish
 from cygnet.ike.steps import (
     Context,
@@ -55,6 +54,7 @@ from cygnet.ike.steps import (
 from cygnet.ike.v2 import child as children
 from cygnet.ike.v2.ike_sa_init import HASHES, Initial
 from cygnet.ike.v2.notifications import error_of, of_authentication
+from cygnet.records import replace
 from cygnet.wire.message import Message
 from cygnet.wire.numbers import AuthMethod, CertEncoding, Exchange, Notify
 from cygnet.wire.payloads import (

@@ -12,7 +12,6 @@ forged, so `expect` judges everything that can be judged, the public value inclu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from cygnet.crypto.entropy import Entropy
@@ -29,6 +28,7 @@ from cygnet.ike.steps import Context, Received, Refused, Steps, answer, apply, s
 from cygnet.ike.v2 import nat
 from cygnet.ike.v2.notifications import error_of
 from cygnet.ike.world import Path
+from cygnet.records import dataclass
 from cygnet.wire.message import Message
 from cygnet.wire.numbers import Exchange, HashAlgorithm, KeMethod, Notify
 from cygnet.wire.payloads import (

@@ -10,8 +10,6 @@ HDR, SK {[N,] [D,]
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from cygnet.ike.errors import Failure, Reason
 from cygnet.ike.state import (
     Attempt,
@@ -29,6 +27,7 @@ from cygnet.ike.state import (
 from cygnet.ike.steps import Context, Received, SaClosed, Steps, answer, apply, begin, close_sa, send
 from cygnet.ike.v2 import collisions
 from cygnet.ike.v2.child import activate
+from cygnet.records import replace
 from cygnet.wire.message import Message
 from cygnet.wire.numbers import Exchange, Notify, Protocol
 from cygnet.wire.payloads import DeletePayload, NotifyPayload, Payload

@@ -9,7 +9,6 @@ random. No cipher object outlives a call: an IKE SA holds keys, not contexts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
@@ -18,6 +17,7 @@ from cygnet.crypto.kdf import IkeKeys
 from cygnet.crypto.suites import CipherSuite, IntegrityFailure, suite
 from cygnet.ike.state import IkeSuite
 from cygnet.ike.v2.fragments import room, split
+from cygnet.records import dataclass
 from cygnet.wire.message import HEADER_LENGTH, Header, encode_header, encode_payloads
 from cygnet.wire.numbers import Encr, PayloadType
 from cygnet.wire.payloads import SK_HEADER, SKF_HEADER, EncryptedFragmentPayload, EncryptedPayload, Payload
