@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 from typing import Self
 
 from cygnet.auth import distinguished_name as dn
+from cygnet.records import dataclass
 from cygnet.wire.numbers import IdType
 
 # Patterns only: any identity, and IKEv1's blocks of addresses (RFC 2407, section 4.6.2).

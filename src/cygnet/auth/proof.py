@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
 from cygnet.auth.credentials import OwnKey, TrustedKey
 from cygnet.auth.errors import AuthenticationError, Kind
@@ -19,6 +18,7 @@ from cygnet.crypto import signatures
 from cygnet.crypto.errors import SignatureInvalid, UnsuitableKey, UnsupportedAlgorithm
 from cygnet.crypto.prf import Prf, prf
 from cygnet.crypto.signatures import PublicKey, SignatureScheme
+from cygnet.records import dataclass
 from cygnet.wire.cursor import Cursor, Malformed
 from cygnet.wire.numbers import AuthMethod, HashAlgorithm
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from cygnet.crypto.prf import Prf
 from cygnet.crypto.suites import CipherSuite
+from cygnet.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from cygnet.crypto.suites import is_aead
+from cygnet.records import dataclass
 from cygnet.wire.numbers import Encr, Esn, Integ, KeMethod, Prf, Protocol, TransformType
 
 MAX_PROPOSAL_TEXT = 1024

@@ -9,9 +9,9 @@ Selectors must be concrete here (`selectors.resolve_all`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from cygnet.policy.selectors import TrafficSelector, contains, covers, intersect, intersect_protocols
+from cygnet.records import dataclass
 
 MAX_SELECTORS = 255
 """Of one traffic selector payload: their number is one octet (RFC 7296, section 3.13)."""

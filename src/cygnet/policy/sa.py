@@ -7,10 +7,11 @@ its SPI; the outbound one is installed when the peer is known to hold it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum
 
 from cygnet.policy.selectors import IpAddress, TrafficSelector
+from cygnet.records import dataclass
 
 
 class Direction(IntEnum):

@@ -13,10 +13,10 @@ seen (RFC 4301, 4.4.1: "ANY includes OPAQUE"); cutting ports out of "all" leaves
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network, summarize_address_range
 
 from cygnet.policy import names
+from cygnet.records import dataclass, replace
 
 IpAddress = IPv4Address | IPv6Address
 

@@ -9,7 +9,6 @@ in clear must not fall to PROTECT at all (RFC 4301, section 5.2).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 
 from cygnet.policy import names
@@ -26,6 +25,7 @@ from cygnet.policy.selectors import (
     is_opaque,
     prefixes,
 )
+from cygnet.records import dataclass
 
 
 class Action(IntEnum):

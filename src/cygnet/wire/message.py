@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from struct import Struct
 from typing import Final, TypeVar
 
+from cygnet.records import dataclass
 from cygnet.wire.cursor import Cursor, Malformed
 from cygnet.wire.numbers import Flags, Notify, PayloadType
 from cygnet.wire.payloads import (

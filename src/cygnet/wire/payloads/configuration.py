@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from struct import Struct
 from typing import ClassVar, Final
 
+from cygnet.records import dataclass
 from cygnet.wire.cursor import Cursor, Malformed
 from cygnet.wire.numbers import CfgAttribute, PayloadType
 

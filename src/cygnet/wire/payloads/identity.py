@@ -6,9 +6,9 @@ AUTH that are sent as zero, ignored when received, and part of what AUTH signs (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Self
 
+from cygnet.records import dataclass
 from cygnet.wire.cursor import Cursor, Malformed
 from cygnet.wire.numbers import PayloadType
 

@@ -6,10 +6,10 @@ where the group is known (`crypto.key_exchange.check_public`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from struct import Struct
 from typing import ClassVar, Final
 
+from cygnet.records import dataclass
 from cygnet.wire.cursor import Cursor, Malformed
 from cygnet.wire.numbers import PayloadType
 

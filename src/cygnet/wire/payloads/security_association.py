@@ -6,11 +6,11 @@ Four nested lists, each with its own length and count; all of them must agree, a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from struct import Struct
 from typing import ClassVar, Final
 
+from cygnet.records import dataclass
 from cygnet.wire.cursor import Cursor, Malformed
 from cygnet.wire.numbers import PayloadType, TransformAttribute
 

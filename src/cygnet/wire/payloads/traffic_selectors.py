@@ -6,10 +6,10 @@ OPAQUE (RFC 4301, section 4.4.1.1) and legal. Selectors of unknown types are kep
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from struct import Struct
 from typing import ClassVar, Final, Self
 
+from cygnet.records import dataclass
 from cygnet.wire.cursor import Cursor, Malformed
 from cygnet.wire.numbers import PayloadType, TsType
 
