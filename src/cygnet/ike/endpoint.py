@@ -496,6 +496,13 @@ class Endpoint:
             for sa in coming.values()
         )
 
+    def is_calling(self, besides: IkeSa) -> bool:
+        """Whether we are initiating to the same peer meanwhile."""
+        return any(
+            sa is not besides and sa.state.phase is Phase.CONNECTING and sa.state.original_initiator
+            for sa in self.by_connection.get(besides.connection.name, {}).values()
+        )
+
     def established(self, sa: IkeSa, initial_contact: bool) -> None:
         """Uniqueness (swanctl `unique`), INITIAL_CONTACT, and who else waits for this peer."""
         others = [

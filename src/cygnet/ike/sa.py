@@ -110,6 +110,9 @@ class IkeSa:
     def has_contact(self, local: Identity, remote: Identity) -> bool:
         return self.gateway.has_contact(local, remote, self)
 
+    def is_calling(self) -> bool:
+        return self.gateway.is_calling(self)
+
     # -- changes -------------------------------------------------------------------------------
 
     def commit(self, changes: tuple[Change, ...] = (), window: Window | None = None) -> None:

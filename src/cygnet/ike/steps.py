@@ -52,6 +52,10 @@ class Context(Protocol):
         """Whether there is another IKE SA between these two."""
         ...
 
+    def is_calling(self) -> bool:
+        """Whether we are setting up another IKE SA of the same connection ourselves."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Received:
@@ -115,6 +119,11 @@ class AskWorld:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class ObtainChild:
     pass
 
@@ -169,7 +178,7 @@ class Complain:
 
 
 Step = (
-    SendRequest | SendAnswer | AwaitRequest | Apply | Install | AskWorld | ObtainChild | ObtainSpi
+    SendRequest | SendAnswer | AwaitRequest | Apply | Install | AskWorld | Pause | ObtainChild | ObtainSpi
     | CreateSuccessor | Dismiss | CloseSa | UsePolicy | Begin | Enqueue | Complain
 )  # fmt: skip
 Steps = Generator[Step, Any, T]
@@ -218,6 +227,11 @@ def ask(question: Question, patience: float) -> Steps[Any]:
     """Ask the outside world; after `patience` seconds the answer is `TimedOut`."""
     result: Any = yield AskWorld(question, patience)
     return result
+
+
+def pause(seconds: float) -> Steps[None]:
+    """Go on after a while."""
+    yield Pause(seconds)
 
 
 def obtain_child() -> Steps[tuple[int, int]]:

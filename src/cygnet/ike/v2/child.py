@@ -29,7 +29,7 @@ from cygnet.ike.errors import (
 from cygnet.ike.lifetimes import child_deadlines, child_volume
 from cygnet.ike.proposals import Selected
 from cygnet.ike.state import ChangeChild, ChildSa, DeleteChild, child_suite
-from cygnet.ike.steps import Context, Received, Steps, apply, complain, enqueue, install, send
+from cygnet.ike.steps import Context, Received, Steps, apply, complain, enqueue, install, pause, send
 from cygnet.policy.narrowing import choose, within
 from cygnet.policy.sa import Direction, Mode, SaParameters, SaProtocol, UdpEncapsulation
 from cygnet.policy.selectors import TrafficSelector, format_selector, resolve_all
@@ -46,6 +46,8 @@ from cygnet.wire.payloads import (
 )
 
 REDUNDANT: Final = Failure(Reason.REPLACED, "both ends made one at once")
+AT_ONCE_PAUSE: Final = 1.0
+"""Seconds until a new pair is sent on while one of ours for the same traffic is on its way."""
 NO_TFC: Final = NotifyPayload(0, b"", Notify.ESP_TFC_PADDING_NOT_SUPPORTED, b"")
 _TS_TYPE: Final = {4: TsType.IPV4_ADDR_RANGE, 6: TsType.IPV6_ADDR_RANGE}
 _FAMILY: Final = {TsType.IPV4_ADDR_RANGE: 4, TsType.IPV6_ADDR_RANGE: 6}
@@ -267,6 +269,7 @@ def make_pair(
     shared: bytes | None,
     initiator: bool,
     replaces: int = 0,
+    at_once: bool = False,
 ) -> Pair:
     """Both SAs of a pair. It takes the authenticated peer: there is no Child SA without one.
 
@@ -311,7 +314,7 @@ def make_pair(
         volume=child_volume(child, context.entropy),
         hard_seconds=child.life_time,
         header=child.header,
-        notify_first_use=replaces > 0 and not initiator,
+        notify_first_use=(replaces > 0 or at_once) and not initiator,
     )
     outbound = replace(
         inbound,
@@ -356,6 +359,15 @@ def installation_error(result: Installed | InstallFailed | TimedOut, name: str) 
     )
     error.child = name
     return error
+
+
+def activate_new(context: Context, pair: int, *, at_once: bool) -> Steps[None]:
+    """The responder may send on a new pair as soon as it has answered, and early packets may be lost (RFC
+    7296, section 2.8). `at_once`: we are making one for the same traffic ourselves, which the peer will
+    hold for sure when it is up; so this one waits for its first packet, or for a while."""
+    if at_once:
+        yield from pause(AT_ONCE_PAUSE)
+    yield from activate(context, pair)
 
 
 def activate(context: Context, pair: int) -> Steps[None]:

@@ -432,6 +432,7 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
     spi, pair = yield from obtain_child()
     agreed = chosen.agreed
     policy = yield from use_policy(chosen.loaded, chosen.index, agreed.local, agreed.remote, old)
+    at_once = any(a.ours and a.kind is AttemptKind.CREATE_CHILD for a in context.state.attempts)
     made = children.make_pair(
         context,
         peer,
@@ -446,6 +447,7 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
         shared=shared,
         initiator=False,
         replaces=old.pair if old is not None else 0,
+        at_once=at_once,
     )
     result = yield from install(made.inbound)
     if not isinstance(result, Installed):
@@ -489,7 +491,9 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
     elif twin is not None:
         yield from children.activate(context, pair)
         yield from enqueue(DeleteChild(twin.pair, children.REDUNDANT))
-    elif old is None or present is None:
+    elif old is None:
+        yield from children.activate_new(context, pair, at_once=at_once)
+    elif present is None:
         # A new one carries traffic at once; a rekeyed one when the peer is known to hold it (section 2.8).
         yield from children.activate(context, pair)
 

@@ -508,6 +508,10 @@ def _step(sa: IkeSa, task: Task, step: Step) -> tuple[bool, Any]:
             task.due = sa.now.monotonic + patience
             gateway.emit(Ask(task.ask, question, task.due))
             return True, None
+        case steps.Pause(seconds):
+            task.ask = gateway.ask(sa, task)
+            task.due = sa.now.monotonic + seconds
+            return True, None
         case steps.ObtainChild():
             spi, pair = gateway.obtain_child(sa)
             task.ledger.append(("spi", spi))

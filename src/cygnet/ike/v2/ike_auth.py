@@ -213,6 +213,7 @@ def respond(context: Context, initial: Initial) -> Steps[None]:
     try:
         chosen = children.choose_child(context, loaded, message, key_exchange=False)
         spi, pair = yield from obtain_child()
+        at_once = context.is_calling()
         agreed = chosen.agreed
         policy = yield from use_policy(chosen.loaded, chosen.index, agreed.local, agreed.remote)
         made = children.make_pair(
@@ -228,6 +229,7 @@ def respond(context: Context, initial: Initial) -> Steps[None]:
             nr=initial.nonce_r,
             shared=None,
             initiator=False,
+            at_once=at_once,
         )
     except IkeError as error:
         yield from answer((*proven, _refusal(error)), establish)
@@ -254,7 +256,7 @@ def respond(context: Context, initial: Initial) -> Steps[None]:
         establish,
         AddChild(replace(made.child, outbound=made.outbound)),
     )
-    yield from children.activate(context, pair)
+    yield from children.activate_new(context, pair, at_once=at_once)
 
 
 def additional(chosen: children.Chosen) -> tuple[NotifyPayload, ...]:
