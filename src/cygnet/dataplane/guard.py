@@ -2,34 +2,39 @@
 
 Three questions are asked of a packet, all answered by the same sets (`guard_sets`), in first-match order:
 
-  outbound  (prerouting, output)  denied and unmatched packets to a protected network get a mark that makes
-                                  routing skip the tunnels' table: they never see the TUN
+  outbound  (prerouting, output)  denied and unmatched packets that routing would bring to the TUN get a
+                                  mark that makes it skip the tunnels' table: they never see the TUN
   egress    (postrouting)         what is permitted into a tunnel leaves through the TUN or not at all
   ingress   (prerouting)          what should have come out of a tunnel is not accepted in clear (RFC 4301,
                                   section 5.2, 3b)
 
 The table is there before the first SA, needs no process to work, and goes only with the policy. What
 cannot cross a router (link-local traffic, neighbour discovery, limited broadcast) is never a tunnel's.
-Sealed packets carry the mark of Cygnet's sockets on the way out; on the way in, ESP and the two UDP ports
-addressed to this host are let by. Fragments are put together before anything is asked, since later ones
-show no ports: a rule that is never reached makes the kernel do so (nft_tproxy enables defragmentation).
+Sealed packets carry the mark of Cygnet's sockets on the way out; on the way in, ESP and the UDP ports of
+this gateway are let by. Fragments are put together before anything is asked, since later ones show no
+ports: a rule that is never reached makes the kernel do so (nft_tproxy turns defragmentation on).
+
+A process that starts finds the sets of the one before it, and keeps asking them after its own until it
+is told that it knows all policies (`sweep`): names of sets begin with a generation for that.
 """
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address, IPv6Address
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 from cygnet.dataplane.descriptors import IKE_PORT, MARK, NAT_PORT
-from cygnet.dataplane.guard_sets import BoxSet, Shape, Span, compile_sets, merged_ranges
+from cygnet.dataplane.guard_sets import Compiler, SetKey, Shape, Spans
+from cygnet.dataplane.nftables import Interval, KernelError, change_elements, nft, set_names
 from cygnet.policy.spd import Action, Policy
+
+__all__ = ["BYPASS_MARK", "MARK_MASK", "TABLE", "Guard", "KernelError"]
 
 TABLE = "cygnet"
 MARK_MASK = 0xFFFF0000
 """Packets with `MARK` under this mask skip the tunnels' routing table."""
 BYPASS_MARK = MARK | 1
-NFT_SECONDS = 60.0
 
 _PRIORITY_DEFRAGMENT, _PRIORITY = -450, -180
 """Before connection tracking's defragmentation (-400); before mangle (-150) and NAT, so that addresses are
@@ -51,11 +56,10 @@ _TYPES = {
 }
 _FAMILY_WORD = {4: "ip", 6: "ip6"}
 _ADDRESS_TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
+_OCTETS = {4: 4, 6: 16}
 _FRAGMENT_TEST = {4: "ip frag-off & 0x1fff != 0 ", 6: "exthdr frag exists "}
-
-
-class KernelError(Exception):
-    """What the kernel or a tool refused, in one sentence."""
+_NAME = re.compile(r"g([0-9]+)_([46])_([0-9]+)_([123])_([0-4])_([0-9]+)")
+_DEVICE = re.compile(r"[A-Za-z0-9_.:@-]{1,15}")
 
 
 class Guard:
@@ -65,185 +69,257 @@ class Guard:
         """`ports`: where this gateway takes IKE and encapsulated ESP. `default`: for unmatched packets."""
         self._ports = tuple(ports)
         self._default = default
+        self._compiler = Compiler(default)
+        self._sizes: Counter[SetKey] = Counter()
+        self._generation = -1
+        self._own: set[int] = set()
+        self._former: list[str] = []
+        self._tun = ""
 
-    def apply(self, policies: Iterable[Policy], tun: str) -> None:
-        """In force in one transaction, in place of what was. Raises KernelError."""
-        policies = list(policies)
-        sets = compile_sets(policies, self._default)
-        nft(script(sets, tun, self._ports, self._default))
+    def put(self, policy: Policy) -> None:
+        self._compiler.put(policy)
+
+    def remove(self, policy: int) -> None:
+        self._compiler.remove(policy)
+
+    def commit(self, tun: str) -> None:
+        """What was put is in force, what was removed is not. Raises KernelError; then nothing has become
+        weaker than before, and the next commit makes everything anew."""
+        if not _DEVICE.fullmatch(tun):
+            raise KernelError(f"{tun!r} is no name for a device that nftables takes")
+        if self._generation < 0:
+            self._begin()
+        try:
+            self._commit(tun)
+        except (OSError, KernelError):
+            # Somebody may have flushed the ruleset: once more, from nothing.
+            self._begin()
+            try:
+                self._commit(tun)
+            except OSError as error:
+                self._generation = -1
+                raise KernelError(f"nftables refused addresses of the policy: {error.strerror}") from error
+            except KernelError:
+                self._generation = -1
+                raise
+        self._retire(lambda name: _generation_of(name) in self._own)
+
+    def was_lost(self) -> bool:
+        """Did somebody take sets of ours away? Then the next commit makes everything anew. Raises
+        KernelError."""
+        if self._generation < 0 or {self._name(key) for key in self._sizes} <= set(set_names(TABLE)):
+            return False
+        self._begin()
+        return True
+
+    def sweep(self) -> None:
+        """The sets of a former process are gone. Raises KernelError."""
+        if self._generation >= 0:
+            self._retire(lambda name: True)
+
+    def _retire(self, which: Callable[[str], bool]) -> None:
+        """Former sets are asked no more."""
+        retired = [name for name in self._former if which(name)]
+        if retired:
+            self._former = [name for name in self._former if not which(name)]
+            nft("\n".join([*self._rules(self._sizes), *_deletions(retired)]) + "\n")
 
     def clear(self) -> None:
         """Raises KernelError."""
         nft(f"add table inet {TABLE}\ndelete table inet {TABLE}\n")
+        self._generation = -1
+
+    def _begin(self) -> None:
+        """Everything is made anew beside what is there, which becomes the former."""
+        self._former = [name for name in set_names(TABLE) if _NAME.fullmatch(name)]
+        taken = {_generation_of(name) for name in self._former}
+        self._generation = next(number for number in range(len(taken) + 1) if number not in taken)
+        self._own.add(self._generation)
+        self._sizes.clear()
+        self._tun = ""
+        self._compiler.start_over()
+
+    def _commit(self, tun: str) -> None:
+        changes = self._compiler.changes()
+        sizes = self._sizes.copy()
+        for key, change in changes.items():
+            sizes[key] += len(change.added) - len(change.removed)
+        before, after = set(self._sizes), {key for key, size in sizes.items() if size}
+        if tun != self._tun or after - before:
+            # Empty sets decide nothing, so the rules may come before the elements.
+            self._tun = tun
+            nft("\n".join([*_skeleton(), *self._sets(after - before), *self._rules(before | after)]) + "\n")
+        change_elements(
+            TABLE,
+            [(self._name(key), _intervals(key, change.removed)) for key, change in changes.items()],
+            [(self._name(key), _intervals(key, change.added)) for key, change in changes.items()],
+        )
+        self._sizes = Counter({key: sizes[key] for key in after})
+        if before - after:
+            unused = [self._name(key) for key in before - after]
+            nft("\n".join([*self._rules(after), *_deletions(unused)]) + "\n")
+
+    def _name(self, key: SetKey) -> str:
+        family, level, action, shape, number = key
+        return f"g{self._generation}_{family}_{level}_{int(action)}_{int(shape)}_{number}"
+
+    def _sets(self, keys: Iterable[SetKey]) -> list[str]:
+        return [
+            f"add set inet {TABLE} {self._name(key)} "
+            f"{{ type {_TYPES[key.shape].format(t=_ADDRESS_TYPE[key.family])}; flags interval; }}"
+            for key in sorted(keys)
+        ]
+
+    def _rules(self, keys: Iterable[SetKey]) -> list[str]:
+        """All rules anew, in one transaction with what comes beside them."""
+        asked = [(self._name(key), key) for key in sorted(keys)]
+        asked += sorted(((name, _key_of(name)) for name in self._former), key=lambda pair: pair[1])
+        lines = [f"flush chain inet {TABLE} {chain}" for chain in _CHAINS]
+        for chain, rules in _bodies(asked, self._tun, self._ports, self._default).items():
+            lines += [f"add rule inet {TABLE} {chain} {rule}" for rule in rules]
+        return lines
 
 
-def script(sets: Sequence[BoxSet], tun: str, ports: Sequence[int], default: Action) -> str:
-    """The whole table as nft's input; it replaces what is there."""
-    names = {id(one): f"s{number}" for number, one in enumerate(sets)}
-    lines = [f"add table inet {TABLE}", f"delete table inet {TABLE}", f"table inet {TABLE} {{"]
-    lines += ["counter left_in_clear { }", "counter arrived_in_clear { }", "counter discarded { }"]
-    for family in (4, 6):
-        # What may concern a tunnel at all: one lookup for everybody else's packets.
-        remote = [box.spans[0] for one in sets if one.family == family for box in one.boxes]
-        lines.append(_set(f"remote{family}", _ADDRESS_TYPE[family], _ranges(merged_ranges(remote), family)))
-    for one in sets:
-        lines.append(_set(names[id(one)], _set_type(one), [_element(one, box.spans) for box in one.boxes]))
-    for family in (4, 6):
-        here = [(names[id(one)], one) for one in sets if one.family == family]
-        lines += _judging_chains(here, family)
-    lines += _hooks(tun, ports, default)
-    lines.append("}")
-    return "\n".join(lines) + "\n"
+def _generation_of(name: str) -> int:
+    return int(name[1:].split("_")[0])
 
 
-def _set_type(one: BoxSet) -> str:
-    return _TYPES[one.shape].format(t=_ADDRESS_TYPE[one.family])
+def _key_of(name: str) -> SetKey:
+    _, family, level, action, shape, number = (int(part) for part in name[1:].split("_"))
+    return SetKey(family, level, Action(action), Shape(shape), number)
 
 
-def _set(name: str, kind: str, elements: Sequence[str]) -> str:
-    listed = f" elements = {{ {', '.join(elements)} }}" if elements else ""
-    return f"set {name} {{ type {kind}; flags interval;{listed} }}"
+def _deletions(names: Iterable[str]) -> list[str]:
+    return [f"delete set inet {TABLE} {name}" for name in names]
 
 
-def _ranges(spans: Iterable[Span], family: int) -> list[str]:
-    return [_range(span, family) for span in spans]
+def _intervals(key: SetKey, boxes: Iterable[Spans]) -> Iterable[Interval]:
+    """The set's fields in the order of its rules' concatenation, each padded to 4 octets."""
+    octets, shape = _OCTETS[key.family], key.shape
+    for remote, local, protocol, local_port, remote_port in boxes:
+        yield tuple(  # type: ignore[misc]
+            (b"" if shape is Shape.ADDRESSES else bytes((protocol[end], 0, 0, 0)))
+            + local[end].to_bytes(octets)
+            + remote[end].to_bytes(octets)
+            + (local_port[end].to_bytes(2) + b"\0\0" if shape is Shape.PORTS else b"")
+            + (remote_port[end].to_bytes(2) + b"\0\0" if shape in (Shape.PORTS, Shape.TYPE) else b"")
+            for end in (0, 1)
+        )
 
 
-def _range(span: Span, family: int) -> str:
-    kind = IPv4Address if family == 4 else IPv6Address
-    first, last = span
-    return str(kind(first)) if first == last else f"{kind(first)}-{kind(last)}"
+# -- chains -----------------------------------------------------------------------------------------
+
+_HOOKS = {
+    "defragment": f"filter hook prerouting priority {_PRIORITY_DEFRAGMENT}",
+    "prerouting": f"filter hook prerouting priority {_PRIORITY}",
+    "output": f"route hook output priority {_PRIORITY}",
+    "postrouting": f"filter hook postrouting priority {_PRIORITY}",
+}
+_QUESTIONS = ("outbound", "egress", "ingress")
+_CHAINS = (
+    "bypass",
+    "link_scope",
+    "sealed",
+    *(f"{question}{family}" for question in _QUESTIONS for family in (4, 6)),
+    "judge_outbound",
+    "judge_ingress",
+    *_HOOKS,
+)
+_COUNTERS = ("left_in_clear", "arrived_in_clear", "discarded")
 
 
-def _number(span: Span) -> str:
-    return str(span[0]) if span[0] == span[1] else f"{span[0]}-{span[1]}"
+def _skeleton() -> list[str]:
+    lines = [f"add table inet {TABLE}"]
+    lines += [f"add counter inet {TABLE} {name}" for name in _COUNTERS]
+    for chain in _CHAINS:
+        hook = f" {{ type {_HOOKS[chain]}; policy accept; }}" if chain in _HOOKS else ""
+        lines.append(f"add chain inet {TABLE} {chain}{hook}")
+    return lines
 
 
-def _element(one: BoxSet, spans: tuple[Span, ...]) -> str:
-    remote, local, protocol, local_port, remote_port = spans
-    fields = [_range(local, one.family), _range(remote, one.family)]
-    if one.shape is not Shape.ADDRESSES:
-        fields.insert(0, _number(protocol))
-    if one.shape is Shape.PORTS:
-        fields += [_number(local_port), _number(remote_port)]
-    if one.shape is Shape.TYPE:
-        fields.append(_number(remote_port))
-    return " . ".join(fields)
-
-
-def _lookup(name: str, one: BoxSet, *, reverse: bool) -> str:
-    addresses = ("daddr", "saddr") if reverse else ("saddr", "daddr")
-    ports = ("dport", "sport") if reverse else ("sport", "dport")
-    key = _KEYS[one.shape].format(
-        f=_FAMILY_WORD[one.family], a=addresses[0], b=addresses[1], s=ports[0], d=ports[1]
-    )
-    only = _FRAGMENT_TEST[one.family] if one.shape is Shape.FRAGMENT else ""
-    return f"{only}{key} @{name}"
-
-
-def _judging_chains(sets: Sequence[tuple[str, BoxSet]], family: int) -> list[str]:
-    """One chain for each question; the sets in order, each with what its action means there."""
-    drop = "counter name discarded drop"
+def _bodies(
+    asked: Sequence[tuple[str, SetKey]], tun: str, ports: Sequence[int], default: Action
+) -> dict[str, list[str]]:
+    """The rules of each chain."""
+    discard = "counter name discarded drop"
     verdicts = {
-        "outbound": {Action.PROTECT: "accept", Action.BYPASS: "goto bypass", Action.DISCARD: drop},
+        "outbound": {Action.PROTECT: "accept", Action.BYPASS: "goto bypass", Action.DISCARD: discard},
         "egress": {
             Action.PROTECT: "counter name left_in_clear drop",
             Action.BYPASS: "accept",
-            Action.DISCARD: drop,
+            Action.DISCARD: discard,
         },
         "ingress": {
             Action.PROTECT: "counter name arrived_in_clear drop",
             Action.BYPASS: "return",
-            Action.DISCARD: drop,
+            Action.DISCARD: discard,
         },
     }
-    lines = []
+    bodies: dict[str, list[str]] = {}
     for question, meaning in verdicts.items():
-        lines.append(f"chain {question}{family} {{")
-        lines += [
-            f"{_lookup(name, one, reverse=question == 'ingress')} {meaning[one.action]}" for name, one in sets
-        ]
-        lines.append("}")
-    return lines
+        for family in (4, 6):
+            bodies[f"{question}{family}"] = [
+                f"{_lookup(name, key, reverse=question == 'ingress')} {meaning[key.action]}"
+                for name, key in asked
+                if key.family == family
+            ]
+    by_family = ("meta nfproto ipv4 jump {}4", "meta nfproto ipv6 jump {}6")
+    unmatched = [discard] if default is Action.DISCARD else []
+    bodies["bypass"] = [f"meta mark set meta mark & 0xffff | {BYPASS_MARK:#x} accept"]
+    bodies["link_scope"] = [
+        "ip daddr { 224.0.0.0/24, 255.255.255.255 } accept",
+        "ip6 daddr { fe80::/10, ff01::/16, ff02::/16 } accept",
+        "ip6 saddr fe80::/10 accept",
+        "icmpv6 type 133-137 ip6 hoplimit 255 accept",
+    ]
+    bodies["sealed"] = [
+        "meta l4proto { esp, ah } goto bypass",
+        f"udp dport {{ {', '.join(str(port) for port in ports)} }} goto bypass",
+    ]
+    bodies["judge_outbound"] = [rule.format("outbound") for rule in by_family] + (
+        unmatched or ["goto bypass"]
+    )
+    # Where the reverse path is the TUN, or nothing because there is no TUN: packets from protected networks.
+    bodies["judge_ingress"] = [
+        "fib daddr type local jump sealed",
+        *(rule.format("ingress") for rule in by_family),
+        *unmatched,
+    ]
+    to_tunnel = [f'fib daddr oifname "{tun}"', "fib daddr oif missing"]
+    from_tunnel = [f'fib saddr oifname "{tun}"', "fib saddr oif missing"]
+    bodies["prerouting"] = [
+        'iifname "lo" accept',
+        "jump link_scope",
+        f'iifname != "{tun}" jump judge_ingress',
+        *(f"{test} goto judge_outbound" for test in to_tunnel),
+        *(f'iifname != "{tun}" {test} goto bypass' for test in from_tunnel),
+    ]
+    bodies["output"] = [
+        f"meta mark & {MARK_MASK:#x} == {MARK:#x} accept",
+        f'oifname != "{tun}" accept',
+        "jump link_scope",
+        "goto judge_outbound",
+    ]
+    bodies["postrouting"] = [
+        f'oifname {{ "lo", "{tun}" }} accept',
+        f"meta mark {{ {MARK:#x}, {BYPASS_MARK:#x} }} accept",
+        "jump link_scope",
+        *(rule.format("egress") for rule in by_family),
+        *unmatched,
+    ]
+    never = "meta mark 1 meta mark 2"
+    bodies["defragment"] = [
+        f"meta nfproto ipv4 meta l4proto tcp {never} tproxy ip to 127.0.0.1:1",
+        f"meta nfproto ipv6 meta l4proto tcp {never} tproxy ip6 to [::1]:1",
+    ]
+    return bodies
 
 
-def _hooks(tun: str, ports: Sequence[int], default: Action) -> list[str]:
-    sealed = ", ".join(str(port) for port in ports)
-    unmatched = "counter name discarded drop" if default is Action.DISCARD else "goto bypass"
-    quoted = f'"{tun}"'
-    return f"""
-chain bypass {{
-  meta mark set meta mark & {0xFFFFFFFF ^ MARK_MASK:#x} | {BYPASS_MARK:#x} accept
-}}
-chain link_scope {{
-  ip daddr {{ 224.0.0.0/24, 255.255.255.255 }} accept
-  ip6 daddr {{ fe80::/10, ff01::/16, ff02::/16 }} accept
-  ip6 saddr fe80::/10 accept
-  icmpv6 type 133-137 ip6 hoplimit 255 accept
-}}
-chain sealed {{
-  meta l4proto {{ esp, ah }} goto bypass
-  udp dport {{ {sealed} }} goto bypass
-}}
-chain judge_outbound {{
-  ip daddr @remote4 jump outbound4
-  ip6 daddr @remote6 jump outbound6
-  {unmatched}
-}}
-chain prerouting {{
-  type filter hook prerouting priority {_PRIORITY}; policy accept;
-  iifname "lo" accept
-  jump link_scope
-  iifname {quoted} goto decapsulated
-  ip saddr @remote4 goto from_remote
-  ip6 saddr @remote6 goto from_remote
-  ip daddr @remote4 goto judge_outbound
-  ip6 daddr @remote6 goto judge_outbound
-}}
-chain from_remote {{
-  fib daddr type local jump sealed
-  meta nfproto ipv4 jump ingress4
-  meta nfproto ipv6 jump ingress6
-  goto judge_outbound
-}}
-chain decapsulated {{
-  ip daddr @remote4 goto judge_outbound
-  ip6 daddr @remote6 goto judge_outbound
-}}
-chain output {{
-  type route hook output priority {_PRIORITY}; policy accept;
-  meta mark & {MARK_MASK:#x} == {MARK:#x} accept
-  oifname "lo" accept
-  jump link_scope
-  ip daddr @remote4 goto judge_outbound
-  ip6 daddr @remote6 goto judge_outbound
-}}
-chain postrouting {{
-  type filter hook postrouting priority {_PRIORITY}; policy accept;
-  oifname {{ "lo", {quoted} }} accept
-  meta mark {MARK:#x} accept
-  jump link_scope
-  ip daddr @remote4 jump egress4
-  ip6 daddr @remote6 jump egress6
-}}
-chain defragment {{
-  type filter hook prerouting priority {_PRIORITY_DEFRAGMENT}; policy accept;
-  meta nfproto ipv4 meta l4proto tcp meta mark 1 meta mark 2 tproxy ip to 127.0.0.1:1
-  meta nfproto ipv6 meta l4proto tcp meta mark 1 meta mark 2 tproxy ip6 to [::1]:1
-}}
-""".split("\n")
-
-
-def nft(text: str) -> None:
-    """Run nft on a script: all of it or nothing. Raises KernelError."""
-    try:
-        done = subprocess.run(
-            ["nft", "-f", "-"], input=text, text=True, capture_output=True, timeout=NFT_SECONDS, check=False
-        )
-    except FileNotFoundError:
-        raise KernelError("nft is missing: install nftables, without which nothing fails closed") from None
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise KernelError(f"nft could not be run: {error}") from error
-    if done.returncode:
-        said = done.stderr.strip().splitlines()
-        raise KernelError(f"nftables refused the guard: {said[0] if said else 'no reason given'}")
+def _lookup(name: str, key: SetKey, *, reverse: bool) -> str:
+    addresses = ("daddr", "saddr") if reverse else ("saddr", "daddr")
+    ports = ("dport", "sport") if reverse else ("sport", "dport")
+    fields = _KEYS[key.shape].format(
+        f=_FAMILY_WORD[key.family], a=addresses[0], b=addresses[1], s=ports[0], d=ports[1]
+    )
+    only = _FRAGMENT_TEST[key.family] if key.shape is Shape.FRAGMENT else ""
+    return f"{only}{fields} @{name}"

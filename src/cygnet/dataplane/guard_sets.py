@@ -3,7 +3,7 @@
 nftables has no first match over overlapping ranges, so order becomes levels: a rule stands one level below
 every earlier rule of another action that it overlaps, and levels are asked in turn. In one level and one
 action order does not matter, so boxes inside others are dropped and overlapping ones are cut apart.
-Rules that cannot change an outcome (a bypass before nothing that it overlaps) are left out.
+Rules that cannot change an outcome (a bypass with nothing behind it that it overlaps) are left out.
 
 What a set's key holds is its shape. Few rules name ports, and packets without visible ports must still
 meet those that do not, so a rule goes into the narrowest shape that says it.
@@ -11,9 +11,10 @@ meet those that do not, so a rule goes into the narrowest shape that says it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import NamedTuple
 
 from cygnet.policy import names
 from cygnet.policy.selectors import (
@@ -24,6 +25,7 @@ from cygnet.policy.selectors import (
     intersect_protocols,
     is_any_port,
     is_opaque,
+    prefixes,
 )
 from cygnet.policy.spd import Action, Policy, PolicyRule
 
@@ -33,6 +35,7 @@ MAX_SETS = 4
 """Sets of one level, action and shape; the last takes what is left, in as many pieces as it needs."""
 
 Span = tuple[int, int]
+Spans = tuple[Span, Span, Span, Span, Span]
 
 
 class Shape(IntEnum):
@@ -55,45 +58,252 @@ class Box:
     family: int
     shape: Shape
     action: Action
-    spans: tuple[Span, Span, Span, Span, Span]
+    spans: Spans
 
 
-@dataclass(slots=True)
-class BoxSet:
-    """Disjoint boxes of one family, level, action and shape."""
+class SetKey(NamedTuple):
+    """A set of disjoint boxes. Sets of a family are asked by level; in one level order does not matter."""
 
     family: int
     level: int
     action: Action
     shape: Shape
-    boxes: list[Box] = field(default_factory=list)
+    number: int
 
 
 _ANY_PORTS: Span = (PORT_MIN, PORT_MAX)
 _ANY_PROTOCOLS: Span = (0, 255)
 
 
-def compile_sets(policies: Iterable[Policy], default: Action = Action.BYPASS) -> list[BoxSet]:
-    """Sets in the order in which they are to be asked; the first that holds a packet decides, else the
-    default. Policies may come in any order."""
-    boxes = [
-        box
-        for policy in sorted(policies, key=lambda one: (one.priority, one.id))
-        for rule in policy.rules
-        for box in boxes_of(rule)
-    ]
-    earlier = _overlaps(boxes)
-    needed = _needed(boxes, earlier, default)
-    levels = _levels(boxes, earlier, needed)
-    found: dict[tuple[int, int, Action, Shape], list[int]] = {}
-    for index, level in levels.items():
-        box = boxes[index]
-        found.setdefault((box.family, level, box.action, box.shape), []).append(index)
-    return [
-        made
-        for (family, level, action, shape), members in sorted(found.items())
-        for made in _disjoint(family, level, action, shape, [boxes[i] for i in members])
-    ]
+@dataclass(slots=True)
+class Change:
+    """Of one set: boxes that come and boxes that go."""
+
+    added: list[Spans] = field(default_factory=list)
+    removed: list[Spans] = field(default_factory=list)
+
+
+class Compiler:
+    """Keeps the sets of a changing policy: a change costs what it overlaps, not what there is.
+
+    Boxes that overlap, directly or by way of others, are a component; only components that a change
+    touches are compiled again.
+    """
+
+    def __init__(self, default: Action = Action.BYPASS) -> None:
+        """`default`: what happens to packets that no rule matches."""
+        self._default = default
+        self._boxes: dict[int, Box] = {}
+        self._rank: dict[int, tuple[int, int, int]] = {}
+        self._of_policy: dict[int, list[int]] = {}
+        self._neighbours: dict[int, set[int]] = {}
+        self._placed: dict[int, list[tuple[SetKey, Spans]]] = {}
+        self._overlaps = {4: Overlaps(32), 6: Overlaps(128)}
+        self._new: list[int] = []
+        self._dirty: set[int] = set()
+        self._gone: list[tuple[SetKey, Spans]] = []
+        self._next = 0
+
+    def put(self, policy: Policy) -> None:
+        """In place of what had the same id."""
+        if policy.id in self._of_policy:
+            self.remove(policy.id)
+        made = self._of_policy[policy.id] = []
+        for place, rule in enumerate(policy.rules):
+            for box in boxes_of(rule):
+                self._next += 1
+                self._boxes[self._next] = box
+                self._rank[self._next] = policy.priority, policy.id, place
+                made.append(self._next)
+        self._new += made
+
+    def remove(self, policy: int) -> None:
+        """Nothing happens if there is none."""
+        boxes = self._of_policy.pop(policy, ())
+        if boxes:
+            self._take_in_new()
+        for one in boxes:
+            box = self._boxes.pop(one)
+            del self._rank[one]
+            self._overlaps[box.family].discard(one, box.spans[0])
+            for other in self._neighbours.pop(one, ()):
+                self._neighbours[other].discard(one)
+                self._dirty.add(other)
+            self._dirty.discard(one)
+            self._gone += self._placed.pop(one, ())
+
+    def changes(self) -> dict[SetKey, Change]:
+        """What has to change in the sets since the last call."""
+        self._take_in_new()
+        found: dict[SetKey, Change] = {}
+        for key, spans in self._gone:
+            found.setdefault(key, Change()).removed.append(spans)
+        self._gone = []
+        while self._dirty:
+            one = self._dirty.pop()
+            if self._neighbours.get(one):
+                component = self._component(one)
+                self._dirty -= component
+                placements = self._compile(component)
+            else:
+                component = {one}
+                placements = {one: self._alone(one)}
+            for member in component:
+                before, after = self._placed.get(member, []), placements.get(member, [])
+                if before != after:
+                    for key, spans in before:
+                        found.setdefault(key, Change()).removed.append(spans)
+                    for key, spans in after:
+                        found.setdefault(key, Change()).added.append(spans)
+                    self._placed[member] = after
+        return _without_what_stays(found)
+
+    def start_over(self) -> None:
+        """The sets were lost: the next changes make them from nothing."""
+        self._placed.clear()
+        self._gone.clear()
+        self._dirty.update(self._boxes)
+
+    def _take_in_new(self) -> None:
+        new, self._new = self._new, []
+        for one in new:
+            box = self._boxes[one]
+            self._overlaps[box.family].add(one, box.spans[0])
+        for one in new:
+            box = self._boxes[one]
+            for other in self._overlaps[box.family].meeting(box.spans[0]):
+                if other != one and _meet(box, self._boxes[other]):
+                    self._neighbours.setdefault(one, set()).add(other)
+                    self._neighbours.setdefault(other, set()).add(one)
+        self._dirty.update(new)
+
+    def _component(self, start: int) -> set[int]:
+        found, waiting = {start}, [start]
+        while waiting:
+            for other in self._neighbours.get(waiting.pop(), ()):
+                if other not in found:
+                    found.add(other)
+                    waiting.append(other)
+        return found
+
+    def _alone(self, one: int) -> list[tuple[SetKey, Spans]]:
+        box = self._boxes[one]
+        if box.action == self._default:
+            return []
+        return [(SetKey(box.family, 0, box.action, box.shape, 0), box.spans)]
+
+    def _compile(self, component: set[int]) -> dict[int, list[tuple[SetKey, Spans]]]:
+        order = sorted(component, key=lambda one: (self._rank[one], one))
+        levels: dict[int, int] = {}
+        rank = {one: place for place, one in enumerate(order)}
+        for one in order:
+            box, neighbours = self._boxes[one], self._neighbours[one]
+            if box.action == self._default and not any(
+                rank[other] > rank[one] and self._boxes[other].action != self._default for other in neighbours
+            ):
+                continue  # it changes no outcome
+            level = 0
+            for other in neighbours:
+                if rank[other] < rank[one] and other in levels:
+                    level = max(level, levels[other] + (self._boxes[other].action != box.action))
+            levels[one] = level
+        return self._placements(levels)
+
+    def _placements(self, levels: dict[int, int]) -> dict[int, list[tuple[SetKey, Spans]]]:
+        """Where each box stands, cut so that the boxes of a set are disjoint. Larger ones come first: what
+        lies within them falls away."""
+        placed: dict[int, list[tuple[SetKey, Spans]]] = {}
+        for one in sorted(levels, key=lambda one: (-_size(self._boxes[one]), one)):
+            box, level = self._boxes[one], levels[one]
+            beside = [
+                found
+                for other in self._neighbours[one]
+                if levels.get(other) == level and self._boxes[other].action == box.action
+                for found in placed.get(other, ())
+            ]
+            for number in range(MAX_SETS):
+                key = SetKey(box.family, level, box.action, box.shape, number)
+                pieces = [box.spans]
+                for there, taken in beside:
+                    # A narrower shape's box says nothing about other packets, a wider one's says all.
+                    if there == key or (there.shape < box.shape and _holds(taken, box.spans)):
+                        pieces = [left for piece in pieces for left in _cut(piece, taken)]
+                        if len(pieces) > MAX_CUTS and number < MAX_SETS - 1:
+                            break
+                if len(pieces) <= MAX_CUTS or number == MAX_SETS - 1:
+                    placed[one] = [(key, piece) for piece in pieces]
+                    break
+        return placed
+
+
+def _without_what_stays(found: dict[SetKey, Change]) -> dict[SetKey, Change]:
+    """A box that goes and comes again stays; what is left after that."""
+    for change in found.values():
+        if change.added and change.removed:
+            stays = set(change.added) & set(change.removed)
+            change.added = [spans for spans in change.added if spans not in stays]
+            change.removed = [spans for spans in change.removed if spans not in stays]
+    return {key: change for key, change in found.items() if change.added or change.removed}
+
+
+class Overlaps:
+    """Which of many spans meet a given one: those that hold its start, and those that start within it."""
+
+    def __init__(self, bits: int) -> None:
+        self._bits = bits
+        self._by_prefix: dict[int, dict[int, set[int]]] = {}
+        self._by_start: dict[int, set[int]] = {}
+        self._starts: list[int] = []
+        self._unsorted = False
+
+    def add(self, one: int, span: Span) -> None:
+        for length, key in self._prefixes(span):
+            self._by_prefix.setdefault(length, {}).setdefault(key, set()).add(one)
+        starting = self._by_start.get(span[0])
+        if starting is None:
+            self._by_start[span[0]] = {one}
+            self._unsorted = self._unsorted or bool(self._starts and self._starts[-1] > span[0])
+            self._starts.append(span[0])
+        else:
+            starting.add(one)
+
+    def discard(self, one: int, span: Span) -> None:
+        for length, key in self._prefixes(span):
+            table = self._by_prefix[length]
+            table[key].discard(one)
+            if not table[key]:
+                del table[key]
+                if not table:
+                    del self._by_prefix[length]
+        starting = self._by_start[span[0]]
+        starting.discard(one)
+        if not starting:
+            del self._by_start[span[0]]
+            self._sort()
+            del self._starts[bisect_left(self._starts, span[0])]
+
+    def meeting(self, span: Span) -> set[int]:
+        self._sort()
+        first, last = span
+        found: set[int] = set()
+        for length, table in self._by_prefix.items():
+            found |= table.get(first >> (self._bits - length), _NOTHING)
+        low, high = bisect_right(self._starts, first), bisect_right(self._starts, last)
+        for start in self._starts[low:high]:
+            found |= self._by_start[start]
+        return found
+
+    def _sort(self) -> None:
+        if self._unsorted:
+            self._starts.sort()
+            self._unsorted = False
+
+    def _prefixes(self, span: Span) -> list[tuple[int, int]]:
+        selector = TrafficSelector(4 if self._bits == 32 else 6, 0, *span)
+        return [(length, first >> (self._bits - length)) for first, length in prefixes(selector)]
+
+
+_NOTHING: frozenset[int] = frozenset()
 
 
 def boxes_of(rule: PolicyRule) -> list[Box]:
@@ -140,9 +350,6 @@ def _types(local: TrafficSelector, remote: TrafficSelector) -> Span | None:
     return (first, last) if first <= last else None
 
 
-# -- order ----------------------------------------------------------------------------------------
-
-
 def _meet(a: Box, b: Box) -> bool:
     """Can one packet match both? Remote addresses are known to meet."""
     for (a_first, a_last), (b_first, b_last) in zip(a.spans[1:], b.spans[1:], strict=True):
@@ -155,77 +362,7 @@ def _meet(a: Box, b: Box) -> bool:
     return b.shape not in apart.get(a.shape, ()) and a.shape not in apart.get(b.shape, ())
 
 
-def _overlaps(boxes: Sequence[Box]) -> dict[int, list[int]]:
-    """For each box those before it that it meets; a sweep over remote addresses."""
-    earlier: dict[int, list[int]] = {}
-    order = sorted(range(len(boxes)), key=lambda i: (boxes[i].family, boxes[i].spans[0][0]))
-    active: list[int] = []
-    family = 0
-    for index in order:
-        box = boxes[index]
-        if box.family != family:
-            family, active = box.family, []
-        first = box.spans[0][0]
-        active = [i for i in active if boxes[i].spans[0][1] >= first]
-        for other in active:
-            if _meet(box, boxes[other]):
-                low, high = (index, other) if index < other else (other, index)
-                earlier.setdefault(high, []).append(low)
-        active.append(index)
-    return earlier
-
-
-def _needed(boxes: Sequence[Box], earlier: dict[int, list[int]], default: Action) -> set[int]:
-    """Boxes whose action is not the default, and those of the default action that come before such a one."""
-    needed = {index for index, box in enumerate(boxes) if box.action != default}
-    needed |= {
-        index
-        for later, indexes in earlier.items()
-        if boxes[later].action != default
-        for index in indexes
-        if boxes[index].action == default
-    }
-    return needed
-
-
-def _levels(boxes: Sequence[Box], earlier: dict[int, list[int]], needed: set[int]) -> dict[int, int]:
-    levels: dict[int, int] = {}
-    for index in sorted(needed):
-        box = boxes[index]
-        level = 0
-        for other in earlier.get(index, ()):
-            if other in levels:
-                level = max(level, levels[other] + (boxes[other].action != box.action))
-        levels[index] = level
-    return levels
-
-
-# -- disjointness -----------------------------------------------------------------------------------
-
-
-def _disjoint(family: int, level: int, action: Action, shape: Shape, boxes: list[Box]) -> list[BoxSet]:
-    """The same union as disjoint boxes, in as few sets as cutting allows. Larger ones first: what lies
-    within them falls away."""
-    boxes = sorted(set(boxes), key=_size, reverse=True)
-    earlier = _overlaps(boxes)
-    sets: list[BoxSet] = []
-    placed: list[dict[int, list[Box]]] = []
-    for index, box in enumerate(boxes):
-        for number in range(MAX_SETS):
-            if number == len(sets):
-                sets.append(BoxSet(family, level, action, shape))
-                placed.append({})
-            pieces = [box]
-            for other in earlier.get(index, ()):
-                for there in placed[number].get(other, ()):
-                    pieces = [left for piece in pieces for left in _cut(piece, there)]
-                if len(pieces) > MAX_CUTS and number < MAX_SETS - 1:
-                    break
-            if len(pieces) <= MAX_CUTS or number == MAX_SETS - 1:
-                sets[number].boxes += pieces
-                placed[number][index] = pieces
-                break
-    return sets
+# -- boxes ------------------------------------------------------------------------------------------
 
 
 def _size(box: Box) -> int:
@@ -235,32 +372,27 @@ def _size(box: Box) -> int:
     return size
 
 
-def _cut(box: Box, taken: Box) -> list[Box]:
-    """What of the box is not taken."""
-    pieces = []
-    spans = list(box.spans)
-    for place, ((first, last), (low, high)) in enumerate(zip(box.spans, taken.spans, strict=True)):
+def _holds(outer: Spans, inner: Spans) -> bool:
+    return all(low <= first and last <= high for (low, high), (first, last) in zip(outer, inner, strict=True))
+
+
+def _cut(box: Spans, taken: Spans) -> list[Spans]:
+    """What of a box is not taken."""
+    pieces: list[Spans] = []
+    middle = box
+    for place, ((first, last), (low, high)) in enumerate(zip(box, taken, strict=True)):
         if first > high or low > last:
             return [box]
         if first < low:
-            pieces.append(_with(box, spans, place, (first, low - 1)))
+            pieces.append(_with(middle, place, (first, low - 1)))
         if high < last:
-            pieces.append(_with(box, spans, place, (high + 1, last)))
-        spans[place] = max(first, low), min(last, high)
+            pieces.append(_with(middle, place, (high + 1, last)))
+        middle = _with(middle, place, (max(first, low), min(last, high)))
     return pieces
 
 
-def _with(box: Box, spans: list[Span], place: int, span: Span) -> Box:
-    a, b, c, d, e = [*spans[:place], span, *spans[place + 1 :]]
-    return Box(box.family, box.shape, box.action, (a, b, c, d, e))
-
-
-def merged_ranges(spans: Iterable[Span]) -> list[Span]:
-    """Touching and overlapping ranges joined, ascending."""
-    merged: list[Span] = []
-    for first, last in sorted(spans):
-        if merged and first <= merged[-1][1] + 1:
-            merged[-1] = merged[-1][0], max(merged[-1][1], last)
-        else:
-            merged.append((first, last))
-    return merged
+def _with(spans: Spans, place: int, span: Span) -> Spans:
+    changed = [*spans]
+    changed[place] = span
+    a, b, c, d, e = changed
+    return a, b, c, d, e

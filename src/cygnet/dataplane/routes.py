@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterable
-from pathlib import Path
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 
 from cygnet.dataplane.descriptors import IKE_PORT, MARK, NAT_PORT
-from cygnet.dataplane.guard import MARK_MASK, Guard, KernelError
-from cygnet.dataplane.rtnetlink import Route, RouteSocket
+from cygnet.dataplane.guard import MARK_MASK, Guard
+from cygnet.dataplane.nftables import KernelError
+from cygnet.dataplane.reverse_paths import ReversePaths
+from cygnet.dataplane.rtnetlink import Address, Route, RouteSocket
 from cygnet.policy.selectors import prefixes
 from cygnet.policy.spd import Action, Policy
 
@@ -28,8 +30,11 @@ __all__ = ["Kernel", "KernelError"]
 ROUTE_TABLE = 0x4379
 RULE_PRIORITY = 217
 TUN_METRIC, UNREACHABLE_METRIC = 100, 0xFFFFFFFF
-_LOOSE = "2"
-_CONFIGURATION = Path("/proc/sys/net/ipv4/conf")
+
+Prefix = tuple[int, int, int]
+"""Family, first address, length."""
+_Use = tuple[int, int, int, int, int]
+"""Of a prefix by a rule: priority, policy, place, then first and last local address."""
 
 
 class Kernel:
@@ -44,105 +49,161 @@ class Kernel:
     ) -> None:
         """`ports`: where this gateway takes IKE and encapsulated ESP. `default`: for unmatched packets."""
         self._guard = Guard(ports, default)
-        self._policies: dict[int, Policy] = {}
-        self._routes: dict[tuple[int, int, int], int] = {}
+        self._uses: dict[Prefix, set[_Use]] = {}
+        self._of_policy: dict[int, list[tuple[Prefix, _Use]]] = {}
+        self._changed: set[Prefix] = set()
+        self._installed: dict[Prefix, int] = {}
+        """Source addresses of the routes in force."""
+        self._own: list[Address] = []
         self._device = 0
+        self._reverse_paths = ReversePaths()
 
     def apply(self, policies: Iterable[Policy], tun: str) -> None:
         """These policies and no others are in force. Raises KernelError."""
         wanted = {policy.id: policy for policy in policies}
-        for policy in set(self._policies) - set(wanted):
+        for policy in set(self._of_policy) - set(wanted):
             self.remove(policy)
         for one in wanted.values():
             self.put(one)
         self.commit(tun)
 
     def put(self, policy: Policy) -> None:
-        self._policies[policy.id] = policy
+        """In place of what had the same id."""
+        self._withdraw(policy.id)
+        self._guard.put(policy)
+        uses = self._of_policy[policy.id] = []
+        for place, rule in enumerate(policy.rules):
+            if rule.action == Action.PROTECT and rule.local.family == rule.remote.family:
+                use = policy.priority, policy.id, place, rule.local.first, rule.local.last
+                for first, length in prefixes(rule.remote):
+                    uses.append(((rule.remote.family, first, length), use))
+        for prefix, use in uses:
+            self._uses.setdefault(prefix, set()).add(use)
+            self._changed.add(prefix)
 
     def remove(self, policy: int) -> None:
         """Nothing happens if there is none."""
-        self._policies.pop(policy, None)
+        self._withdraw(policy)
+        self._guard.remove(policy)
+
+    def _withdraw(self, policy: int) -> None:
+        for prefix, use in self._of_policy.pop(policy, ()):
+            uses = self._uses.get(prefix, set())
+            uses.discard(use)
+            if not uses:
+                self._uses.pop(prefix, None)
+            self._changed.add(prefix)
 
     def commit(self, tun: str) -> None:
         """What was put is in force, what was removed is not. Raises KernelError."""
         try:
-            self._device = socket.if_nametoindex(tun)
+            device = socket.if_nametoindex(tun)
         except OSError:
             raise KernelError(f"there is no device {tun}") from None
-        self._guard.apply(self._policies.values(), tun)
-        let_marks_decide_reverse_paths(tun)
-        try:
-            self._synchronize()
-        except OSError as error:
-            raise KernelError(f"the routes of protected networks were refused: {error.strerror}") from error
+        self._guard.commit(tun)
+        with _routing() as sock:
+            own = [one for one in sock.addresses() if one.interface != device]
+            if device != self._device or own != self._own:
+                self._device, self._own = device, own
+                self._changed.update(self._uses)
+                self._installed.clear()
+                self._reverse_paths.fit(tun)
+                sock.add_rule(RULE_PRIORITY, MARK, MARK_MASK, ROUTE_TABLE)
+            self._reverse_paths.loosen(self._links_among(self._changed))
+            self._change_routes(sock)
+
+    def refresh(self, tun: str) -> bool:
+        """Put back what somebody else took away (a flushed ruleset, a deleted route, a new address of ours):
+        True if anything was missing. To be called from time to time. Raises KernelError."""
+        missing = self._guard.was_lost()
+        with _routing() as sock:
+            present = {
+                (one.family, one.prefix, one.length)
+                for one in sock.routes(ROUTE_TABLE)
+                if one.device == self._device and one.device
+            }
+        lost = self._installed.keys() - present
+        for prefix in lost:
+            del self._installed[prefix]
+            self._changed.add(prefix)
+        self._device = 0 if lost else self._device  # so that the rules are looked after too
+        self.commit(tun)
+        return missing or bool(lost)
 
     def sweep(self) -> None:
-        """What a former process left and no policy of ours asks for is gone. Raises KernelError."""
+        """What a former process left, and no policy of ours asks for, is gone. Raises KernelError."""
+        with _routing() as sock:
+            left = [
+                one
+                for one in sock.routes(ROUTE_TABLE)
+                if (one.family, one.prefix, one.length) not in self._installed
+            ]
+            sock.delete_routes(ROUTE_TABLE, left)
+        self._guard.sweep()
 
     def clear(self) -> None:
         """Nothing of ours is left. Raises KernelError."""
-        self._policies.clear()
-        sock = RouteSocket()
-        try:
+        for policy in list(self._of_policy):
+            self.remove(policy)
+        with _routing() as sock:
             sock.delete_routes(ROUTE_TABLE, sock.routes(ROUTE_TABLE))
             sock.delete_rule(RULE_PRIORITY, MARK, MARK_MASK, ROUTE_TABLE)
-        except OSError as error:
-            raise KernelError(f"the routes of protected networks remain: {error.strerror}") from error
-        finally:
-            sock.close()
-        self._routes.clear()
+        self._installed.clear()
+        self._changed.clear()
+        self._device = 0
+        self._reverse_paths.restore()
         self._guard.clear()
 
-    def _synchronize(self) -> None:
+    def _change_routes(self, sock: RouteSocket) -> None:
+        sources = self._sources()
+        wanted = {prefix: self._source(prefix, sources) for prefix in self._changed if prefix in self._uses}
+        come = {prefix: source for prefix, source in wanted.items() if self._installed.get(prefix) != source}
+        gone = [prefix for prefix in self._changed if prefix not in self._uses and prefix in self._installed]
+        # Unreachable first: there is no moment in which a prefix has a way around the TUN.
+        sock.add_routes(ROUTE_TABLE, (Route(*prefix, UNREACHABLE_METRIC) for prefix in come))
+        sock.add_routes(
+            ROUTE_TABLE, (Route(*prefix, TUN_METRIC, self._device, come[prefix]) for prefix in come)
+        )
+        self._installed.update(come)
+        for metric, device in ((TUN_METRIC, self._device), (UNREACHABLE_METRIC, 0)):
+            sock.delete_routes(ROUTE_TABLE, (Route(*prefix, metric, device) for prefix in gone))
+        for prefix in gone:
+            del self._installed[prefix]
+        self._changed.clear()
+
+    def _sources(self) -> dict[int, list[int]]:
+        return {family: sorted(one.address for one in self._own if one.family == family) for family in (4, 6)}
+
+    def _source(self, prefix: Prefix, sources: dict[int, list[int]]) -> int:
+        """Our lowest address inside the local selectors of the first rule that has one; 0: none has."""
+        mine = sources[prefix[0]]
+        for _, _, _, first, last in sorted(self._uses[prefix]) if mine else ():
+            place = bisect_left(mine, first)
+            if place < len(mine) and mine[place] <= last:
+                return mine[place]
+        return 0
+
+    def _links_among(self, networks: Iterable[Prefix]) -> set[str]:
+        """Links with neighbours inside IPv4 networks."""
+        spans = [(first, first | (1 << 32 - length) - 1) for family, first, length in networks if family == 4]
+        found = set()
+        for one in self._own:
+            rest = (1 << 32 - one.length) - 1 if one.family == 4 else 0
+            first, last = one.address & ~rest, one.address | rest
+            if one.family == 4 and any(low <= last and first <= high for low, high in spans):
+                with contextlib.suppress(OSError):
+                    found.add(socket.if_indextoname(one.interface))
+        return found
+
+
+@contextlib.contextmanager
+def _routing() -> Iterator[RouteSocket]:
+    """Raises KernelError for whatever is refused inside."""
+    try:
         sock = RouteSocket()
         try:
-            wanted = self._wanted(sock)
-            present = set(sock.routes(ROUTE_TABLE))
-            sock.add_rule(RULE_PRIORITY, MARK, MARK_MASK, ROUTE_TABLE)
-            # Unreachable first: there is no moment in which a prefix has neither.
-            sock.add_routes(ROUTE_TABLE, [one for one in wanted if not one.device and one not in present])
-            sock.add_routes(ROUTE_TABLE, [one for one in wanted if one.device and one not in present])
-            kept = {(one.family, one.prefix, one.length, one.metric) for one in wanted}
-            sock.delete_routes(
-                ROUTE_TABLE,
-                [one for one in present if (one.family, one.prefix, one.length, one.metric) not in kept],
-            )
+            yield sock
         finally:
             sock.close()
-
-    def _wanted(self, sock: RouteSocket) -> list[Route]:
-        own = sorted(
-            (family, address) for family, address, index in sock.addresses() if index != self._device
-        )
-        sources: dict[tuple[int, int, int], int] = {}
-        for policy in sorted(self._policies.values(), key=lambda one: (one.priority, one.id)):
-            for rule in policy.rules:
-                if rule.action != Action.PROTECT or rule.local.family != rule.remote.family:
-                    continue
-                local = rule.local
-                for prefix, length in prefixes(rule.remote):
-                    key = rule.remote.family, prefix, length
-                    if not sources.get(key):
-                        sources[key] = next(
-                            (a for f, a in own if f == local.family and local.first <= a <= local.last), 0
-                        )
-        routes = []
-        for (family, prefix, length), source in sources.items():
-            routes.append(Route(family, prefix, length, TUN_METRIC, self._device, source))
-            routes.append(Route(family, prefix, length, UNREACHABLE_METRIC))
-        return routes
-
-
-def let_marks_decide_reverse_paths(tun: str) -> None:
-    """Replies of bypassed flows come in on other links than the TUN, where the tunnels' routes point: with a
-    strict rp_filter they pass only if the reverse path is looked up with their mark. Packets out of the
-    TUN may come from anywhere that their SA allows; the engine has checked that. Read-only settings stay."""
-    with contextlib.suppress(OSError):
-        (_CONFIGURATION / tun / "rp_filter").write_text(_LOOSE)
-    for interface in _CONFIGURATION.iterdir():
-        if interface.name not in ("all", "lo", tun):
-            setting = interface / "src_valid_mark"
-            with contextlib.suppress(OSError):
-                if setting.read_text().strip() != "1":
-                    setting.write_text("1")
+    except OSError as error:
+        raise KernelError(f"the routes of protected networks were refused: {error.strerror}") from error

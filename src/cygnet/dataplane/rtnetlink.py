@@ -50,6 +50,16 @@ class Route:
     source: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Of an interface, with the length of the prefix that is on its link."""
+
+    family: int
+    address: int
+    length: int
+    interface: int
+
+
 class NetlinkError(OSError):
     """The kernel's refusal of one request."""
 
@@ -89,15 +99,15 @@ class RouteSocket:
                     found.append(route)
         return found
 
-    def addresses(self) -> list[tuple[int, int, int]]:
-        """(family, address, interface index) of all addresses of global scope."""
+    def addresses(self) -> list[Address]:
+        """All of global scope."""
         found = []
         for body in self._dump(GET_ADDRESS, struct.pack("=BBBBI", 0, 0, 0, 0, 0)):
-            family, _, _, scope, index = struct.unpack_from("=BBBBI", body)
+            family, length, _, scope, index = struct.unpack_from("=BBBBI", body)
             attributes = _attributes(body, 8)
             address = attributes.get(2) or attributes.get(1)  # IFA_LOCAL, IFA_ADDRESS
             if scope == 0 and address and family in _VERSION:
-                found.append((_VERSION[family], int.from_bytes(address), index))
+                found.append(Address(_VERSION[family], int.from_bytes(address), length, index))
         return found
 
     def add_rule(self, priority: int, mark: int, mask: int, table: int) -> None:
