@@ -202,6 +202,34 @@ def test_a_data_plane_that_is_busy_and_answers_is_waited_for() -> None:
     on_loop(body)
 
 
+def test_a_command_that_is_too_large_fails_alone() -> None:
+    async def body(bench: Bench) -> None:
+        rule = PolicyRule(Action.PROTECT, NET_A, NET_B, 1)
+        huge = Policy(1, "gw/huge", 0, (rule,) * 20_000, True, None, None)
+        bench.plane.install_policy(huge, bench.answer)
+        (answer,) = bench.answers
+        assert isinstance(answer, messages.Done)
+        assert "too much" in answer.error
+        bench.plane.dump(bench.answer)
+        assert isinstance(bench.command(), messages.Dump)
+
+    on_loop(body)
+
+
+def test_a_sweep_spares_what_is_ours_and_names_the_policies_in_force() -> None:
+    async def body(bench: Bench) -> None:
+        bench.plane.install_policy(policy(1, (1,)))
+        bench.plane.install_sa(sa(pair=7))
+        bench.plane.sweep()
+        installed, _, sweep = bench.command(), bench.command(), bench.command()
+        assert isinstance(installed, messages.InstallPolicy)
+        assert isinstance(sweep, messages.Sweep)
+        assert sweep.policies == (installed.policy,)
+        assert sweep.pairs == (bench.plane.names.pair(7),)
+
+    on_loop(body)
+
+
 def test_policies_of_one_priority_keep_the_endpoints_order() -> None:
     async def body(bench: Bench) -> None:
         for number in (1, 2):

@@ -97,19 +97,14 @@ class Program:
 
     def plane_answered(self, report: messages.Report | None) -> None:
         """The data plane answers in order: by now our policies are in force."""
-        if not isinstance(report, messages.Dumped):
+        if not self.daemon.plane.attached:
             return  # it ended, and the next one's pair is on its way
         self.supervised.say(b"ready")
+        engine = report.engine if isinstance(report, messages.Dumped) else "unknown"
         self.say(
-            Severity.INFO,
-            "ready",
-            f"ready: {len(self.control.connections)} connections, engine {report.engine}",
+            Severity.INFO, "ready", f"ready: {len(self.control.connections)} connections, engine {engine}"
         )
-        if report.pairs:
-            self.loop.call_later(SWEEP_AFTER, self.sweep)
-
-    def sweep(self) -> None:
-        self.daemon.plane.sweep(self.daemon.pairs())
+        self.loop.call_later(SWEEP_AFTER, self.daemon.plane.sweep)
 
     def reload(self, descriptor: int) -> None:
         self.reloading = self.loop.create_task(self.reload_from(descriptor, self.reloading))

@@ -144,6 +144,7 @@ class Plane:
         self._next = 0
         self._waiting: dict[int, tuple[float, Answer]] = {}
         self._buffer = bytearray(messages.MAX_MESSAGE)
+        self._installed: set[int] | None = set()
         self.names = Names(epoch)
         self.counters: Counter[str] = Counter()
 
@@ -206,6 +207,8 @@ class Plane:
 
     def install_sa(self, sa: SaParameters, answer: Answer | None = None) -> None:
         encapsulation = sa.encapsulation
+        if self._installed is not None:
+            self._installed.add(self.names.pair(sa.pair))
         self._command(
             lambda request: messages.InstallSa(
                 request,
@@ -276,11 +279,14 @@ class Plane:
     def dump(self, answer: Answer) -> None:
         self._command(messages.Dump, answer)
 
-    def sweep(self, pairs: tuple[int, ...], answer: Answer | None = None) -> None:
-        """Remove what is not in force here: policies not installed through this object, pairs not named."""
-        named = tuple(self.names.pair(pair) for pair in pairs)
+    def sweep(self, answer: Answer | None = None) -> None:
+        """Once: remove what a former daemon left, policies and pairs that were not installed through this.
+
+        Those that are being set up or linger count as ours, hence all that ever were, and not who lives.
+        """
+        ours, self._installed = tuple(self._installed or ()), None
         self._command(
-            lambda request: messages.Sweep(request, policies=self.names.policies(), pairs=named), answer
+            lambda request: messages.Sweep(request, policies=self.names.policies(), pairs=ours), answer
         )
 
     def forward(self, data: bytes, local: bytes, local_port: int, remote: bytes, remote_port: int) -> None:
@@ -310,6 +316,12 @@ class Plane:
             self._next = request = (self._next + 1) & 0xFFFFFFFF or 1
             self._waiting[request] = (self._loop.time(), answer)
         data = messages.encode(make(request))
+        if len(data) > messages.MAX_MESSAGE:
+            self.counters["too-large"] += 1
+            if answer is not None:
+                del self._waiting[request]
+                answer(messages.Done(request, f"{len(data)} octets are too much for one command"))
+            return
         self.counters["sent"] += 1
         if not self._queue:
             try:

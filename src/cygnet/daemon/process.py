@@ -323,10 +323,6 @@ class Daemon:
 
     # -- looking -------------------------------------------------------------------------------
 
-    def pairs(self) -> tuple[int, ...]:
-        """The pairs of all live SAs."""
-        return tuple(child.pair for sa in self.endpoint.sas() for child in sa.children)
-
     def _ticked(self, expected: float) -> None:
         present = self.loop.time()
         self.lag.note(present - expected)

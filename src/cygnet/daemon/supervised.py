@@ -18,6 +18,18 @@ from collections.abc import Callable
 
 SIGN_OF_LIFE = 1.0
 MAX_WORD = 64
+PLANE_BUFFER = 4 << 20
+SO_SNDBUFFORCE = 32
+
+
+def plane_pair() -> tuple[socket.socket, socket.socket]:
+    """The pair between data plane and daemon, with room for several of the largest messages each way."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in ends:
+        for option in (socket.SO_SNDBUF, SO_SNDBUFFORCE):  # forced where the privilege is there
+            with contextlib.suppress(OSError):
+                end.setsockopt(socket.SOL_SOCKET, option, PLANE_BUFFER)
+    return ends
 
 
 class Leash:

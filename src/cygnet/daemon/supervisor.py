@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import selectors
 import signal
-import socket
 import sys
 import time
 
@@ -24,7 +23,7 @@ from cygnet.daemon import control_socket, notify
 from cygnet.daemon.child import DEATHS, WITHIN, Child
 from cygnet.daemon.opening import NotStarted, Opened, open_everything
 from cygnet.daemon.settings import Inherited, Settings
-from cygnet.daemon.supervised import Leash
+from cygnet.daemon.supervised import Leash, plane_pair
 
 STOP_WITHIN, SILENT_FOR = 10.0, 30.0
 """Seconds to stop in; seconds without a sign of life from the daemon until it is killed."""
@@ -38,7 +37,7 @@ class Supervisor:
         self.settings, self.opened = settings, opened
         self.dataplane, self.daemon = Child("dataplane"), Child("daemon")
         self.ready, self.heard, self.stop_by = False, time.monotonic(), 0.0
-        self.pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.pair = plane_pair()
         self.selector = selectors.DefaultSelector()
         self.leash = Leash(self.selector, self.hear)
 
@@ -88,7 +87,7 @@ class Supervisor:
         if self.dataplane.due:  # it ran before: what waits in its old pair was meant for the dead one
             for end in self.pair:
                 end.close()
-            self.pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self.pair = plane_pair()
             self.leash.tell(b"pair", self.pair[1].fileno())
         self.dataplane.start(*self.opened.descriptors.for_dataplane(self.pair[0].fileno()))
 
