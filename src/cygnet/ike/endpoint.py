@@ -434,6 +434,7 @@ class Endpoint:
         successor.later, sa.later = sa.later, ()
         driver.postpone(sa, DeleteIke(REKEYED), self.now.monotonic + REKEYED_PATIENCE)
         self._leave_peer(sa)
+        reconnect.follow(self, sa, number)
         self.join_peer(successor)
         self.touch(successor)
         self.event(IkeSaRekeyed(sa.view(), successor.view()))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from cygnet.ike.configuration import Child, Connection, StartAction
 from cygnet.ike.connections import Loaded, LoadedChild, single_address
 from cygnet.ike.errors import Failure, Reason
-from cygnet.ike.state import CloseOther, CreateChild, DeleteChild, Phase, SaState
+from cygnet.ike.state import CloseOther, CreateChild, DeleteChild, Phase, SaState, Wanted
 from cygnet.ike.v2 import collisions, driver, initial
 from cygnet.ike.world import Path
 
@@ -254,17 +254,15 @@ def _comes_back(child: Child, reason: Reason) -> bool:
 
 
 def crossing(sa: IkeSa, other: IkeSa, initial_contact: bool) -> bool:
-    """Whether these two IKE SAs were begun at once, one by each end.
+    """Whether these two IKE SAs were begun at once, one by each end: neither knew of the other's.
 
-    INITIAL_CONTACT on `sa` means that the peer had no other when it sent that: then only one that was
+    How long ago does not matter, on a bad line one may take minutes. INITIAL_CONTACT on `sa` means that the peer had no other when it sent that: then only one that was
     established while `sa` was under way can have crossed it.
     """
     mine, theirs = sa.state, other.state
     if mine.original_initiator == theirs.original_initiator or sa.connection.name != other.connection.name:
         return False
-    if initial_contact and theirs.established < mine.created:
-        return False
-    return abs(mine.created - theirs.created) <= collisions.AT_ONCE
+    return not (initial_contact and theirs.established < mine.created)
 
 
 def settle_crossing(sa: IkeSa, other: IkeSa) -> None:
@@ -285,3 +283,17 @@ def settle_crossing(sa: IkeSa, other: IkeSa) -> None:
     for one in (*wanted, *queued):
         driver.enqueue(winner, one)
     driver.enqueue(winner, close)
+
+
+def follow(gateway: Endpoint, sa: IkeSa, successor: int) -> None:
+    """Who was to close an IKE SA that has been rekeyed closes its successor."""
+
+    def turned(wanted: Wanted) -> Wanted:
+        if isinstance(wanted, CloseOther) and wanted.number == sa.unique_id:
+            return replace(wanted, number=successor)
+        return wanted
+
+    for other in gateway.by_connection.get(sa.connection.name, {}).values():
+        if other.queue:
+            other.queue = deque(map(turned, other.queue))
+        other.later = tuple([(at, turned(wanted)) for at, wanted in other.later])
