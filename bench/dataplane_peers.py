@@ -46,7 +46,8 @@ class Ends:
 
 
 @contextmanager
-def _outer_link() -> Iterator[tuple[Namespace, Namespace]]:
+def outer_link() -> Iterator[tuple[Namespace, Namespace]]:
+    """Two namespaces, joined; the inner addresses are on their loopbacks."""
     with namespaces("left", "right") as (left, right):
         connect(left, "outer", right, "outer")
         left.ip(f"addr add {OUTER_LEFT}/24 dev outer", f"addr add {LEFT}/32 dev lo")
@@ -57,7 +58,7 @@ def _outer_link() -> Iterator[tuple[Namespace, Namespace]]:
 @contextmanager
 def cygnet_portable() -> Iterator[Ends]:
     options = Options(tun_mtu=MTU)
-    with _outer_link() as (left, right), Plane(left, options) as a, Plane(right, options) as b:
+    with outer_link() as (left, right), Plane(left, options) as a, Plane(right, options) as b:
         install(a, b, Pair(Side(OUTER_LEFT, (f"{LEFT}/32",)), Side(OUTER_RIGHT, (f"{RIGHT}/32",))))
         yield Ends(left, right, (a.pid, b.pid))
 
@@ -66,7 +67,7 @@ def cygnet_portable() -> Iterator[Ends]:
 def strongswan_libipsec() -> Iterator[Ends]:
     if not available():
         raise Missing("strongSwan is not installed")
-    with _outer_link() as (left, right), tempfile.TemporaryDirectory() as directory:
+    with outer_link() as (left, right), tempfile.TemporaryDirectory() as directory:
         peers = []
         for name, namespace, here, there, mine, theirs in (
             ("left", left, OUTER_LEFT, OUTER_RIGHT, LEFT, RIGHT),
@@ -108,7 +109,7 @@ def wireguard_go() -> Iterator[Ends]:
     if shutil.which("wireguard-go") is None:
         raise Missing("wireguard-go is not installed")
     keys = [X25519PrivateKey.generate() for _ in range(2)]
-    with _outer_link() as (left, right):
+    with outer_link() as (left, right):
         programs = []
         for index, (namespace, there, theirs) in enumerate(
             ((left, OUTER_RIGHT, RIGHT), (right, OUTER_LEFT, LEFT))

@@ -282,7 +282,7 @@ def test_datagrams_reach_the_lane_that_owns_them() -> None:
                 wanted.settimeout(2)
                 assert wanted.recv(2000) == data
             sender.sendto(b"\0\0\x12\x34" + bytes(40), (SUN, 4500))
-            while sun.counters().drops != {Drop.NO_SA: 1}:
+            while not sun.counters().drops.get(Drop.NO_SA):
                 time.sleep(0)  # the datagram is on its way through another process
 
 
