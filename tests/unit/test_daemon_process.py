@@ -312,6 +312,17 @@ def test_a_new_data_plane_gets_the_policies_before_anything_else() -> None:
     on_loop(body)
 
 
+def test_a_new_daemon_negotiates_what_the_former_ones_sas_carry() -> None:
+    async def body(bench: Bench) -> None:
+        bench.effect(effects.InstallPolicy(POLICY))
+        policy = await bench.command()
+        bench.daemon.take_over((policy.rules[0].flow, 12345))
+        assert (await bench.verb())[:4] == ("acquire", 3, NET, NET)
+        assert bench.endpoint.calls == []
+
+    on_loop(body)
+
+
 def test_a_removed_policy_is_not_put_back() -> None:
     async def body(bench: Bench) -> None:
         bench.effect(effects.InstallPolicy(POLICY), effects.RemovePolicy(1))

@@ -78,6 +78,7 @@ class Program:
             new_configuration=self.reload,
         )
         self.loaded = loaded
+        self.fixed = (loaded.header, loaded.options)
         self.reloading: asyncio.Task[None] | None = None
 
     async def run(self) -> int:
@@ -104,6 +105,8 @@ class Program:
         self.say(
             Severity.INFO, "ready", f"ready: {len(self.control.connections)} connections, engine {engine}"
         )
+        if isinstance(report, messages.Dumped):
+            self.daemon.take_over(report.flows)
         self.loop.call_later(SWEEP_AFTER, self.daemon.plane.sweep)
 
     def reload(self, descriptor: int) -> None:
@@ -114,13 +117,16 @@ class Program:
         if former is not None:
             await asyncio.wait([former])
         try:
-            await self.control.apply(bundle.read(descriptor).commands)
+            new = bundle.read(descriptor)
+            await self.control.apply(new.commands)
         except Refused as refused:
             self.supervised.say(b"refused", str(refused))
             return
         finally:
             os.close(descriptor)
         self.supervised.say(b"reloaded")
+        if (new.header, new.options) != self.fixed:
+            self.say(Severity.WARNING, "options-later", "changed options take effect at the next start")
         self.say(
             Severity.INFO, "reloaded", f"configuration reloaded: {len(self.control.connections)} connections"
         )

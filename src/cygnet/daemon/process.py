@@ -27,7 +27,7 @@ from cygnet.ike import effects, events
 from cygnet.ike.errors import IkeError
 from cygnet.ike.world import Instant, Path
 from cygnet.policy.sa import Direction
-from cygnet.policy.selectors import IpAddress
+from cygnet.policy.selectors import IpAddress, TrafficSelector
 from cygnet.policy.spd import Policy
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ MAX_TURNS = 10_000
 TICK = 0.25
 LAG_BOUNDS = (0.001, 0.002, 0.005, 0.010, 0.020, 0.050, 0.100, 0.200, 0.500, 1.0)
 RENEW_BATCH = 50
-"""SAs renewed at a time after the data plane was restarted."""
+"""SAs renewed at a time after a restart, ours or the data plane's."""
 
 
 def now() -> Instant:
@@ -83,6 +83,7 @@ class Daemon:
         self._resolving: set[int] = set()
         self._lost: list[tuple[int, int]] = []
         self._renewing: dict[int, int] = {}
+        self._orphaned: list[tuple[int, TrafficSelector, TrafficSelector]] = []
         self._carry: dict[type, Callable[..., None]] = {
             effects.SendDatagram: self._send,
             effects.InstallSa: self._install_sa,
@@ -278,6 +279,33 @@ class Daemon:
     def _answer(self, ask: int, result: object) -> None:
         self._resolving.discard(ask)
         self.do("answer", self.endpoint.resume, ask, result, now())
+
+    # -- our own restart -----------------------------------------------------------------------
+
+    def take_over(self, flows: tuple[int, ...]) -> None:
+        """Negotiate anew what a former daemon's SAs carry, at once.
+
+        Their keys for rekeying died with it. Traffic flows on in them, until the peer finds nobody who
+        answers for them: waiting for that would cost the packets from then on.
+        """
+        ours = {flow for name in flows if (flow := self.plane.names.endpoint_flow(name)) is not None}
+        self._orphaned = [
+            (rule.flow, rule.local, rule.remote)
+            for policy in self.policies.values()
+            for rule in {rule.flow: rule for rule in policy.rules if rule.flow in ours}.values()
+        ]
+        if self._orphaned:
+            text = f"{len(self._orphaned)} flows of a former daemon are negotiated anew"
+            self.emit(events.Noted("taken-over", text))
+        self._acquire_orphaned()
+
+    def _acquire_orphaned(self) -> None:
+        batch, self._orphaned = self._orphaned[:RENEW_BATCH], self._orphaned[RENEW_BATCH:]
+        for flow, local, remote in batch:
+            self.guard.run("acquire", self.endpoint.acquire, flow, local, remote, now())
+        self.flush()
+        if self._orphaned:
+            self.loop.call_later(TICK, self._acquire_orphaned)
 
     # -- the data plane's restart --------------------------------------------------------------
 

@@ -242,6 +242,8 @@ class Dumped(Report, frozen=True):
     pairs: tuple[int, ...]
     engine: str
     offloads: dict[str, bool]
+    flows: tuple[int, ...] = ()
+    """Those that have an outbound SA: a restarted daemon negotiates them anew at once."""
 
 
 class Warned(Report, frozen=True):

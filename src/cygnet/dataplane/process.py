@@ -231,6 +231,7 @@ class Process:
                 "udp_gso": offloads.udp_gso,
                 "udp_gro": offloads.udp_gro,
             },
+            state.sad.flows(),
         )
 
     # -- reports -------------------------------------------------------------------------------

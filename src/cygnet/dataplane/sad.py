@@ -134,6 +134,10 @@ class Sad:
                 return entry
         return None
 
+    def flows(self) -> tuple[int, ...]:
+        """The flows that have an outbound SA."""
+        return tuple(flow for flow, entries in self._outbound.items() if entries)
+
     def has_outbound(self, flow: int) -> bool:
         return bool(self._outbound.get(flow))
 
