@@ -93,6 +93,25 @@ class Cursor:
         inner.end = after
         return inner
 
+    def structure(self, head: Struct) -> tuple[tuple[Any, ...], Cursor]:
+        """A head whose last field is the length of head and body together, and a cursor over the body.
+        This one moves behind both."""
+        at = self.position
+        size = head.size
+        if at + size > self.end:
+            raise self._short(size)
+        fields = head.unpack_from(self._data, at)
+        length = fields[-1]
+        after = at + length
+        if length < size or after > self.end:
+            raise Malformed(f"a length of {length}, {self.end - at} octets left")
+        self.position = after
+        inner = Cursor.__new__(Cursor)
+        inner._data = self._data
+        inner.position = at + size
+        inner.end = after
+        return fields, inner
+
     def expect_end(self) -> None:
         """Everything must have been read: octets left over mean that a length lies."""
         if self.position != self.end:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from struct import Struct
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from cygnet.records import dataclass
 from cygnet.wire.cursor import Cursor, Malformed
@@ -32,6 +32,8 @@ MAX_PAYLOADS: Final = 64
 
 _HEADER: Final = Struct("!8s8sBBBBII")
 _GENERIC: Final = Struct("!BBH")
+
+_SEALED: Final = (EncryptedPayload, EncryptedFragmentPayload)
 
 P = TypeVar("P", bound=Payload)
 
@@ -67,17 +69,18 @@ class Message:
 
     def one(self, kind: type[P]) -> P:
         """The only payload of this class. Raises `Malformed` when there is none, or more than one."""
-        found = [p for p in self.payloads if type(p) is kind]
-        if len(found) != 1:
-            raise Malformed(f"{len(found)} {_title(kind)} where one belongs")
-        return found[0]
+        found = self.maybe(kind)
+        if found is None:
+            raise Malformed(f"0 {_title(kind)} where one belongs")
+        return found
 
     def maybe(self, kind: type[P]) -> P | None:
         """The payload of this class, or None. Raises `Malformed` when there is more than one."""
-        found = [p for p in self.payloads if type(p) is kind]
-        if len(found) > 1:
-            raise Malformed(f"{len(found)} {_title(kind)} where one belongs")
-        return found[0] if found else None
+        kinds = list(map(type, self.payloads))
+        count = kinds.count(kind)
+        if count > 1:
+            raise Malformed(f"{count} {_title(kind)} where one belongs")
+        return cast(P, self.payloads[kinds.index(kind)]) if count else None
 
     def all(self, kind: type[P]) -> tuple[P, ...]:
         """The payloads of this class, in order."""
@@ -142,8 +145,7 @@ def _decode_chain(kind: int, cursor: Cursor, *, sealed: bool) -> tuple[Payload, 
     while kind:
         if len(payloads) == MAX_PAYLOADS:
             raise Malformed(f"more than {MAX_PAYLOADS} payloads")
-        following, flags, length = cursor.unpack(_GENERIC)
-        body = cursor.sub(length - 4)
+        (following, flags, _), body = cursor.structure(_GENERIC)
         payloads.append(_parse(kind, flags, following, body, sealed))
         if kind == PayloadType.SK or kind == PayloadType.SKF:
             break
@@ -204,7 +206,7 @@ def encode_payloads(payloads: Sequence[Payload]) -> tuple[int, bytes]:
     try:
         for i, payload in enumerate(payloads):
             following = 0
-            if isinstance(payload, EncryptedPayload | EncryptedFragmentPayload):
+            if isinstance(payload, _SEALED):
                 if i != last:
                     raise ValueError("an encrypted payload that is not the last")
                 following = payload.first_inner

@@ -133,11 +133,10 @@ def judge(message: Message, *, protected: bool) -> None:
                 )
             continue
         counted[kind] = counted.get(kind, 0) + 1
-        check = _CONTENTS.get(kind)
-        if check is not None:
-            check(payload, message)
-        if type(payload) is NotifyPayload and (Notify.is_error(payload.type) or payload.type in _INSTEAD):
-            instead = True
+        if kind in _CONTENTS:
+            _CONTENTS[kind](payload, message)
+            if type(payload) is NotifyPayload and (Notify.is_error(payload.type) or payload.type in _INSTEAD):
+                instead = True
     _judge_counts(message, allowed, counted)
     if not (header.response and instead):
         _judge_needed(message, _NEEDED[header.exchange, header.response, protected], counted)
