@@ -47,7 +47,7 @@ def test_a_small_file_becomes_a_connection_with_swanctls_defaults(tmp_path: Path
 def test_an_empty_file_is_a_gateway_with_default_options(tmp_path: Path) -> None:
     configuration = loaded(tmp_path, "")
     assert configuration.connections == ()
-    assert configuration.gateway.options == Options()
+    assert configuration.gateway.options == Options(encapsulate=True)
     assert configuration.gateway.control_socket == "/run/cygnet/cygnet.vici"
 
 

@@ -44,7 +44,7 @@ CHILD = ChildSaView(
 )  # fmt: skip
 SA = IkeSaView(
     7, "gw", 2, "ESTABLISHED", True, 0x11, 0x22, PATH, Identity.parse("moon"), Identity.parse("sun"), False,
-    False, 20, 256, 0, 5, 31, 1.0, 2.0, 3.0, (CHILD, replace(CHILD, name="voice", pair=4)),
+    False, False, 20, 256, 0, 5, 31, 1.0, 2.0, 3.0, (CHILD, replace(CHILD, name="voice", pair=4)),
 )  # fmt: skip
 CONN = {
     "gw": {

@@ -46,7 +46,7 @@ CHILD = ChildSaView(
 )
 SA = IkeSaView(
     7, "gw", 2, "ESTABLISHED", True, 1, 2, PATH, Identity.parse("moon"), Identity.parse("sun"), False, False,
-    20, 256, 0, 5, 31, 1.0, 2.0, 3.0, (CHILD,),
+    False, 20, 256, 0, 5, 31, 1.0, 2.0, 3.0, (CHILD,),
 )  # fmt: skip
 
 

@@ -66,7 +66,8 @@ CHILD = ChildSaView(
 SA = IkeSaView(
     unique_id=5, connection="branch", version=2, state="ESTABLISHED", initiator=True, initiator_spi=0xAB,
     responder_spi=(1 << 64) - 1, path=PATH, local_id=Identity.parse("moon.example"), remote_id=None,
-    nat_local=False, nat_remote=True, encryption=12, key_bits=128, integrity=12, prf=5, key_exchange=14,
+    nat_local=False, nat_remote=True, nat_fake=False, encryption=12, key_bits=128, integrity=12, prf=5,
+    key_exchange=14,
     established=900.0,     rekey_at=5000.0, expires_at=6000.0, children=(CHILD,),
 )  # fmt: skip
 FAILURE = Failure(

@@ -116,7 +116,8 @@ def _ike_sa(sa: Mapping[str, Any]) -> Text:
         details.append(f"for {duration(sa['established'])}")
     if "rekey-time" in sa:
         details.append(f"rekeyed in {duration(sa['rekey-time'])}")
-    if sa.get("nat-any") == "yes":
+    # With encapsulation forced, the peer's side looks like a NAT without being one.
+    if sa.get("nat-local") == "yes" or (sa.get("nat-remote") == "yes" and sa.get("nat-fake") != "yes"):
         details.append("NAT in between")
     text.append(f"\n  {', '.join(details)}", "dim")
     return text

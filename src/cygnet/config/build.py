@@ -75,6 +75,8 @@ def build_gateway(options: model.Options) -> Gateway:
                 limit=options.retransmit_limit,
             ),
             half_open_timeout=options.half_open_timeout,
+            # Every engine so far runs in userspace.
+            encapsulate=True,
             cookie_threshold=options.cookie_threshold,
             cookie_threshold_per_source=options.cookie_threshold_ip,
             block_threshold=options.block_threshold,

@@ -56,6 +56,11 @@ def _words(**aliases: str) -> WithJsonSchema:
 
 
 YesNo = Annotated[bool, PlainValidator(values.boolean), _kind("yes or no", {"type": ["boolean", "string"]})]
+YesNoAuto = Annotated[
+    bool | None,
+    PlainValidator(values.boolean_or_auto),
+    _kind("yes, no or auto", {"type": ["boolean", "string"]}),
+]
 Time = Annotated[float, PlainValidator(values.seconds), _kind("time", _SCALAR)]
 Octets = Annotated[int, PlainValidator(values.octet_count), _kind("bytes", _SCALAR)]
 MaybeTime = Annotated[float | None, PlainValidator(values.seconds), _kind("time", _SCALAR)]
@@ -328,7 +333,12 @@ class Connection(Section):
     proposals: IkeProposals = _key(
         None, "Algorithms of the IKE SA, best first: `aes256gcm16-prfsha384-x25519`; `default`.", "default"
     )
-    encap: YesNo = _key(False, "Force UDP encapsulation, also where there is no NAT.", "no")
+    encap: YesNoAuto = _key(
+        None,
+        "Force UDP encapsulation, also where there is no NAT. `auto`: where the engine runs in"
+        " userspace, which moves encapsulated packets in batches and plain ESP packet by packet.",
+        "auto",
+    )
     dpd_delay: Time = _key(
         0.0, "After this long without a packet the peer is asked whether it lives; 0: never.", "0s"
     )

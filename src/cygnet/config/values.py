@@ -55,6 +55,11 @@ def boolean(value: Any) -> bool:
     raise refuse("must be yes or no", "yes, true, enabled, 1, no, false, disabled, 0")
 
 
+def boolean_or_auto(value: Any) -> bool | None:
+    """None for `auto`."""
+    return None if str(value).strip().lower() == "auto" else boolean(value)
+
+
 def seconds(value: Any) -> float:
     """A time: a number of seconds, or with the suffix s, m, h or d."""
     allowed = "a number of seconds, or with suffix: 30s, 5m, 4h, 1d"

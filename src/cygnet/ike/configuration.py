@@ -113,7 +113,7 @@ class Connection:
     """`local_addrs` empty: any address. `remote_addrs` empty and `remote_host` "": any peer (responder only).
 
     `remote_host` is a DNS name that is resolved each time the connection is initiated.
-    `retransmit_*` None: the endpoint's default.
+    `encap` None: as `Options.encapsulate` says.
     """
 
     name: str
@@ -127,7 +127,7 @@ class Connection:
     remote_host: str = ""
     local_port: int = 500
     remote_port: int = 500
-    encap: bool = False
+    encap: bool | None = None
     unique: Unique = Unique.NO
     rekey_time: float = 14400.0
     over_time: float = 1440.0
@@ -167,4 +167,6 @@ class Options:
     fragment_size: int = 1280
     port: int = 500
     port_nat_t: int = 4500
+    encapsulate: bool = False
+    """Force UDP encapsulation where a connection does not say: userspace engines move it in batches."""
     default_discard: bool = False

@@ -41,6 +41,7 @@ from cygnet.ike.state import (
     CheckLiveness,
     DeleteChild,
     DeleteIke,
+    ForgetAttempt,
     Handover,
     Phase,
     RekeyChild,
@@ -105,6 +106,8 @@ class Endpoint:
         self.by_number: dict[int, IkeSa] = {}
         self.by_pair: dict[int, IkeSa] = {}
         self.by_connection: dict[str, dict[int, IkeSa]] = {}
+        # Those of them that come up: few, where a connection may have thousands.
+        self._coming: dict[str, dict[int, IkeSa]] = {}
         self.by_peer: dict[tuple[Identity, Identity], dict[int, IkeSa]] = {}
         self.reconnecting = reconnect.Reconnecting(self)
         self._child_spis: set[int] = set()
@@ -304,7 +307,7 @@ class Endpoint:
         return (
             sa.view()
             for sa in tuple(self.by_number.values())
-            if not sa.close_at and sa.state.phase is not Phase.REKEYED
+            if not sa.close_at and not sa.parent and sa.state.phase is not Phase.REKEYED
         )
 
     # -- for SAs and drivers ---------------------------------------------------------------------
@@ -367,24 +370,40 @@ class Endpoint:
             if spi != _ZERO_SPI and spi not in self.by_spi:
                 return spi
 
-    def create(self, connection: Connection, state: SaState) -> IkeSa:
-        """A new IKE SA on the books."""
+    def create(self, connection: Connection, state: SaState, parent: int = 0) -> IkeSa:
+        """A new IKE SA on the books. One that may take over from a `parent` is not the connection's yet."""
         self._last_number += 1
         sa = IkeSa(self, self._last_number, connection, state)
         self.by_number[sa.unique_id] = sa
         self.by_spi[state.local_spi] = sa
-        self.by_connection.setdefault(connection.name, {})[sa.unique_id] = sa
+        sa.parent = parent
+        if not parent:
+            self._join_connection(sa)
         self.touch(sa)
         return sa
+
+    def _join_connection(self, sa: IkeSa) -> None:
+        self.by_connection.setdefault(sa.connection.name, {})[sa.unique_id] = sa
+        if sa.state.phase is Phase.CONNECTING:
+            self._coming.setdefault(sa.connection.name, {})[sa.unique_id] = sa
+
+    def _has_come(self, sa: IkeSa) -> None:
+        coming = self._coming.get(sa.connection.name)
+        if coming is not None:
+            coming.pop(sa.unique_id, None)
+            if not coming:
+                del self._coming[sa.connection.name]
 
     def reassign(self, sa: IkeSa, connection: Connection) -> None:
         """Authentication decided for another connection than the address had suggested."""
         if connection.name != sa.connection.name:
             self._leave_connection(sa)
-            self.by_connection.setdefault(connection.name, {})[sa.unique_id] = sa
+            sa.connection = connection
+            self._join_connection(sa)
         sa.connection = connection
 
     def _leave_connection(self, sa: IkeSa) -> None:
+        self._has_come(sa)
         members = self.by_connection.get(sa.connection.name)
         if members is not None:
             members.pop(sa.unique_id, None)
@@ -406,15 +425,16 @@ class Endpoint:
             keys=keys.keys,
             nat_local=old.nat_local,
             nat_remote=old.nat_remote,
+            forced=old.forced,
             fragmentation=old.fragmentation,
             nonce=keys.nonce,
             local_id=old.local_id,
             peer=old.peer,
             established=now,
+            began=old.began,
         )
-        successor = self.create(sa.connection, upkeep.with_deadlines(state, sa.connection, old, self.entropy))
-        successor.parent = sa.unique_id
-        return successor.unique_id
+        state = upkeep.with_deadlines(state, sa.connection, old, self.entropy)
+        return self.create(sa.connection, state, sa.unique_id).unique_id
 
     def handover(self, sa: IkeSa, before: SaState, number: int) -> None:
         """Children and queued requests move, all at once."""
@@ -422,7 +442,13 @@ class Endpoint:
         if successor is None:
             return
         successor.parent = 0
+        successor.connection = sa.connection
+        self._join_connection(successor)
         successor.commit((Adopt(before.children),))
+        for child in before.children:
+            if child.outbound is not None and not child.replaces and not child.redundant:
+                # Who waited on the old IKE SA to send on it has gone with that.
+                driver.begin_local(successor, exchanges.activate(successor, child.pair))
         # What the rekey itself has done, or what was about the old one alone, does not move.
         moving = [w for w in sa.queue or () if w.operation or not isinstance(w, RekeyIke | CheckLiveness)]
         for wanted in moving:
@@ -434,6 +460,7 @@ class Endpoint:
         successor.later, sa.later = sa.later, ()
         driver.postpone(sa, DeleteIke(REKEYED), self.now.monotonic + REKEYED_PATIENCE)
         self._leave_peer(sa)
+        self._leave_connection(sa)
         reconnect.follow(self, sa, number)
         self.join_peer(successor)
         self.touch(successor)
@@ -491,7 +518,7 @@ class Endpoint:
     def has_contact(self, local: Identity, remote: Identity, besides: IkeSa) -> bool:
         members = self.by_peer.get((local, remote), {})
         # One that the peer is just beginning counts: to say that there is none would kill it (section 2.4).
-        coming = self.by_connection.get(besides.connection.name, {})
+        coming = self._coming.get(besides.connection.name, {})
         return any(sa is not besides for sa in members.values()) or any(
             sa is not besides and sa.state.phase is Phase.CONNECTING and not sa.state.original_initiator
             for sa in coming.values()
@@ -501,11 +528,12 @@ class Endpoint:
         """Whether we are initiating to the same peer meanwhile."""
         return any(
             sa is not besides and sa.state.phase is Phase.CONNECTING and sa.state.original_initiator
-            for sa in self.by_connection.get(besides.connection.name, {}).values()
+            for sa in self._coming.get(besides.connection.name, {}).values()
         )
 
     def established(self, sa: IkeSa, initial_contact: bool) -> None:
         """Uniqueness (swanctl `unique`), INITIAL_CONTACT, and who else waits for this peer."""
+        self._has_come(sa)
         others = [
             other
             for other in self.by_peer.get(_pair_of(sa), {}).values()
@@ -528,11 +556,22 @@ class Endpoint:
                 driver.begin_closing(other, failure)
         self.reconnecting.succeeded(sa)
 
-    def closing(self, sa: IkeSa, failure: Failure) -> None:
-        """It is about to end, its children still stand: what has to come up again is noted now."""
-        for attempt in sa.state.attempts:
-            if not attempt.ours and attempt.kind is AttemptKind.REKEY_IKE:
+    def closing(self, sa: IkeSa, failure: Failure, *, telling: bool = False) -> None:
+        """It is about to end, its children still stand: what has to come up again is noted now.
+
+        `telling`: the peer will hear of it; what it may have rekeyed to is closed with it."""
+        theirs = [a for a in sa.state.attempts if not a.ours and a.kind is AttemptKind.REKEY_IKE]
+        for attempt in theirs:
+            if telling:
+                self.dismiss(attempt.result, ours=True)
+            else:
                 self.abandon(attempt.result)
+        sa.commit(tuple(map(ForgetAttempt, theirs)))
+        parent = self.by_number.get(sa.parent)
+        if parent is not None:
+            # The peer gives up its rekey of that one: what is left of it is what was before.
+            given_up = [a for a in parent.state.attempts if not a.ours and a.result == sa.unique_id]
+            parent.commit(tuple([ForgetAttempt(a) for a in given_up if a.kind is AttemptKind.REKEY_IKE]))
         if sa.state.phase is Phase.CONNECTING:
             if sa.state.original_initiator:
                 self.reconnecting.failed(sa, failure)

@@ -59,6 +59,7 @@ def bring_up(gateway: Endpoint, loaded: Loaded, flows: Flows, operation: int) ->
     state = SaState(
         phase=Phase.CONNECTING,
         original_initiator=True,
+        began=True,
         spi_i=gateway.obtain_spi(),
         spi_r=bytes(8),
         path=path,
@@ -260,7 +261,7 @@ def crossing(sa: IkeSa, other: IkeSa, initial_contact: bool) -> bool:
     established while `sa` was under way can have crossed it.
     """
     mine, theirs = sa.state, other.state
-    if mine.original_initiator == theirs.original_initiator or sa.connection.name != other.connection.name:
+    if mine.began == theirs.began or sa.connection.name != other.connection.name:
         return False
     return not (initial_contact and theirs.established < mine.created)
 

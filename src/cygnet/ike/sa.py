@@ -240,6 +240,7 @@ class IkeSa:
             remote_id=state.peer.identity if state.peer is not None else None,
             nat_local=state.nat_local,
             nat_remote=state.nat_remote,
+            nat_fake=state.forced,
             encryption=suite.encryption if suite else 0,
             key_bits=suite.key_bits if suite else 0,
             integrity=suite.integrity if suite else 0,

@@ -140,6 +140,7 @@ class Attempt:
 class SaState:
     """`original_initiator`: we started the exchange that made this SA. `fragmentation`: the peer reassembles.
 
+    `began`: we sent the very first message, before any rekey: it never changes.
     `nonce` is the lowest of the two that made it: two SAs that were set up at once are told apart
     by it. `deleted_early` are SPIs that the peer deleted before its answer that creates them came
     (they matter only while an attempt of ours is open).
@@ -155,6 +156,7 @@ class SaState:
     keys: IkeKeys | None = None
     nat_local: bool = False
     nat_remote: bool = False
+    forced: bool = False
     fragmentation: bool = False
     nonce: bytes = b""
     local_id: Identity | None = None
@@ -167,6 +169,7 @@ class SaState:
     attempts: tuple[Attempt, ...] = ()
     deleted_early: tuple[int, ...] = ()
     successor: int = 0
+    began: bool = False
 
     @property
     def local_spi(self) -> bytes:
@@ -179,7 +182,7 @@ class SaState:
     @property
     def encapsulated(self) -> bool:
         """ESP goes inside UDP: a NAT was seen, or one end pretended one (RFC 7296, section 2.23)."""
-        return self.nat_local or self.nat_remote
+        return self.nat_local or self.nat_remote or self.forced
 
     def child(self, pair: int) -> ChildSa | None:
         for child in self.children:
@@ -223,6 +226,7 @@ class UseKeys:
     keys: IkeKeys
     nat_local: bool
     nat_remote: bool
+    forced: bool
     fragmentation: bool
     nonce: bytes
     path: Path
@@ -435,6 +439,7 @@ def _changed(state: SaState, change: Change) -> SaState:
                 keys=change.keys,
                 nat_local=change.nat_local,
                 nat_remote=change.nat_remote,
+                forced=change.forced,
                 fragmentation=change.fragmentation,
                 nonce=change.nonce,
                 path=change.path,

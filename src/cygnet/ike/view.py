@@ -50,6 +50,7 @@ class IkeSaView:
     remote_id: Identity | None
     nat_local: bool
     nat_remote: bool
+    nat_fake: bool
     encryption: int
     key_bits: int
     integrity: int

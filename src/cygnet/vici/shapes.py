@@ -76,8 +76,11 @@ def ike_sa(sa: IkeSaView, now: float) -> Shape:
     shape["initiator-spi"] = f"{sa.initiator_spi:016x}"
     shape["responder-spi"] = f"{sa.responder_spi:016x}"
     for key, present in (
-        ("nat-local", sa.nat_local), ("nat-remote", sa.nat_remote), ("nat-any", sa.nat_local or sa.nat_remote)
-    ):  # fmt: skip
+        ("nat-local", sa.nat_local),
+        ("nat-remote", sa.nat_remote),
+        ("nat-fake", sa.nat_fake),
+        ("nat-any", sa.nat_local or sa.nat_remote),
+    ):
         if present:
             shape[key] = "yes"
     shape.update(_algorithms(sa.encryption, sa.key_bits, sa.integrity, 0))

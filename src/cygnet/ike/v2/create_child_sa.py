@@ -456,6 +456,10 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
             raise failed
     # What happened while the data plane worked counts too.
     state = context.state
+    overtaken = collisions.admit(state, Request.CREATE_CHILD, None)
+    if overtaken:
+        yield from answer((NotifyPayload(0, b"", overtaken, b""),))
+        return
     contested = old is not None and collisions.is_rekeying(state, old.pair)
     # A rekey is told when it counts: when the peer is known to hold the new pair, or wins the contest.
     record = replace(made.child, outbound=made.outbound, announced=old is None, nonce=min(theirs, nonce))
@@ -660,6 +664,7 @@ def _ike_keys(
         keys=keys,
         nat_local=state.nat_local,
         nat_remote=state.nat_remote,
+        forced=state.forced,
         fragmentation=state.fragmentation,
         nonce=min(ni, nr),
         path=state.path,

@@ -756,7 +756,7 @@ def begin_closing(sa: IkeSa, failure: Failure, operation: int = 0) -> None:
         close(sa, failure, linger=False)
         sa.gateway.operation_ended(operation, None)
         return
-    sa.gateway.closing(sa, failure)
+    sa.gateway.closing(sa, failure, telling=True)
     drops = [DropChild(child.pair, failure) for child in sa.state.children]
     sa.commit((ChangePhase(Phase.DELETING), *drops))
     enqueue(sa, DeleteIke(failure, operation), first=True)

@@ -107,7 +107,7 @@ def initiate(context: Context) -> Steps[Initial]:
             offer,
             KePayload(ours.group, ours.public),
             NoncePayload(nonce),
-            *nat.notifies(state.spi_i, bytes(8), state.path, pretend=connection.encap),
+            *nat.notifies(state.spi_i, bytes(8), state.path, pretend=_forced(context)),
             *_announcements(connection.fragmentation),
         )
         judge = _Judge(ours, nonce, offer, frozenset(groups) - tried, cookies < MAX_COOKIES, context)
@@ -124,9 +124,10 @@ def initiate(context: Context) -> Steps[Initial]:
     message = exchanged.received.message
     spi_r = message.header.responder_spi
     chosen, keys = _derive(accepted.selected, nonce, accepted.nonce, state.spi_i, spi_r, accepted.shared)
-    behind, peer_behind = nat.detect(message, exchanged.received.path)
+    behind, peer_behind, pretended = nat.detect(message, exchanged.received.path)
+    forced = pretended or _forced(context)
     path = exchanged.received.path
-    if behind or peer_behind or connection.encap:
+    if behind or peer_behind or forced:
         # RFC 7296, section 2.23: everything from here on travels on port 4500.
         path = _floated(path, context.options.port, context.options.port_nat_t)
     use = UseKeys(
@@ -134,8 +135,9 @@ def initiate(context: Context) -> Steps[Initial]:
         spi_r=spi_r,
         suite=chosen,
         keys=keys,
-        nat_local=behind or connection.encap,
+        nat_local=behind,
         nat_remote=peer_behind,
+        forced=forced,
         fragmentation=_fragments(message, connection.fragmentation),
         nonce=min(nonce, accepted.nonce),
         path=path,
@@ -260,14 +262,16 @@ def respond(context: Context, admitted: Admitted) -> Steps[Initial]:
     selected = admitted.selected
     nonce = context.entropy.octets(NONCE_LENGTH)
     chosen, keys = _derive(selected, admitted.nonce, nonce, state.spi_i, state.spi_r, admitted.shared)
-    behind, peer_behind = nat.detect(message, received.path)
+    behind, peer_behind, pretended = nat.detect(message, received.path)
+    forced = pretended or _forced(context)
     use = UseKeys(
         spi_i=state.spi_i,
         spi_r=state.spi_r,
         suite=chosen,
         keys=keys,
-        nat_local=behind or connection.encap,
+        nat_local=behind,
         nat_remote=peer_behind,
+        forced=forced,
         fragmentation=_fragments(message, connection.fragmentation),
         nonce=min(admitted.nonce, nonce),
         path=received.path,
@@ -283,7 +287,7 @@ def respond(context: Context, admitted: Admitted) -> Steps[Initial]:
             proposals.answer(selected, b""),
             KePayload(admitted.ours.group, admitted.ours.public),
             NoncePayload(nonce),
-            *nat.notifies(state.spi_i, state.spi_r, received.path, pretend=connection.encap),
+            *nat.notifies(state.spi_i, state.spi_r, received.path, pretend=_forced(context)),
             *admitted.certificate_requests,
             *announcements,
         ),
@@ -293,6 +297,12 @@ def respond(context: Context, admitted: Admitted) -> Steps[Initial]:
 
 
 # -- both ---------------------------------------------------------------------------------------
+
+
+def _forced(context: Context) -> bool:
+    """Do we want encapsulation without a NAT?"""
+    encap = context.connection.encap
+    return context.options.encapsulate if encap is None else encap
 
 
 def check_nonce(theirs: bytes, ours: bytes, prf_number: int) -> None:

@@ -8,12 +8,16 @@ that does not match: we are.
 from __future__ import annotations
 
 import hashlib
+from typing import Final
 
 from cygnet.ike.world import Path
 from cygnet.policy.selectors import IpAddress
 from cygnet.wire.message import Message
 from cygnet.wire.numbers import Notify
 from cygnet.wire.payloads import NotifyPayload
+
+PRETENDED: Final = bytes(20)
+"""The source of a Cygnet that wants encapsulation without a NAT."""
 
 
 def digest(spi_i: bytes, spi_r: bytes, address: IpAddress, port: int) -> bytes:
@@ -24,7 +28,7 @@ def digest(spi_i: bytes, spi_r: bytes, address: IpAddress, port: int) -> bytes:
 
 def notifies(spi_i: bytes, spi_r: bytes, path: Path, *, pretend: bool) -> tuple[NotifyPayload, NotifyPayload]:
     """What we send. `pretend` (swanctl `encap`): a source that no path has, so that the peer sees a NAT."""
-    source = bytes(20) if pretend else digest(spi_i, spi_r, path.local, path.local_port)
+    source = PRETENDED if pretend else digest(spi_i, spi_r, path.local, path.local_port)
     destination = digest(spi_i, spi_r, path.remote, path.remote_port)
     return (
         NotifyPayload(0, b"", Notify.NAT_DETECTION_SOURCE_IP, source),
@@ -32,8 +36,11 @@ def notifies(spi_i: bytes, spi_r: bytes, path: Path, *, pretend: bool) -> tuple[
     )
 
 
-def detect(message: Message, path: Path) -> tuple[bool, bool]:
-    """(we are behind a NAT, the peer is). Without the notifies there is no NAT traversal: neither."""
+def detect(message: Message, path: Path) -> tuple[bool, bool, bool]:
+    """(we are behind a NAT, the peer is or pretends it, it pretends as we do).
+
+    Without the notifies there is no NAT traversal: none of them.
+    """
     spi_i, spi_r = message.header.initiator_spi, message.header.responder_spi
     sources, destinations = [], []
     for payload in message.payloads:
@@ -44,4 +51,4 @@ def detect(message: Message, path: Path) -> tuple[bool, bool]:
                 destinations.append(payload.data)
     behind = bool(destinations) and digest(spi_i, spi_r, path.local, path.local_port) not in destinations
     peer = bool(sources) and digest(spi_i, spi_r, path.remote, path.remote_port) not in sources
-    return behind, peer
+    return behind, peer, PRETENDED in sources
