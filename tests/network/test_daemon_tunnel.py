@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -149,24 +151,24 @@ def test_a_packet_of_a_trap_policy_starts_the_negotiation(tmp_path: Path) -> Non
         assert len(both.moon.sas()) == 1
 
 
-def test_traffic_flows_on_while_the_daemon_is_killed_and_comes_back(tmp_path: Path) -> None:
+def test_a_killed_daemon_is_back_at_once_and_traffic_flows_on(tmp_path: Path) -> None:
     with pair(tmp_path) as both:
         both.up()
         traffic = Traffic(both.net.alice, ALICE, both.net.bob, BOB)
         assert traffic.wait_for(100, 10)
+        spis = both.spis()
         dead = both.moon.processes()["daemon"]
         os.kill(dead, signal.SIGKILL)
         assert until(lambda: both.moon.processes().get("daemon") not in (None, dead), 5)
-        assert until(lambda: both.moon.cygnet("status").returncode == 0, 5)
-        report = traffic.stop()
-        assert report.lost == 0, report
-        traffic = Traffic(both.net.alice, ALICE, both.net.bob, BOB)
-        both.up()
+        # The new one finds what its predecessor's SAs carry, and negotiates it anew.
+        assert until(lambda: len(both.moon.sas()) == 1 and len(both.spis()) == 2, 10), both.moon.log()
+        assert not both.spis() & spis
         before = traffic.echoed
         assert traffic.wait_for(before + 100, 10)
-        # The responder sends on the new SA before its initiator can have it (RFC 7296, section 1.2).
         report = traffic.stop()
-        assert report.lost <= 10, report
+        # The responder sends on the new SA before its initiator can have it (RFC 7296, section 1.2).
+        assert report.lost <= 20, report
+        assert report.longest_gap < 1.0, report
         assert len(both.sun.sas()) == 1
 
 
@@ -241,8 +243,9 @@ def test_reloading_leaves_unchanged_tunnels_alone_and_takes_gone_ones_down(tmp_p
         assert "did you mean remote_addrs" in both.moon.log()
         assert "other" in both.moon.cygnet("status").stdout
         assert both.spis() == spis
-        both.moon.configure(configuration("moon"))
+        both.moon.configure(configuration("moon", extra='keep_alive = "30s"'))
         os.kill(both.moon.pid, signal.SIGHUP)
+        assert until(lambda: "changed options take effect at the next start" in both.moon.log(), 5)
         assert until(lambda: "other" not in both.moon.cygnet("status").stdout, 5)
         report = traffic.stop()
         assert report.lost == 0
@@ -356,3 +359,56 @@ def test_a_gateway_runs_without_root_in_a_user_namespace(tmp_path: Path) -> None
     assert done.returncode == 0, log + done.stdout + done.stderr
     assert "gw" in done.stdout, log
     assert "CapEff:\t0000000000000000" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_random_moments_it_always_comes_back_and_nothing_goes_in_clear(
+    tmp_path: Path, seed: int
+) -> None:
+    """Daemon or data plane of either side, in the middle of whatever it does (B18, B20)."""
+    chance = random.Random(seed)
+    with pair(tmp_path, "trap") as both:
+        traffic = Traffic(both.net.alice, ALICE, both.net.bob, BOB)
+        assert traffic.wait_for(10, 10)
+        for _ in range(4):
+            gateway = chance.choice((both.moon, both.sun))
+            kind = chance.choice(("daemon", "dataplane"))
+            dead = gateway.processes()[kind]
+            if chance.random() < 0.5:  # in the middle of a rekey
+                both.moon.cygnet("rekey", "--child", "net")
+            os.kill(dead, signal.SIGKILL)
+            time.sleep(chance.random() * 0.3)  # how long after the kill the next thing happens
+            assert until(lambda g=gateway, k=kind, d=dead: g.processes().get(k) not in (None, d), 10)
+            before = traffic.echoed
+            assert traffic.wait_for(before + 20, 20), both.moon.log() + both.sun.log()
+        traffic.stop()
+
+
+def test_clients_of_the_control_socket_cannot_hold_up_the_negotiation(tmp_path: Path) -> None:
+    """Slow ones, ones that never read, half a packet, a length of 2 GB, initiations without end (B22)."""
+    with pair(tmp_path) as both:
+        clients = []
+        for number in range(120):
+            client = socket.socket(socket.AF_UNIX)
+            client.connect(str(both.moon.socket))
+            client.setblocking(False)
+            clients.append(client)
+            register = b"\x03\x03log"
+            initiate = b"\x00\x08initiate\x03\x05child\x00\x03net"
+            said = {
+                0: len(register).to_bytes(4, "big") + register,
+                1: b"\x00\x00\x00\x20half",
+                2: b"\x7f\xff\xff\xff" + bytes(100),
+                3: (len(initiate).to_bytes(4, "big") + initiate) * 20,
+            }[number % 4]
+            with suppress(BlockingIOError, BrokenPipeError):
+                client.send(said)
+        both.up()
+        assert both.ping()
+        with both.moon.session() as session:
+            stats = session.request("daemon-stats")
+        assert int(stats["lag-ms"]["p99"]) <= 200  # 20 on a machine that is not shared
+        assert stats["escaped"] == {}
+        for client in clients:
+            client.close()
