@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 from cygnet.daemon.guard import MAX_PLACES, Guard
 
 MARKER = "hunter2-the-secret"
@@ -53,3 +56,21 @@ def test_the_number_of_places_is_bounded() -> None:
     guard.run("input", fail_with, ValueError())
     assert len(guard.escaped) <= MAX_PLACES + 1
     assert guard.total == MAX_PLACES + 52
+
+
+def test_a_process_that_falls_tells_places_and_no_texts() -> None:
+    program = (
+        "from cygnet.daemon.guard import tell_no_texts\n"
+        "tell_no_texts('daemon')\n"
+        "class Noisy:\n"
+        f"    def __del__(self): raise ValueError('{MARKER}')\n"
+        "del Noisy\n"
+        f"def inner(): raise KeyError('{MARKER}')\n"
+        "inner()\n"
+    ).replace("del Noisy", "Noisy()")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert MARKER not in done.stderr
+    assert "the daemon process fell\nKeyError" in done.stderr
+    assert "ignored in the daemon process\nValueError" in done.stderr
+    assert "inner" in done.stderr

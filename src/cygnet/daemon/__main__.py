@@ -14,7 +14,6 @@ import os
 import secrets
 import socket
 import sys
-from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -24,7 +23,7 @@ from cygnet.crypto.entropy import SystemEntropy
 from cygnet.daemon import bundle
 from cygnet.daemon.commands import Commands, Server
 from cygnet.daemon.control import Control, Refused
-from cygnet.daemon.guard import Guard, trace
+from cygnet.daemon.guard import Guard, tell_no_texts
 from cygnet.daemon.lanes import Lane, address
 from cygnet.daemon.log import Line, Severity, Sink
 from cygnet.daemon.preload import preload
@@ -173,17 +172,12 @@ class Program:
             self.guard.escape("task", error)
 
 
-def fall(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
-    """The last word of a process that falls: places, no texts, which could quote a secret."""
-    sys.stderr.write(f"the daemon fell: {kind.__name__}\n{trace(error)}\n")
-
-
 async def serve(inherited: Inherited, loaded: bundle.Bundle, sources: Sources, sink: Sink) -> int:
     return await Program(inherited, loaded, sources, sink).run()
 
 
 def main() -> int:
-    sys.excepthook = fall
+    tell_no_texts("daemon")
     inherited = msgspec.json.decode(sys.argv[1], type=Inherited)
     loaded = bundle.read(inherited.configuration)
     level = inherited.log_level or loaded.header.log_level

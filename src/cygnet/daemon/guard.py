@@ -8,6 +8,7 @@ out: it may quote a secret or the peer (T46); its type and the place are enough 
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable
@@ -47,6 +48,20 @@ class Guard:
     @property
     def total(self) -> int:
         return self.escaped.total()
+
+
+def tell_no_texts(name: str) -> None:
+    """Let this process's last word, should it fall, be places as well: Python's own would quote texts."""
+
+    def fall(_: type[BaseException], error: BaseException, __: object) -> None:
+        sys.stderr.write(f"the {name} process fell\n{trace(error)}\n")
+
+    def ignored(what: sys.UnraisableHookArgs) -> None:
+        if what.exc_value is not None:
+            sys.stderr.write(f"ignored in the {name} process\n{trace(what.exc_value)}\n")
+
+    sys.excepthook = fall
+    sys.unraisablehook = ignored
 
 
 def summarise(error: BaseException) -> str:

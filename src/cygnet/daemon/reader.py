@@ -14,6 +14,7 @@ from cygnet.config.build import Gateway
 from cygnet.config.load import load
 from cygnet.config.problems import ConfigurationError
 from cygnet.daemon.bundle import Bundle, Header, write
+from cygnet.daemon.guard import tell_no_texts
 from cygnet.daemon.privileges import hide_memory
 
 
@@ -33,6 +34,7 @@ def header_of(gateway: Gateway) -> Header:
 
 def main() -> int:
     hide_memory()
+    tell_no_texts("reading")
     path, descriptor = Path(sys.argv[1]), int(sys.argv[2])
     try:
         loaded = load(path)
