@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cygnet.lab.capture import Capture, Seen
+from cygnet.lab.capture import Capture
 from cygnet.lab.gateway import Gateway
 from cygnet.lab.topology import (
     ALICE,
@@ -39,8 +39,7 @@ PROTECTED = (MOON_NET, SUN_NET, MOON_NET6, SUN_NET6)
 NET = f'[connections.gw.children.net]\nlocal_ts = "{MOON_NET}"\nremote_ts = "{SUN_NET}"\n'
 NET_AT_SUN = f'[connections.gw.children.net]\nlocal_ts = "{SUN_NET}"\nremote_ts = "{MOON_NET}"\n'
 
-CONFIGURATION = """\
-{before}
+CONFIGURATION = """
 [connections.gw]
 local_addrs = "{here}"
 remote_addrs = "{there}"
@@ -65,9 +64,8 @@ def configuration(
     *,
     connection: str = "",
     options: str = "",
-    before: str = "",
 ) -> str:
-    """cygnet.toml of `moon` or `sun`. `children`: sections, of this side's view; `before`: top of the file."""
+    """cygnet.toml of `moon` or `sun`. `children`: sections as this side sees them."""
     moon = side == "moon"
     here, there = (net.moon_address, SUN) if moon else (SUN, "%any" if net.router else net.moon_address)
     return CONFIGURATION.format(
@@ -79,7 +77,6 @@ def configuration(
         connection=connection,
         children=children or (NET if moon else NET_AT_SUN),
         options=options,
-        before=before,
     )
 
 
@@ -209,8 +206,7 @@ def two(
     with ExitStack() as stack:
         net = stack.enter_context(two_gateways(nat=nat))
         capture = Capture(net.sun, OUTER, PROTECTED, (SECRET.encode(), *markers))
-        seen: list[Seen] = []
-        stack.callback(lambda: seen or seen.append(capture.stop()))
+        stack.callback(capture.stop)
         gateways = [
             Gateway(space, directory / side, configuration(net, side, children, **both), start=False)
             for side, space, children in (("moon", net.moon, moon), ("sun", net.sun, sun))
@@ -220,6 +216,7 @@ def two(
             gateway.start(wait=False)
         for gateway in gateways:
             gateway.wait_until_ready()
-        yield Two(net, *gateways, capture)
-        seen.append(capture.stop())
-        assert clear or not seen[0].clear, f"in clear on the outer link: {seen[0].clear[0].hex()}"
+        moon_gateway, sun_gateway = gateways
+        yield Two(net, moon_gateway, sun_gateway, capture)
+        seen = capture.stop()
+        assert clear or not seen.clear, f"in clear on the outer link: {seen.clear[0].hex()}"

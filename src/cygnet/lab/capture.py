@@ -59,7 +59,9 @@ class Capture:
         self._thread.start()
 
     def stop(self) -> Seen:
-        """End the capture, after everything already queued was read."""
+        """End the capture, after everything already queued was read; again, nothing more happens."""
+        if not self._thread.is_alive():
+            return self._seen
         self._wake.close()
         self._thread.join()
         self._socket.close()

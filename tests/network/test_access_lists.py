@@ -1,0 +1,203 @@
+"""Access lists end to end between two Cygnets: which packet takes the tunnel, which stays as it is.
+
+Both gateways negotiate when traffic comes (trap), a pair of SAs for each rule in IPv4 and one for the whole
+list in IPv6; the outer link says what went in clear.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from cygnet.lab.namespaces import Namespace
+from cygnet.lab.topology import ALICE, ALICE6, BOB, BOB6, MOON, SUN
+from tests.network.gateways import Ladder, Two, two, until
+from tests.network.probes import GRE, ICMP, ICMPV6, OSPF, TCP, UDP, Probe, Probes
+
+pytestmark = [pytest.mark.network, pytest.mark.timeout(120)]
+
+MOON_LISTS = """
+[acls]
+office = [
+    "10 deny   tcp  10.1.0.0/16            10.2.0.0/16 eq 22",
+    "20 permit tcp  any                    10.2.0.0/16 range 20 100",
+    "30 permit udp  10.1.0.0 0.0.255.255   10.2.0.0 0.0.255.255 neq 53",
+    "40 permit icmp 10.1.0.0/16            10.2.0.0/16 echo",
+    "50 permit icmp 10.1.0.0/16            10.2.0.0/16 echo-reply",
+    "60 permit gre  10.1.0.2 0.0.0.8       10.2.0.0/16",
+    "70 permit tcp  10.1.0.0/16 gt 60000   10.2.0.0/16",
+]
+office6 = [
+    "10 permit tcp    fd01::/64  fd02::/64 lt 1024",
+    "20 deny   icmpv6 fd01::/64  host fd02::dead",
+    "30 permit icmpv6 fd01::/64  fd02::/64",
+]
+"""
+SUN_LISTS = """
+[acls]
+office = [
+    "10 deny   tcp  10.2.0.0/16 eq 22                  10.1.0.0/16",
+    "20 permit tcp  10.2.0.0/16 range 20 100           any",
+    "30 permit udp  10.2.0.0 0.0.255.255 neq 53        10.1.0.0 0.0.255.255",
+    "40 permit icmp 10.2.0.0/16                        10.1.0.0/16 echo",
+    "50 permit icmp 10.2.0.0/16                        10.1.0.0/16 echo-reply",
+    "60 permit gre  10.2.0.0/16                        10.1.0.2 0.0.0.8",
+    "70 permit tcp  10.2.0.0/16                        10.1.0.0/16 gt 60000",
+]
+office6 = [
+    "10 permit tcp    fd02::/64 lt 1024  fd01::/64",
+    "20 deny   icmpv6 host fd02::dead    fd01::/64",
+    "30 permit icmpv6 fd02::/64          fd01::/64",
+]
+"""
+CHILDREN = """
+[connections.gw.children.office]
+acl = "office"
+sa = "per-rule"
+start_action = "trap"
+[connections.gw.children.office6]
+acl = "office6"
+sa = "aggregate"
+start_action = "trap"
+"""
+NEGOTIATED = 8.0
+"""Seconds that the first packet of a rule may take: it is held until its SA is there."""
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
+    directory = tmp_path_factory.mktemp("lists")
+    with two(directory, CHILDREN + MOON_LISTS, CHILDREN + SUN_LISTS, clear=True) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def probes(pair: Two) -> Iterator[Probes]:
+    made = Probes(pair.net)
+    yield made
+    made.close()
+
+
+# What takes the tunnel by which rule, and what passes as it is.
+PERMITTED = {
+    "office/20": [Probe(TCP, 20), Probe(TCP, 21), Probe(TCP, 23), Probe(TCP, 100)],
+    "office/30": [Probe(UDP, 52), Probe(UDP, 54), Probe(UDP, 65535)],
+    "office/40": [Probe(ICMP, 8)],
+    "office/50": [Probe(ICMP, 0)],
+    "office/60": [Probe(GRE), Probe(GRE, source="10.1.0.2")],
+    "office/70": [Probe(TCP, 443, 60001)],
+    "office6": [
+        Probe(TCP, 1023, source=ALICE6, destination=BOB6),
+        Probe(ICMPV6, 129, source=ALICE6, destination=BOB6),
+    ],
+}
+UNHARMED = [
+    Probe(TCP, 22),
+    Probe(TCP, 19),
+    Probe(TCP, 101),
+    Probe(TCP, 443, 60000),
+    Probe(UDP, 53),
+    Probe(ICMP, 13),
+    Probe(ICMP, 3),
+    Probe(GRE, source="10.1.0.3"),
+    Probe(GRE, source="10.1.0.11"),
+    Probe(OSPF),
+    Probe(TCP, 1024, source=ALICE6, destination=BOB6),
+    Probe(ICMPV6, 129, source=ALICE6, destination="fd02::dead"),
+    Probe(UDP, 7, source=ALICE6, destination=BOB6),
+]
+
+
+def test_the_first_packet_of_each_rule_is_held_and_leaves_through_an_sa_of_its_own(
+    pair: Two, probes: Probes
+) -> None:
+    pair.net.sun.ip("addr add fd02::dead/64 dev inner nodad")
+    ladder = Ladder(pair.moon)
+    try:
+        first = [of_rule[0] for of_rule in PERMITTED.values()]
+        assert probes.send(*first, patience=NEGOTIATED) == ["tunnel"] * len(first), pair.logs()
+        # RFC 7296: four messages for the first pair of SAs, two for each further one.
+        messages = ladder.messages()
+        assert len(messages) == 4 + 2 * (len(first) - 1)
+        assert [message for message in messages if "CHILD" not in message] == [
+            "sent IKE_SA_INIT request",
+            "received IKE_SA_INIT response",
+            "sent IKE_AUTH request",
+            "received IKE_AUTH response",
+        ]
+    finally:
+        ladder.close()
+    for side in pair.both():
+        (sa,) = side.sas()
+        assert len(sa["child-sas"]) == len(PERMITTED)
+    assert {child["rule"] for child in pair.children()} == set(PERMITTED)
+
+
+def test_every_permitted_flow_takes_the_tunnel_in_both_directions(pair: Two, probes: Probes) -> None:
+    for rule, flows in PERMITTED.items():
+        there = probes.send(*flows, patience=NEGOTIATED)
+        back = probes.send(*[probe.back() for probe in flows], patience=NEGOTIATED)
+        assert {*there, *back} == {"tunnel"}, (rule, there, back)
+    assert len(pair.moon.sas()) == 1
+
+
+def test_denied_and_unmatched_flows_pass_in_clear_in_both_directions(pair: Two, probes: Probes) -> None:
+    before = pair.spis()
+    there = probes.send(*UNHARMED, patience=2)
+    assert there == ["clear"] * len(UNHARMED), list(zip(UNHARMED, there, strict=True))
+    returning = [probe.back() for probe in UNHARMED]
+    back = probes.send(*returning, patience=2)
+    assert back == ["clear"] * len(UNHARMED), list(zip(returning, back, strict=True))
+    assert pair.spis() == before, "nothing was negotiated for them"
+
+
+def test_the_other_side_of_the_tunnel_negotiates_too_when_its_traffic_comes(
+    pair: Two, probes: Probes
+) -> None:
+    for side in pair.both():
+        pair.ask(side, "terminate", ike="gw", force="yes")
+    until(lambda: not pair.moon.sas() and not pair.sun.sas(), 5, "both sides empty")
+    first = [of_rule[0].back() for of_rule in PERMITTED.values()]
+    assert probes.send(*first, patience=NEGOTIATED) == ["tunnel"] * len(first), pair.logs()
+    (sa,) = pair.sun.sas()
+    assert sa["initiator"] == "yes"
+    assert len(sa["child-sas"]) == len(PERMITTED)
+
+
+def send_large(sender: Namespace, source: str, receiver: Namespace, destination: str, port: int) -> bytes:
+    """A datagram of several fragments; what arrived of it."""
+    family = socket.AF_INET6 if ":" in destination else socket.AF_INET
+
+    def bound(address: str, port: int) -> socket.socket:
+        made = socket.socket(family, socket.SOCK_DGRAM)
+        made.bind((address, port))
+        made.settimeout(5)
+        return made
+
+    with (
+        receiver.inside(lambda: bound(destination, port)) as there,
+        sender.inside(lambda: bound(source, 0)) as here,
+    ):
+        here.sendto(b"fragmented" * 700, (destination, port))
+        return there.recv(10000)
+
+
+def test_fragments_of_a_permitted_port_take_the_tunnel_and_of_a_denied_one_do_not(pair: Two) -> None:
+    net = pair.net
+
+    def carried() -> int:
+        return sum(int(child["packets-out"]) for child in pair.children(name="office"))
+
+    before = carried()
+    assert send_large(net.alice, ALICE, net.bob, BOB, 5000) == b"fragmented" * 700
+    assert carried() > before
+    before = carried()
+    assert send_large(net.alice, ALICE, net.bob, BOB, 53) == b"fragmented" * 700
+    assert carried() == before
+
+
+def test_what_the_gateways_themselves_say_on_the_outer_link_is_unharmed(pair: Two) -> None:
+    assert pair.net.moon.run("ping", "-c1", "-W2", SUN, check=False).returncode == 0
+    assert pair.net.sun.run("ping", "-c1", "-W2", MOON, check=False).returncode == 0
