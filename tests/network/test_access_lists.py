@@ -70,6 +70,10 @@ NEGOTIATED = 8.0
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
     directory = tmp_path_factory.mktemp("lists")
     with two(directory, CHILDREN + MOON_LISTS, CHILDREN + SUN_LISTS, clear=True) as made:
+        for host in (made.net.alice, made.net.bob):
+            host.sysctl(ipv4__icmp_echo_ignore_all=1)  # their answers would be negotiated for, too
+        made.net.alice.ip(*(f"addr add 10.1.0.{host}/16 dev eth0" for host in (2, 3, 11)))
+        made.net.bob.ip("addr add fd02::dead/64 dev eth0 nodad")
         yield made
 
 
@@ -113,7 +117,6 @@ UNHARMED = [
 def test_the_first_packet_of_each_rule_is_held_and_leaves_through_an_sa_of_its_own(
     pair: Two, probes: Probes
 ) -> None:
-    pair.net.sun.ip("addr add fd02::dead/64 dev inner nodad")
     ladder = Ladder(pair.moon)
     try:
         first = [of_rule[0] for of_rule in PERMITTED.values()]
