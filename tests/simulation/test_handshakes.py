@@ -45,9 +45,11 @@ def initiate(pair: Pair, child: str = "net", seconds: float = 400.0) -> Reason |
     return failure_of(pair.a, operation)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_two_gateways_come_up_and_carry_packets_both_ways(seed: int) -> None:
-    pair = Pair(seed).up()
+@pytest.mark.parametrize("encap", ["no", "yes", "auto"])
+@pytest.mark.parametrize("seed", range(3))
+def test_two_gateways_come_up_and_carry_packets_both_ways(seed: int, encap: str) -> None:
+    pair = Pair(seed, connection=f'encap = "{encap}"').up()
+    assert all(view.children[0].encapsulated == (encap != "no") for g in pair.both for view in g.sas())
     assert_agreement(*pair.both, up=UP)
     assert pair.talk(20) == (20, 20)
     assert not pair.a.drops()
@@ -325,7 +327,7 @@ def test_a_restarted_gateway_replaces_what_it_forgot(who: str, initiator: str) -
 
 def test_a_gateway_that_lost_its_peer_comes_back_by_itself_if_told_so() -> None:
     pair = Pair(connection='dpd_delay = "10s"', settings='start_action = "start"\ndpd_action = "restart"')
-    pair.network.run_for(10)
+    pair.network.run_for(60)
     assert_agreement(*pair.both, up=UP)
     pair.restart("b")
     pair.settle(900)

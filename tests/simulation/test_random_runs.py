@@ -66,7 +66,7 @@ def run(seed: int) -> Pair:
     pair = Pair(
         seed,
         conditions=bad(random),
-        connection=CONNECTION,
+        connection=CONNECTION + random.choice(('encap = "yes"\n', "")),
         settings=random.choice(SETTINGS),
         children=CHILDREN,
     )

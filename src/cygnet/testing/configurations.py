@@ -57,6 +57,8 @@ def connection_text(
 ) -> str:
     """A connection between the gateways with these numbers as `cygnet.toml`, its secret included.
 
+    ESP is plain unless `connection` has an `encap` of its own.
+
     `connection` and `settings` are more lines of TOML for the connection and for each child. Children
     after the first protect networks of their own (10.N.0.0/16 for the first, 10.N+100.k.0/24 for more).
     """
@@ -71,6 +73,8 @@ def connection_text(
         texts.append(
             CHILD.format(connection=name, name=child, local_ts=ours, remote_ts=theirs, settings=settings)
         )
+    if "encap" not in connection:
+        connection += '\nencap = "no"\n'
     body = GATEWAY.format(
         name=name,
         local=local_address or gateway_address(local),
