@@ -73,9 +73,14 @@ def delete_child(context: Context, pair: int, failure: Failure) -> Steps[None]:
     child = context.state.child(pair)
     if child is None:
         return
-    # What it has only just replaced goes along, or the peer would serve on with that (C5).
-    old = context.state.child(child.replaces)
-    closing = [child] if old is None else [child, old]
+    closing = [child]
+    if not child.redundant:
+        if child.phase is ChildPhase.REKEYED and failure.reason is Reason.EXPIRED:
+            # It was replaced in time; whoever did that closes it.
+            return
+        # What it has only just replaced goes along, or the peer would serve on with that (C5); and what
+        # has replaced it while the wish to close it waited for its turn.
+        closing += [c for c in context.state.children if c.pair == child.replaces or c.replaces == pair]
     for one in closing:
         yield from begin(Attempt(AttemptKind.DELETE_CHILD, ours=True, pair=one.pair))
         if one.phase is not ChildPhase.REKEYED:
