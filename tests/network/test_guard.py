@@ -69,7 +69,7 @@ class Moon:
         packets = []
         while select.select([self.tun], [], [], wait)[0]:
             packet = os.read(self.tun, 1 << 16)[VNET:]
-            if packet[0] >> 4 == 4 or packet[8] != 0xFE:  # not the device's own router solicitations
+            if packet[0] >> 4 == 4 or packet[24] != 0xFF:  # not the device's own multicasts
                 packets.append(packet)
         return packets
 

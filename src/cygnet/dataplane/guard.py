@@ -23,6 +23,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from struct import Struct
 
 from cygnet.dataplane.descriptors import IKE_PORT, MARK, NAT_PORT
 from cygnet.dataplane.guard_sets import Compiler, SetKey, Shape, Spans
@@ -56,7 +57,14 @@ _TYPES = {
 }
 _FAMILY_WORD = {4: "ip", 6: "ip6"}
 _ADDRESS_TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
-_OCTETS = {4: 4, 6: 16}
+_LAYOUTS = {
+    Shape.ADDRESSES: "{address}{address}",
+    Shape.PROTOCOL: "B3x{address}{address}",
+    Shape.PORTS: "B3x{address}{address}H2xH2x",
+    Shape.TYPE: "B3x{address}{address}H2x",
+    Shape.FRAGMENT: "B3x{address}{address}",
+}
+"""The keys in octets, as struct says it."""
 _FRAGMENT_TEST = {4: "ip frag-off & 0x1fff != 0 ", 6: "exthdr frag exists "}
 _NAME = re.compile(r"g([0-9]+)_([46])_([0-9]+)_([123])_([0-4])_([0-9]+)")
 _DEVICE = re.compile(r"[A-Za-z0-9_.:@-]{1,15}")
@@ -193,18 +201,26 @@ def _deletions(names: Iterable[str]) -> list[str]:
     return [f"delete set inet {TABLE} {name}" for name in names]
 
 
-def _intervals(key: SetKey, boxes: Iterable[Spans]) -> Iterable[Interval]:
+def _intervals(key: SetKey, boxes: Iterable[Spans]) -> list[Interval]:
     """The set's fields in the order of its rules' concatenation, each padded to 4 octets."""
-    octets, shape = _OCTETS[key.family], key.shape
-    for remote, local, protocol, local_port, remote_port in boxes:
-        yield tuple(  # type: ignore[misc]
-            (b"" if shape is Shape.ADDRESSES else bytes((protocol[end], 0, 0, 0)))
-            + local[end].to_bytes(octets)
-            + remote[end].to_bytes(octets)
-            + (local_port[end].to_bytes(2) + b"\0\0" if shape is Shape.PORTS else b"")
-            + (remote_port[end].to_bytes(2) + b"\0\0" if shape in (Shape.PORTS, Shape.TYPE) else b"")
-            for end in (0, 1)
-        )
+    pack = Struct(">" + _LAYOUTS[key.shape].format(address="I" if key.family == 4 else "QQ")).pack
+    if key.shape is Shape.ADDRESSES and key.family == 4:  # the many
+        return [(pack(local[0], remote[0]), pack(local[1], remote[1])) for remote, local, _, _, _ in boxes]
+    return [(pack(*_fields(key, box, 0)), pack(*_fields(key, box, 1))) for box in boxes]
+
+
+def _fields(key: SetKey, box: Spans, end: int) -> tuple[int, ...]:
+    remote, local, protocol, local_port, remote_port = box
+    addresses: tuple[int, ...] = local[end], remote[end]
+    if key.family == 6:
+        addresses = (*divmod(local[end], 1 << 64), *divmod(remote[end], 1 << 64))
+    if key.shape is Shape.ADDRESSES:
+        return addresses
+    if key.shape is Shape.PORTS:
+        return (protocol[end], *addresses, local_port[end], remote_port[end])
+    if key.shape is Shape.TYPE:
+        return (protocol[end], *addresses, remote_port[end])
+    return (protocol[end], *addresses)
 
 
 # -- chains -----------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ meet those that do not, so a rule goes into the narrowest shape that says it.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
+from collections import defaultdict
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
@@ -50,8 +51,7 @@ class Shape(IntEnum):
     """Like PROTOCOL, for later fragments only: rules with OPAQUE ports (RFC 4301, section 4.4.1.1)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
+class Box(NamedTuple):
     """`spans`: remote address, local address, protocol, local port, remote port; those that the shape
     lacks hold everything. Of TYPE the remote port is the type."""
 
@@ -99,10 +99,16 @@ class Compiler:
         self._neighbours: dict[int, set[int]] = {}
         self._placed: dict[int, list[tuple[SetKey, Spans]]] = {}
         self._overlaps = {4: Overlaps(32), 6: Overlaps(128)}
-        self._new: list[int] = []
+        self._new: dict[int, None] = {}
         self._dirty: set[int] = set()
         self._gone: list[tuple[SetKey, Spans]] = []
         self._next = 0
+        self._top = {
+            (family, shape, action): SetKey(family, 0, action, shape, 0)
+            for family in (4, 6)
+            for shape in Shape
+            for action in Action
+        }
 
     def put(self, policy: Policy) -> None:
         """In place of what had the same id."""
@@ -115,16 +121,16 @@ class Compiler:
                 self._boxes[self._next] = box
                 self._rank[self._next] = policy.priority, policy.id, place
                 made.append(self._next)
-        self._new += made
+        self._new.update(dict.fromkeys(made))
 
     def remove(self, policy: int) -> None:
         """Nothing happens if there is none."""
-        boxes = self._of_policy.pop(policy, ())
-        if boxes:
-            self._take_in_new()
-        for one in boxes:
+        for one in self._of_policy.pop(policy, ()):
             box = self._boxes.pop(one)
             del self._rank[one]
+            if one in self._new:
+                del self._new[one]
+                continue
             self._overlaps[box.family].discard(one, box.spans[0])
             for other in self._neighbours.pop(one, ()):
                 self._neighbours[other].discard(one)
@@ -135,9 +141,9 @@ class Compiler:
     def changes(self) -> dict[SetKey, Change]:
         """What has to change in the sets since the last call."""
         self._take_in_new()
-        found: dict[SetKey, Change] = {}
+        found: defaultdict[SetKey, Change] = defaultdict(Change)
         for key, spans in self._gone:
-            found.setdefault(key, Change()).removed.append(spans)
+            found[key].removed.append(spans)
         self._gone = []
         while self._dirty:
             one = self._dirty.pop()
@@ -145,18 +151,20 @@ class Compiler:
                 component = self._component(one)
                 self._dirty -= component
                 placements = self._compile(component)
+                for member in component:
+                    self._place(member, placements.get(member, []), found)
             else:
-                component = {one}
-                placements = {one: self._alone(one)}
-            for member in component:
-                before, after = self._placed.get(member, []), placements.get(member, [])
-                if before != after:
-                    for key, spans in before:
-                        found.setdefault(key, Change()).removed.append(spans)
-                    for key, spans in after:
-                        found.setdefault(key, Change()).added.append(spans)
-                    self._placed[member] = after
+                self._place(one, self._alone(one), found)
         return _without_what_stays(found)
+
+    def _place(self, one: int, after: list[tuple[SetKey, Spans]], found: defaultdict[SetKey, Change]) -> None:
+        before = self._placed.get(one, ())
+        if before != after:
+            for key, spans in before:
+                found[key].removed.append(spans)
+            for key, spans in after:
+                found[key].added.append(spans)
+            self._placed[one] = after
 
     def start_over(self) -> None:
         """The sets were lost: the next changes make them from nothing."""
@@ -165,16 +173,18 @@ class Compiler:
         self._dirty.update(self._boxes)
 
     def _take_in_new(self) -> None:
-        new, self._new = self._new, []
+        new, self._new = self._new, {}
         for one in new:
             box = self._boxes[one]
             self._overlaps[box.family].add(one, box.spans[0])
         for one in new:
             box = self._boxes[one]
-            for other in self._overlaps[box.family].meeting(box.spans[0]):
-                if other != one and _meet(box, self._boxes[other]):
-                    self._neighbours.setdefault(one, set()).add(other)
-                    self._neighbours.setdefault(other, set()).add(one)
+            meeting = self._overlaps[box.family].meeting(box.spans[0])
+            if len(meeting) > 1:
+                for other in meeting:
+                    if other != one and _meet(box, self._boxes[other]):
+                        self._neighbours.setdefault(one, set()).add(other)
+                        self._neighbours.setdefault(other, set()).add(one)
         self._dirty.update(new)
 
     def _component(self, start: int) -> set[int]:
@@ -190,7 +200,7 @@ class Compiler:
         box = self._boxes[one]
         if box.action == self._default:
             return []
-        return [(SetKey(box.family, 0, box.action, box.shape, 0), box.spans)]
+        return [(self._top[box.family, box.shape, box.action], box.spans)]
 
     def _compile(self, component: set[int]) -> dict[int, list[tuple[SetKey, Spans]]]:
         order = sorted(component, key=lambda one: (self._rank[one], one))
@@ -255,6 +265,7 @@ class Overlaps:
         self._by_start: dict[int, set[int]] = {}
         self._starts: list[int] = []
         self._unsorted = False
+        self._unused = 0
 
     def add(self, one: int, span: Span) -> None:
         for length, key in self._prefixes(span):
@@ -265,6 +276,7 @@ class Overlaps:
             self._unsorted = self._unsorted or bool(self._starts and self._starts[-1] > span[0])
             self._starts.append(span[0])
         else:
+            self._unused -= not starting
             starting.add(one)
 
     def discard(self, one: int, span: Span) -> None:
@@ -277,18 +289,22 @@ class Overlaps:
                     del self._by_prefix[length]
         starting = self._by_start[span[0]]
         starting.discard(one)
-        if not starting:
-            del self._by_start[span[0]]
-            self._sort()
-            del self._starts[bisect_left(self._starts, span[0])]
+        self._unused += not starting
+        if self._unused > len(self._starts) // 2:
+            self._by_start = {start: them for start, them in self._by_start.items() if them}
+            self._starts = sorted(self._by_start)
+            self._unsorted, self._unused = False, 0
 
     def meeting(self, span: Span) -> set[int]:
         self._sort()
         first, last = span
         found: set[int] = set()
         for length, table in self._by_prefix.items():
-            found |= table.get(first >> (self._bits - length), _NOTHING)
-        low, high = bisect_right(self._starts, first), bisect_right(self._starts, last)
+            holding = table.get(first >> (self._bits - length))
+            if holding:
+                found |= holding
+        low = bisect_right(self._starts, first)
+        high = bisect_right(self._starts, last, low)
         for start in self._starts[low:high]:
             found |= self._by_start[start]
         return found
@@ -299,30 +315,34 @@ class Overlaps:
             self._unsorted = False
 
     def _prefixes(self, span: Span) -> list[tuple[int, int]]:
+        """(length, first address without the rest) of the fewest prefixes."""
+        first, last = span
+        size = last - first + 1
+        if not size & (size - 1) and not first & (size - 1):
+            rest = size.bit_length() - 1
+            return [(self._bits - rest, first >> rest)]
         selector = TrafficSelector(4 if self._bits == 32 else 6, 0, *span)
         return [(length, first >> (self._bits - length)) for first, length in prefixes(selector)]
-
-
-_NOTHING: frozenset[int] = frozenset()
 
 
 def boxes_of(rule: PolicyRule) -> list[Box]:
     """A rule as boxes; none if no packet can match it."""
     local, remote = rule.local, rule.remote
     protocol = intersect_protocols(local.protocol, remote.protocol)
-    if protocol is None or local.family != remote.family:
+    family = local.family
+    if protocol is None or family != remote.family:
         return []
     where = (remote.first, remote.last), (local.first, local.last)
-    any_ports = is_any_port(local) and is_any_port(remote)
+    protocols = (protocol, protocol) if protocol else _ANY_PROTOCOLS
+    if (is_any_port(local) and is_any_port(remote)) or protocol == names.MOBILITY:
+        shape = Shape.PROTOCOL if protocol else Shape.ADDRESSES
+        return [Box(family, shape, rule.action, (*where, protocols, _ANY_PORTS, _ANY_PORTS))]
 
     def box(
         shape: Shape, number: int, local_ports: Span = _ANY_PORTS, remote_ports: Span = _ANY_PORTS
     ) -> Box:
-        protocols = (number, number) if number else _ANY_PROTOCOLS
-        return Box(local.family, shape, rule.action, (*where, protocols, local_ports, remote_ports))
+        return Box(family, shape, rule.action, (*where, (number, number), local_ports, remote_ports))
 
-    if any_ports or protocol == names.MOBILITY:
-        return [box(Shape.PROTOCOL if protocol else Shape.ADDRESSES, protocol)]
     boxes = []
     types = _types(local, remote)
     if types is not None:
@@ -330,7 +350,8 @@ def boxes_of(rule: PolicyRule) -> list[Box]:
         if protocol in (ANY_PROTOCOL, icmp):
             boxes.append(box(Shape.TYPE, icmp, _ANY_PORTS, types))
     if all(is_opaque(one) or is_any_port(one) for one in (local, remote)):
-        boxes.append(box(Shape.FRAGMENT, protocol))
+        opaque = (*where, protocols, _ANY_PORTS, _ANY_PORTS)
+        boxes.append(Box(family, Shape.FRAGMENT, rule.action, opaque))
     elif not is_opaque(local) and not is_opaque(remote):
         with_ports = names.PROTOCOLS_WITH_PORTS if protocol == ANY_PROTOCOL else {protocol}
         boxes += [

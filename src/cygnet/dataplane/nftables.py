@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
 NFT_SECONDS = 60.0
@@ -130,30 +130,23 @@ def _element_messages(
 ) -> Iterator[tuple[int, int, bytes]]:
     for name, intervals in changes:
         head = _FAMILY_HEADER.pack(_INET, 0, 0) + _text(_TABLE, table) + _text(_SET, name)
-        waiting: list[bytes] = []
-        size = 0
-        pack: Callable[..., bytes] | None = None
-        for low, high in intervals:
-            if pack is None:
-                pack = _element_packer(len(low))
-            packed = pack(low, high)
-            waiting.append(packed)
-            size += len(packed)
-            if size > MAX_LIST:
-                yield kind, flags, head + _attribute(_NESTED | _ELEMENTS, b"".join(waiting))
-                waiting, size = [], 0
-        if waiting:
-            yield kind, flags, head + _attribute(_NESTED | _ELEMENTS, b"".join(waiting))
+        intervals = list(intervals)
+        if not intervals:
+            continue
+        octets = len(intervals[0][0])
+        before_low, before_high = _around(octets)
+        many = MAX_LIST // (2 * (12 + octets))
+        for start in range(0, len(intervals), many):
+            packed = [before_low + low + before_high + high for low, high in intervals[start : start + many]]
+            yield kind, flags, head + _attribute(_NESTED | _ELEMENTS, b"".join(packed))
 
 
-def _element_packer(octets: int) -> Callable[[bytes, bytes], bytes]:
-    """NFTA_LIST_ELEM { NFTA_SET_ELEM_KEY { value }, NFTA_SET_ELEM_KEY_END { value } }."""
-    layout = struct.Struct(f"=HHHHHH{octets}sHHHH{octets}s")
+def _around(octets: int) -> tuple[bytes, bytes]:
+    """What stands before each of the two keys: NFTA_LIST_ELEM { KEY { value }, KEY_END { value } }."""
     value, key = 4 + octets, 8 + octets
-    head = (4 + 2 * key, _LIST_ELEMENT, key, _KEY, value, _VALUE)
-    middle = (key, _KEY_END, value, _VALUE)
-    pack = layout.pack
-    return lambda low, high: pack(*head, low, *middle, high)
+    attributes = struct.Struct("=HHHH")
+    head = struct.pack("=HH", 4 + 2 * key, _LIST_ELEMENT) + attributes.pack(key, _KEY, value, _VALUE)
+    return head, attributes.pack(key, _KEY_END, value, _VALUE)
 
 
 def _text(kind: int, value: str) -> bytes:

@@ -49,6 +49,7 @@ class Kernel:
     ) -> None:
         """`ports`: where this gateway takes IKE and encapsulated ESP. `default`: for unmatched packets."""
         self._guard = Guard(ports, default)
+        self._policies: dict[int, Policy] = {}
         self._uses: dict[Prefix, set[_Use]] = {}
         self._of_policy: dict[int, list[tuple[Prefix, _Use]]] = {}
         self._changed: set[Prefix] = set()
@@ -68,8 +69,11 @@ class Kernel:
         self.commit(tun)
 
     def put(self, policy: Policy) -> None:
-        """In place of what had the same id."""
+        """In place of what had the same id; the same again costs nothing."""
+        if self._policies.get(policy.id) == policy:
+            return
         self._withdraw(policy.id)
+        self._policies[policy.id] = policy
         self._guard.put(policy)
         uses = self._of_policy[policy.id] = []
         for place, rule in enumerate(policy.rules):
@@ -87,6 +91,7 @@ class Kernel:
         self._guard.remove(policy)
 
     def _withdraw(self, policy: int) -> None:
+        self._policies.pop(policy, None)
         for prefix, use in self._of_policy.pop(policy, ()):
             uses = self._uses.get(prefix, set())
             uses.discard(use)
