@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from cygnet.crypto import aes_mac
 from cygnet.crypto.errors import UnsupportedAlgorithm
@@ -21,8 +23,9 @@ class Integrity:
     compute: Callable[[bytes, bytes], bytes]
 
 
-def _hmac(digest: str, icv_length: int) -> Callable[[bytes, bytes], bytes]:
+def _hmac(digest: Callable[[], Any], icv_length: int) -> Callable[[bytes, bytes], bytes]:
     def compute(key: bytes, data: bytes) -> bytes:
+        # The constructor instead of its name: a name is looked up again in each call.
         return hmac.digest(key, data, digest)[:icv_length]
 
     return compute
@@ -38,10 +41,10 @@ def _cmac_96(key: bytes, data: bytes) -> bytes:
 
 # RFC 2404, RFC 4868 (ICV = half the digest, key = the whole), RFC 3566, RFC 4494.
 _INTEGRITY = {
-    Integ.HMAC_SHA1_96: Integrity(Integ.HMAC_SHA1_96, 20, 12, _hmac("sha1", 12)),
-    Integ.HMAC_SHA2_256_128: Integrity(Integ.HMAC_SHA2_256_128, 32, 16, _hmac("sha256", 16)),
-    Integ.HMAC_SHA2_384_192: Integrity(Integ.HMAC_SHA2_384_192, 48, 24, _hmac("sha384", 24)),
-    Integ.HMAC_SHA2_512_256: Integrity(Integ.HMAC_SHA2_512_256, 64, 32, _hmac("sha512", 32)),
+    Integ.HMAC_SHA1_96: Integrity(Integ.HMAC_SHA1_96, 20, 12, _hmac(hashlib.sha1, 12)),
+    Integ.HMAC_SHA2_256_128: Integrity(Integ.HMAC_SHA2_256_128, 32, 16, _hmac(hashlib.sha256, 16)),
+    Integ.HMAC_SHA2_384_192: Integrity(Integ.HMAC_SHA2_384_192, 48, 24, _hmac(hashlib.sha384, 24)),
+    Integ.HMAC_SHA2_512_256: Integrity(Integ.HMAC_SHA2_512_256, 64, 32, _hmac(hashlib.sha512, 32)),
     Integ.AES_XCBC_96: Integrity(Integ.AES_XCBC_96, 16, 12, _xcbc_96),
     Integ.AES_CMAC_96: Integrity(Integ.AES_CMAC_96, 16, 12, _cmac_96),
 }
