@@ -9,7 +9,6 @@ Once the privileges are gone nothing need be readable any more: hence everything
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import secrets
 import socket
@@ -21,6 +20,7 @@ import msgspec
 from cygnet.auth.credentials import Credentials
 from cygnet.crypto.entropy import SystemEntropy
 from cygnet.daemon import bundle
+from cygnet.daemon.collector import settle
 from cygnet.daemon.commands import Commands, Server
 from cygnet.daemon.control import Control, Refused
 from cygnet.daemon.guard import Guard, tell_no_texts
@@ -88,6 +88,7 @@ class Program:
             # The rest is in force: better some tunnels than none because of one.
             self.say(Severity.ERROR, "not-loaded", str(refused))
         del self.loaded
+        settle()
         await self.vici.start()
         self.daemon.plane.dump(self.plane_answered)
         status = await self.done
@@ -190,8 +191,7 @@ def main() -> int:
         sys.stderr.write(f"the daemon does not run: {kept}\n")
         return 1
     sink.write(Line("DMN", Severity.DEBUG, 1, "privileges", given_up))
-    gc.collect()
-    gc.freeze()
+    settle()
     return asyncio.run(serve(inherited, loaded, sources, sink))
 
 

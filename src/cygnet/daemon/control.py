@@ -168,6 +168,7 @@ class Control:
         gets its turns in between: thousands of connections take seconds.
         """
         whole, turns = _Whole(), Turns()
+        self.daemon.collector.busy(now().monotonic)
         try:
             for name, message in commands:
                 whole.take(name, message)
@@ -175,6 +176,7 @@ class Control:
         except (ConfigurationError, CredentialError) as error:
             raise Refused(str(error)) from error
         problems: list[str] = []
+        self.daemon.collector.busy(now().monotonic)
         await _each(self.load_certificate, whole.certificates, problems, turns)
         await _each(self.load_key, whole.keys, problems, turns)
         await _each(self.load_shared, whole.shared, problems, turns)
