@@ -567,6 +567,29 @@ def test_an_sa_past_its_hard_lifetime_is_removed_though_the_daemon_is_gone(gatew
     assert gateway.send(out()) == []
 
 
+def test_drops_of_an_sa_that_is_gone_stay_counted(gateway: Gateway) -> None:
+    gateway.install()
+    gateway.receive(Peer(gateway).seal(back())[:-1] + b"x")
+    gateway.engine.remove_sa(Direction.IN, 0x1000, b"\x7f\0\0\1", 0)
+    assert gateway.drops() == {Drop.BAD_ICV: 1}
+
+
+def test_thousands_of_rekeyed_sas_leave_nothing_behind(gateway: Gateway) -> None:
+    gateway.put(policy())
+    for number in range(2000):
+        for direction in (Direction.IN, Direction.OUT):
+            gateway.engine.install_sa(
+                gateway.sa(direction, spi=0x10000 + number, pair=number, hard_seconds=3960.0)
+            )
+            gateway.engine.remove_sa(direction, 0x10000 + number - 5, b"\x7f\0\0\1", 0)
+    assert len(gateway.engine.state.sad) == len(list(gateway.engine.state.sad.entries())) == 10
+    assert len(gateway.engine._ends) < 100
+    gateway.engine.state.now += 4000
+    gateway.engine.tick()
+    assert len(gateway.engine.state.sad) == len(gateway.engine.state.sad.pairs) == 0
+    assert len(expires(gateway)) == 10
+
+
 def test_first_use_is_told_once_and_only_after_authentication(gateway: Gateway) -> None:
     gateway.install(notify_first_use=True)
     sealed = Peer(gateway).seal(back())

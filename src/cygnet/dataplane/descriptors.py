@@ -22,6 +22,7 @@ import os
 import secrets
 import socket
 import struct
+from collections.abc import Mapping
 from contextlib import suppress
 
 import msgspec
@@ -62,6 +63,21 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tun_offload: bool = True
     raw: bool = True
     default_discard: bool = False
+
+
+def options_from(environment: Mapping[str, str]) -> Options:
+    """What an operator may switch without a configuration: CYGNET_GSO, CYGNET_GRO and CYGNET_TUN_OFFLOAD
+    (`off`), CYGNET_TUN_MTU. Raises DescriptorError for other values."""
+    chosen: dict[str, bool | int] = {}
+    for name in ("gso", "gro", "tun_offload"):
+        value = environment.get(f"CYGNET_{name.upper()}", "auto")
+        if value not in ("auto", "off"):
+            raise DescriptorError(f"CYGNET_{name.upper()} is {value!r}; it may be 'auto' or 'off'")
+        chosen[name] = value == "auto"
+    mtu = environment.get("CYGNET_TUN_MTU", "0")
+    if not mtu.isascii() or not mtu.isdecimal() or not (mtu == "0" or 576 <= int(mtu) <= 65535):
+        raise DescriptorError(f"CYGNET_TUN_MTU is {mtu!r}; it may be 0 (from the path) or 576 to 65535")
+    return msgspec.structs.replace(Options(), **chosen, tun_mtu=int(mtu))
 
 
 class Inherited(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -135,7 +151,7 @@ def open_all(
     ike_port: int = IKE_PORT, nat_port: int = NAT_PORT, options: Options | None = None
 ) -> Descriptors:
     """Open everything; raises DescriptorError and leaves nothing open then."""
-    options = options or Options()
+    options = options or options_from(os.environ)
     tag = secrets.randbelow(0xFFFF) + 1
     opened: list[socket.socket] = []
     try:

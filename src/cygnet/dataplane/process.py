@@ -7,14 +7,18 @@ not take wait, bounded; foreign datagrams and acquires are dropped instead.
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import select
 import signal
 import socket
+import sys
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
@@ -24,7 +28,7 @@ from cygnet.dataplane.engines import portable
 from cygnet.dataplane.engines.portable import Kernel, PortableEngine, Sockets
 from cygnet.dataplane.guard import KernelError
 from cygnet.dataplane.translate import Refused, address, policy, sa_parameters
-from cygnet.dataplane.tun import Device
+from cygnet.dataplane.tun import Device, TunUnavailable
 from cygnet.ipsec.drops import Drop
 from cygnet.policy.sa import UdpEncapsulation
 from cygnet.policy.spd import Action, Policy
@@ -37,6 +41,9 @@ GATHER, GATHER_GAP = 0.3, 0.005
 """Seconds for which policies are gathered at most, and that the next may be late."""
 MAX_WAITING = 1024
 """Reports that wait for the pair."""
+PAIR_BUFFER = 4 << 20
+FAULTS_TOLD = 10
+_SO_SNDBUFFORCE = 32
 _EXPENDABLE = (messages.ForeignDatagram, messages.Acquire)
 
 
@@ -44,6 +51,8 @@ class Process:
     def __init__(self, inherited: Inherited, kernel: Kernel) -> None:
         self._pair = socket.socket(fileno=inherited.pair)
         self._pair.setblocking(False)
+        with suppress(OSError):  # room for several of the largest messages; as much as may be had
+            self._pair.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, PAIR_BUFFER)
         self._buffer = bytearray(messages.MAX_MESSAGE)
         self._waiting: deque[bytes] = deque()
         self._draining = False
@@ -109,12 +118,24 @@ class Process:
                     self._drain_commands()
             for fd, _ in events:
                 if fd != pair:
-                    ready[fd]()
+                    self._guarded(ready[fd])
             if self._waiting:
                 self._flush()
             if now >= next_tick:
                 next_tick = now + TICK
-                engine.tick()
+                self._guarded(engine.tick)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """A fault of ours in the way of one packet costs that packet (and what was read with it), no SA."""
+        try:
+            work()
+        except TunUnavailable:
+            raise
+        except Exception as fault:  # noqa: BLE001  # the data plane of all tunnels must not end for one packet
+            self.engine.state.drops[Drop.FAULT] += 1
+            if self.engine.state.drops[Drop.FAULT] <= FAULTS_TOLD:
+                text = "".join(traceback.format_exception(fault))
+                self._report(messages.Warned("fault", text[-2000:]))
 
     def stop(self) -> None:
         self._running = False
@@ -188,6 +209,9 @@ class Process:
             self._carry[type(command)](command)
         except (Refused, KernelError, OSError) as problem:
             error = str(problem) or type(problem).__name__
+        except Exception as fault:  # noqa: BLE001  # as in _guarded; the daemon is told that it was not done
+            self.engine.state.drops[Drop.FAULT] += 1
+            error = f"fault: {type(fault).__name__}: {fault}"
         if command.request:
             self._report(messages.Done(command.request, error))
 
@@ -242,12 +266,23 @@ class Process:
             try:
                 self._pair.send(data)
                 return
-            except OSError:
-                pass  # full, or the daemon is being restarted
+            except OSError as problem:
+                if problem.errno == errno.EMSGSIZE:
+                    self._too_long(report)
+                    return
+                # Full, or the daemon is being restarted.
         if isinstance(report, _EXPENDABLE) or len(self._waiting) >= MAX_WAITING:
             self.engine.state.drops[Drop.REPORT_FULL] += 1
             return
         self._waiting.append(data)
+
+    def _too_long(self, report: messages.Report) -> None:
+        """An answer that no message holds must not be waited for."""
+        request = getattr(report, "request", 0)
+        if request:
+            self._report(messages.Done(request, "the answer is too long: ask for fewer pairs"))
+        else:
+            self.engine.state.drops[Drop.REPORT_FULL] += 1
 
     def _flush(self) -> None:
         while self._waiting:
@@ -273,5 +308,9 @@ def main(arguments: list[str]) -> int:
     gc.set_threshold(50_000, 20, 20)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: process.stop())
-    process.run()
+    try:
+        process.run()
+    except TunUnavailable as problem:
+        sys.stderr.write(f"cygnet.dataplane: {problem}\n")
+        return os.EX_UNAVAILABLE
     return os.EX_OK

@@ -107,12 +107,14 @@ class Sad:
         self._outbound: dict[int, list[Outbound]] = {}
         """By flow, newest first."""
         self._inbound: dict[tuple[int, bytes], Inbound] = {}
+        self._by_spi: dict[tuple[int, int], list[Outbound | Inbound]] = {}
+        self._count = 0
         self.pairs: dict[int, dict[Direction, list[Outbound | Inbound]]] = {}
 
     def install_outbound(self, entry: Outbound) -> None:
         parameters = entry.sa.parameters
         self._outbound.setdefault(parameters.flow, []).insert(0, entry)
-        self._of_pair(parameters.pair, Direction.OUT).append(entry)
+        self._file(entry)
 
     def install_inbound(self, sa: InboundSa) -> Inbound:
         """Raises ValueError if this SPI is in use at this destination."""
@@ -121,7 +123,7 @@ class Sad:
         if key in self._inbound:
             raise ValueError(f"SPI {parameters.spi:#010x} is in use")
         entry = self._inbound[key] = Inbound(sa)
-        self._of_pair(parameters.pair, Direction.IN).append(entry)
+        self._file(entry)
         return entry
 
     def inbound(self, spi: int, destination: bytes) -> Inbound | None:
@@ -143,13 +145,8 @@ class Sad:
 
     def find(self, direction: int, spi: int, remote: bytes) -> Outbound | Inbound | None:
         """The SA of this direction and SPI with the peer `remote`; an inbound SPI is ours and enough."""
-        for entry in self.entries():
-            parameters = entry.sa.parameters
-            if (
-                parameters.spi == spi
-                and parameters.direction == direction
-                and (direction == Direction.IN or parameters.remote.packed == remote)
-            ):
+        for entry in self._by_spi.get((direction, spi), ()):
+            if direction == Direction.IN or entry.sa.parameters.remote.packed == remote:
                 return entry
         return None
 
@@ -163,10 +160,17 @@ class Sad:
                 of_flow.remove(entry)
             if not of_flow:
                 self._outbound.pop(parameters.flow, None)
+        key = int(parameters.direction), parameters.spi
+        alike = self._by_spi.get(key, [])
+        if entry in alike:
+            alike.remove(entry)
+        if not alike:
+            self._by_spi.pop(key, None)
         directions = self.pairs.get(parameters.pair)
         if directions is not None:
             if entry in directions[parameters.direction]:
                 directions[parameters.direction].remove(entry)
+                self._count -= 1
             if not any(directions.values()):
                 del self.pairs[parameters.pair]
 
@@ -188,6 +192,12 @@ class Sad:
             else:
                 entry.ancillary.clear()
 
+    def __len__(self) -> int:
+        return self._count
+
+    def __contains__(self, entry: Outbound | Inbound) -> bool:
+        return entry in self.of_pair(entry.sa.parameters.pair)
+
     def of_pair(self, pair: int) -> Iterator[Outbound | Inbound]:
         for entries in self.pairs.get(pair, {}).values():
             yield from entries
@@ -200,9 +210,12 @@ class Sad:
         for entries in self._outbound.values():
             yield from entries
 
-    def _of_pair(self, pair: int, direction: Direction) -> list[Outbound | Inbound]:
-        directions = self.pairs.setdefault(pair, {Direction.IN: [], Direction.OUT: []})
-        return directions[direction]
+    def _file(self, entry: Outbound | Inbound) -> None:
+        parameters = entry.sa.parameters
+        directions = self.pairs.setdefault(parameters.pair, {Direction.IN: [], Direction.OUT: []})
+        directions[parameters.direction].append(entry)
+        self._count += 1
+        self._by_spi.setdefault((int(parameters.direction), parameters.spi), []).append(entry)
 
 
 def overhead(sa: OutboundSa) -> int:

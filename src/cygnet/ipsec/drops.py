@@ -50,6 +50,9 @@ class Drop(StrEnum):
     LOOP = "loop"
     """A packet of our own making came back to be sealed again."""
 
+    FAULT = "fault"
+    """Cygnet's own mistake; a warning says which."""
+
     # -- at the descriptors
     SEND_FAILED = "send_failed"
     TUN_FULL = "tun_full"

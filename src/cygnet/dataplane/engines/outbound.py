@@ -10,6 +10,7 @@ permitted and has no SA yet is held, bounded, and asked for (`Acquire`); nothing
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from cygnet.dataplane.engines.transmit import MTU_FLOOR, Transmitter
 from cygnet.dataplane.messages import Acquire, Selector
 from cygnet.dataplane.offload import Burst, burst, finish_checksum, finish_checksums, split
 from cygnet.dataplane.sad import Outbound
-from cygnet.dataplane.tun import MAX_PACKET, NEEDS_CSUM, NO_OFFLOAD, VNET, VNET_HEADER
+from cygnet.dataplane.tun import MAX_PACKET, NEEDS_CSUM, NO_OFFLOAD, VNET, VNET_HEADER, TunUnavailable
 from cygnet.ipsec.checksum import complement, fix_ipv4_header, residue, store, swap
 from cygnet.ipsec.drops import Drop
 from cygnet.ipsec.esp import IPV4_IN_IP, IPV6_IN_IP
@@ -89,9 +90,10 @@ class Outward:
                 size = os.readv(tun, slot)
             except BlockingIOError:
                 break
-            except OSError:
-                self._state.drops[Drop.NOT_IP] += 1  # the device is down: nothing can be read
-                break
+            except OSError as error:
+                if error.errno == errno.EBADFD:
+                    raise TunUnavailable("the TUN device was taken away") from error
+                break  # it is down: there is nothing to read
             if view[place + 1]:
                 if singles:
                     self._seal_singles(singles)
@@ -169,8 +171,7 @@ class Outward:
         failed = self._transmitter.send(route, state.work.sealed.view, stride, count, end, tos, df)
         if failed is not None:
             sa.drop(failed, count)
-            if failed is Drop.TOO_BIG:
-                self._transmitter.measure(route)
+            if failed is Drop.TOO_BIG and self._transmitter.measure(route):
                 state.paths_changed()
         if sa.sequence >= route.sequence_alarm or sa.bytes >= route.bytes_alarm:
             state.alarm(route)

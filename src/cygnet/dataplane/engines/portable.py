@@ -7,9 +7,12 @@ it is in the SPD, and leaves it after.
 
 from __future__ import annotations
 
+import itertools
 import socket
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from typing import Protocol
 
 from cygnet.crypto.suites import UnsupportedAlgorithm
@@ -34,6 +37,7 @@ TUN_MTU_FLOOR, TUN_MTU_AT_FIRST = 1280, 1400
 """Below 1280 the kernel takes IPv6 off the device (RFC 8200, section 5); smaller paths get ICMP too-big."""
 MEASURE_EVERY = 30.0
 """Seconds between looks at the paths' MTUs: the kernel forgets lowered ones after ten minutes."""
+MEASURED_AT_ONCE = 200
 _TCP_HEADROOM = 321
 """What the kernel takes off a device's burst size for headers (MAX_TCP_HEADER + 1)."""
 
@@ -94,16 +98,22 @@ class PortableEngine:
         self._device = device
         self._kernel = kernel
         self._mtu = options.tun_mtu or TUN_MTU_AT_FIRST
+        self._narrowest = 0
+        """The smallest `max_inner` among outbound SAs, 0 without any: what the TUN's MTU follows."""
+        self._largest_sealed = 0
         self._measured = 0.0
+        self._to_measure: deque[Outbound] = deque()
+        self._ends: list[tuple[float, int, Outbound | Inbound]] = []
+        """A heap of when SAs end by time alone; the number keeps entries from being compared."""
+        self._number = itertools.count()
         self._transmitter = Transmitter(sockets.udp4, sockets.udp6, sockets.raw4, sockets.raw6, self.offloads)
         self.outward = Outward(self.state, self._transmitter)
         self.inward = Inward(self.state, drain_commands)
-        self.state.changed = self._forget
-        self.state.paths_changed = self._fit_mtu
+        self.state.forget_routes = self.outward.forget_routes
+        self.state.paths_changed = self._fit_all
         device.start(self._mtu, self.offloads, bursts=options.tun_offload)
         if options.tun_offload and not self.offloads.tun_tso:
             report(Warned("tun_offload", "this kernel takes no bursts on a TUN device: packet by packet"))
-        self._fit_bursts()
 
     # -- policies ------------------------------------------------------------------------------
 
@@ -147,7 +157,10 @@ class PortableEngine:
         self.state.policy_of = {
             rule.flow: policy for policy in self.state.spd for rule in policy.rules if rule.flow
         }
-        self._forget()
+        self.outward.forget_routes()
+        for entry in self.state.sad.entries():
+            if isinstance(entry, Inbound):
+                entry.admitted.clear()
 
     # -- SAs -----------------------------------------------------------------------------------
 
@@ -156,15 +169,17 @@ class PortableEngine:
         state = self.state
         try:
             if parameters.direction == Direction.IN:
-                state.sad.install_inbound(InboundSa(parameters, state.now))
+                inbound = state.sad.install_inbound(InboundSa(parameters, state.now))
+                self._end_at(inbound, parameters.hard_seconds)
                 return
             outbound = Outbound(OutboundSa(parameters, state.now))
             self._transmitter.attach(outbound)
         except (UnsupportedAlgorithm, ValueError) as error:
             raise Refused(str(error)) from error
         state.sad.install_outbound(outbound)
-        self._forget()
-        self._fit_mtu()
+        self._end_at(outbound, parameters.hard_seconds)
+        self.outward.forget_routes()
+        self._fit(outbound)
         self.outward.release(parameters.flow)
 
     def update_sa(
@@ -181,8 +196,8 @@ class PortableEngine:
                     self._transmitter.attach(entry)
         except ValueError as error:
             raise Refused(str(error)) from error
-        self._forget()
-        self._fit_mtu()
+        self.outward.forget_routes()
+        self._fit_all()
 
     def remove_sa(self, direction: int, spi: int, remote: bytes, linger: float) -> None:
         """Nothing happens if there is none: it may have expired meanwhile."""
@@ -191,6 +206,7 @@ class PortableEngine:
             return
         if isinstance(entry, Inbound) and linger > 0:
             entry.sa.remove_at = self.state.now + linger
+            self._end_at(entry, linger)
         else:
             self.state.remove(entry)
 
@@ -218,19 +234,36 @@ class PortableEngine:
     def tick(self) -> None:
         """What time alone does: hard lifetimes, the end of lingering, stale packets, path MTUs."""
         state = self.state
-        for entry in list(state.sad.entries()):
-            sa = entry.sa
+        while self._ends and self._ends[0][0] <= state.now:
+            entry = heappop(self._ends)[2]
             if isinstance(entry, Inbound) and entry.sa.remove_at is not None:
-                if state.now >= entry.sa.remove_at:
+                if entry.sa.remove_at <= state.now:
                     state.remove(entry)
-            elif sa.parameters.hard_seconds and state.now - sa.installed_at >= sa.parameters.hard_seconds:
+            elif entry in state.sad:
                 state.expire(entry, "seconds")
         self.outward.drop_stale()
-        if state.now - self._measured >= MEASURE_EVERY:
-            self._measured = state.now
-            changed = [self._transmitter.measure(entry) for entry in state.sad.outbound_entries()]
-            if any(changed):
-                self._fit_mtu()
+        self._measure_some()
+
+    def _end_at(self, entry: Outbound | Inbound, seconds: float) -> None:
+        if not seconds:
+            return
+        if len(self._ends) > 2 * len(self.state.sad) + 64:
+            # Most SAs are rekeyed long before their time: they must not live on in here.
+            self._ends = [end for end in self._ends if end[2] in self.state.sad]
+            heapify(self._ends)
+        heappush(self._ends, (self.state.now + seconds, next(self._number), entry))
+
+    def _measure_some(self) -> None:
+        """All paths in turn, a few at a time: packets wait meanwhile."""
+        if not self._to_measure:
+            if self.state.now - self._measured < MEASURE_EVERY:
+                return
+            self._measured = self.state.now
+            self._to_measure.extend(self.state.sad.outbound_entries())
+        for _ in range(min(MEASURED_AT_ONCE, len(self._to_measure))):
+            self._transmitter.measure(self._to_measure.popleft())
+        if not self._to_measure:
+            self._fit_all()
 
     # -- looking -------------------------------------------------------------------------------
 
@@ -267,28 +300,23 @@ class PortableEngine:
 
     # -- the device ----------------------------------------------------------------------------
 
-    def _forget(self) -> None:
-        """Decisions kept per flow are made anew."""
-        self.outward.forget_routes()
-        for entry in self.state.sad.entries():
-            if isinstance(entry, Inbound):
-                entry.admitted.clear()
-
-    def _fit_mtu(self) -> None:
-        """The TUN's MTU is what fits through the narrowest tunnel in one piece."""
-        if not self.options.tun_mtu:
-            fits = [entry.max_inner for entry in self.state.sad.outbound_entries()]
-            mtu = max(min(fits), TUN_MTU_FLOOR) if fits else self._mtu
+    def _fit(self, entry: Outbound) -> None:
+        """The TUN's MTU is what fits through the narrowest tunnel in one piece, and a burst is small enough
+        to leave in one send when it is sealed."""
+        if not self._narrowest or entry.max_inner < self._narrowest:
+            self._narrowest = entry.max_inner
+            mtu = self.options.tun_mtu or max(entry.max_inner, TUN_MTU_FLOOR)
             if mtu != self._mtu:
                 self._mtu = mtu
                 self._device.set_mtu(mtu)
-        self._fit_bursts()
+                self._largest_sealed = 0
+        sealed = entry.sa.sealed_length(self._mtu)
+        if sealed > self._largest_sealed:
+            self._largest_sealed = sealed
+            rows = max(1, min(MAX_ROWS, MAX_DATAGRAM // sealed))
+            self._device.set_burst_size(min(rows * (self._mtu - 52) + _TCP_HEADROOM, MAX_PACKET + 1))
 
-    def _fit_bursts(self) -> None:
-        """Reads small enough that one, sealed, leaves in one send."""
-        sealed = max(
-            (entry.sa.sealed_length(self._mtu) for entry in self.state.sad.outbound_entries()),
-            default=self._mtu + 64,
-        )
-        rows = max(1, min(MAX_ROWS, MAX_DATAGRAM // sealed))
-        self._device.set_burst_size(min(rows * (self._mtu - 52) + _TCP_HEADROOM, MAX_PACKET + 1))
+    def _fit_all(self) -> None:
+        self._narrowest = self._largest_sealed = 0
+        for entry in sorted(self.state.sad.outbound_entries(), key=lambda one: one.max_inner):
+            self._fit(entry)

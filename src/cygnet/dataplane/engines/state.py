@@ -26,14 +26,17 @@ class State:
         self.now = 0.0
         self.policy_of: dict[int, Policy] = {}
         """By flow."""
-        self.changed: Callable[[], None] = lambda: None
-        """Called when a policy or an SA came or went, so that kept decisions are made anew."""
+        self.forget_routes: Callable[[], None] = lambda: None
+        """Called when a policy or an outbound SA came or went: which SA a flow takes is decided anew."""
         self.paths_changed: Callable[[], None] = lambda: None
         """Called when a path turned out narrower than it was known to be."""
 
     def remove(self, entry: Outbound | Inbound) -> None:
+        """Its drops stay counted."""
         self.sad.remove(entry)
-        self.changed()
+        self.drops.update(entry.sa.drops)
+        if isinstance(entry, Outbound):
+            self.forget_routes()
 
     def alarm(self, entry: Outbound | Inbound) -> None:
         """A limit that entry's alarms stand for was reached: tell it once, and take away what is used up."""

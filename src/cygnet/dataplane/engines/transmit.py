@@ -29,7 +29,6 @@ _UDP_SEGMENT = 103
 _IP_TOS, _IP_PKTINFO, _IP_MTU_DISCOVER, _IP_MTU = 1, 8, 10, 14
 _IPV6_MTU_DISCOVER, _IPV6_MTU, _IPV6_TCLASS = 23, 24, 67
 _PMTUDISC_DONT, _PMTUDISC_DO = 0, 2
-_TOO_BIG = frozenset({errno.EMSGSIZE, errno.EINVAL})
 
 
 class Transmitter:
@@ -88,11 +87,12 @@ class Transmitter:
         try:
             chosen.sendmsg((view[: (count - 1) * stride + last],), ancillary, 0, entry.address)
         except OSError as error:
-            if error.errno == errno.EIO and segment:
-                # The device cannot segment (no checksum offload): never again, and once more without.
-                self._offloads.udp_gso = False
+            if segment and error.errno in (errno.EIO, errno.EINVAL):
+                # EIO: the device cannot segment (no checksum offload): never again. EINVAL: segments larger
+                # than the path takes, or something that each packet by itself will tell.
+                self._offloads.udp_gso = error.errno != errno.EIO
                 return self._send_each(entry, view, stride, count, last, tos)
-            return Drop.TOO_BIG if error.errno in _TOO_BIG else Drop.SEND_FAILED
+            return _reason(error)
         return None
 
     def _send_each(
@@ -106,7 +106,7 @@ class Transmitter:
             try:
                 entry.socket.sendmsg((view[at : at + size],), ancillary, 0, entry.address)
             except OSError as error:
-                failed = Drop.TOO_BIG if error.errno in _TOO_BIG else Drop.SEND_FAILED
+                failed = _reason(error)
         return failed
 
     def _ancillary(self, entry: Outbound, segment: int, tos: int) -> list[tuple[int, int, bytes]]:
@@ -132,6 +132,10 @@ class Transmitter:
         else:
             chosen.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, mode)
         self._df[chosen.fileno()] = df
+
+
+def _reason(error: OSError) -> Drop:
+    return Drop.TOO_BIG if error.errno == errno.EMSGSIZE else Drop.SEND_FAILED
 
 
 def path_mtu(local: IpAddress, remote: IpAddress) -> int:
