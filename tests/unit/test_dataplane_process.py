@@ -172,8 +172,8 @@ def policy(request: int, number: int) -> messages.InstallPolicy:
 def sa(request: int, **changed: Any) -> messages.InstallSa:
     side = messages.Selector(4, 0, bytes(4), b"\xff" * 4, 0, 65535)
     made = messages.InstallSa(
-        request, 0, 50, 1, 0x1000, 1, 1, b"\x7f\0\0\1", b"\x7f\0\0\2", 4500, 4500, 20, 256, 0, bytes(36), b"", False,
-        64, (side,), (side,), 0, 0, 0, 0, 0.0, True, False, True, True, False,
+        request, 0, 50, 1, 0x1000, 1, 1, b"\x7f\0\0\1", b"\x7f\0\0\2", 4500, 4500, 20, 256, 0, bytes(36), b"",
+        False, 64, (side,), (side,), 0, 0, 0, 0, 0.0, True, False, True, True, False,
     )  # fmt: skip
     return msgspec.structs.replace(made, **changed)
 
