@@ -102,7 +102,7 @@ def parse_access_list(name: str, entries: Iterable[str | Mapping[str, object]]) 
             error.entry = entry
             raise
         rules[rule.number] = rule
-        last = rule.number
+        last = max(last, rule.number)
     return AccessList(name, tuple(rules[number] for number in sorted(rules)))
 
 

@@ -46,14 +46,26 @@ def narrow(
     policy_r: Sequence[TrafficSelector],
 ) -> Narrowed | None:
     """The part of the offer that the policy allows; None if that is nothing (TS_UNACCEPTABLE)."""
+    common = _common(offered_i, offered_r, policy_i, policy_r)
+    if common is None:
+        return None
+    initiator, responder = common
+    whole = covers(initiator, offered_i) and covers(responder, offered_r)
+    return Narrowed(tuple(initiator), tuple(responder), whole)
+
+
+def _common(
+    offered_i: Sequence[TrafficSelector],
+    offered_r: Sequence[TrafficSelector],
+    policy_i: Sequence[TrafficSelector],
+    policy_r: Sequence[TrafficSelector],
+) -> tuple[list[TrafficSelector], list[TrafficSelector]] | None:
     initiator = _intersections(offered_i, policy_i)
     responder = _intersections(offered_r, policy_r)
     initiator, responder = _with_partner(initiator, responder), _with_partner(responder, initiator)
     if not initiator or not responder:
         return None
-    initiator, responder = initiator[:MAX_SELECTORS], responder[:MAX_SELECTORS]
-    whole = covers(initiator, offered_i) and covers(responder, offered_r)
-    return Narrowed(tuple(initiator), tuple(responder), whole)
+    return initiator[:MAX_SELECTORS], responder[:MAX_SELECTORS]
 
 
 def choose(
@@ -67,6 +79,9 @@ def choose(
     one that takes the whole offer; else the first that takes a part of both first selectors; else the
     first that takes anything.
     """
+    if len(flows) == 1:
+        common = _common(offered_local, offered_remote, *flows[0])
+        return None if common is None else Choice(0, tuple(common[0]), tuple(common[1]), additional=False)
     found = []
     for index, (local, remote) in enumerate(flows):
         narrowed = narrow(offered_local, offered_remote, local, remote)
