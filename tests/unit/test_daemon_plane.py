@@ -92,7 +92,9 @@ def test_an_sa_travels_whole_and_its_answer_comes_back() -> None:
 def test_a_command_without_interest_in_its_answer_carries_no_number() -> None:
     async def body(bench: Bench) -> None:
         bench.plane.remove_sa(effects.RemoveSa(0, 1, ip_address("192.0.2.2"), 7, 5.0))
-        assert bench.command() == messages.RemoveSa(0, 0, 1, bytes([192, 0, 2, 2]), 5.0)
+        assert bench.command() == messages.RemoveSa(
+            0, 0, 1, bytes([192, 0, 2, 2]), 5.0, bench.plane.names.pair(7)
+        )
 
     on_loop(body)
 

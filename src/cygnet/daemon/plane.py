@@ -267,6 +267,7 @@ class Plane:
                 spi=removal.spi,
                 remote=removal.remote.packed,
                 linger=removal.linger,
+                pair=self.names.pair(removal.pair),
             ),
             answer,
         )

@@ -116,12 +116,17 @@ class UpdateSa(Command, frozen=True):
 
 
 class RemoveSa(Command, frozen=True):
-    """Remove one direction. An inbound SA with `linger` seconds stays, for receiving only, that long."""
+    """Remove one direction. An inbound SA with `linger` seconds stays, for receiving only, that long.
+
+    `pair` 0: whichever has this SPI. Outbound SPIs are the peers' choice: one of several behind one
+    address may choose a neighbour's, and must not take it down with its own.
+    """
 
     direction: int
     spi: int
     remote: bytes
     linger: float
+    pair: int = 0
 
 
 class ReadCounters(Command, frozen=True):

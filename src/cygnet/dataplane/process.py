@@ -90,7 +90,9 @@ class Process:
         self._carry: dict[type[messages.Command], Callable[..., None]] = {
             messages.InstallSa: lambda m: self.engine.install_sa(sa_parameters(m)),
             messages.UpdateSa: self._update_sa,
-            messages.RemoveSa: lambda m: self.engine.remove_sa(m.direction, m.spi, m.remote, m.linger),
+            messages.RemoveSa: lambda m: self.engine.remove_sa(
+                m.direction, m.spi, m.remote, m.linger, m.pair
+            ),
             messages.Sweep: lambda m: self.engine.sweep(m.policies, m.pairs),
             messages.ForwardDatagram: self._forwarded,
             messages.Shutdown: self._shutdown,

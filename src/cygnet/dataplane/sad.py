@@ -143,10 +143,13 @@ class Sad:
     def has_outbound(self, flow: int) -> bool:
         return bool(self._outbound.get(flow))
 
-    def find(self, direction: int, spi: int, remote: bytes) -> Outbound | Inbound | None:
-        """The SA of this direction and SPI with the peer `remote`; an inbound SPI is ours and enough."""
+    def find(self, direction: int, spi: int, remote: bytes, pair: int = 0) -> Outbound | Inbound | None:
+        """The SA of this direction and SPI with the peer `remote`, of this pair if one is named; an inbound
+        SPI is ours and enough."""
         for entry in self._by_spi.get((direction, spi), ()):
-            if direction == Direction.IN or entry.sa.parameters.remote.packed == remote:
+            parameters = entry.sa.parameters
+            of_peer = direction == Direction.IN or parameters.remote.packed == remote
+            if of_peer and pair in (0, parameters.pair):
                 return entry
         return None
 

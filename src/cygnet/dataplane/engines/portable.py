@@ -199,9 +199,9 @@ class PortableEngine:
         self.outward.forget_routes()
         self._fit_all()
 
-    def remove_sa(self, direction: int, spi: int, remote: bytes, linger: float) -> None:
+    def remove_sa(self, direction: int, spi: int, remote: bytes, linger: float, pair: int = 0) -> None:
         """Nothing happens if there is none: it may have expired meanwhile."""
-        entry = self.state.sad.find(direction, spi, remote)
+        entry = self.state.sad.find(direction, spi, remote, pair)
         if entry is None:
             return
         if isinstance(entry, Inbound) and linger > 0:
