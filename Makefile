@@ -44,7 +44,7 @@ interop: .venv/ready  ## against strongSwan
 	$(BIN)/pytest tests/interop
 
 fuzz: .venv/ready  ## coverage-guided, FUZZ_SECONDS for each target
-	$(BIN)/pip install --quiet --disable-pip-version-check '.[fuzz]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	for target in tests/fuzz/fuzz_*.py; do PYTHONPATH=. $(BIN)/python $$target || exit 1; done
 
 bench: .venv/ready  ## measure against peers; writes build/bench/*.json
