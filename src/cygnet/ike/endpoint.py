@@ -115,7 +115,7 @@ class Endpoint:
         self._asks: dict[int, tuple[IkeSa, Task]] = {}
         self._effects: list[Effect] = []
         self._touched: dict[int, IkeSa] = {}
-        self._timers = Timers()
+        self._timers: Timers[int] = Timers()
         self._last_number = 0
         self._last_pair = 0
         self._last_ask = 0

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Final
 
 from cygnet.ike.configuration import Child, Connection, StartAction
 from cygnet.ike.connections import Loaded, LoadedChild, single_address
 from cygnet.ike.errors import Failure, Reason
-from cygnet.ike.state import CloseOther, CreateChild, DeleteChild, Phase, SaState, Wanted
+from cygnet.ike.state import ChildPhase, ChildSa, CloseOther, CreateChild, DeleteChild, Phase, SaState, Wanted
+from cygnet.ike.timers import Timers
 from cygnet.ike.v2 import collisions, driver, initial
 from cygnet.ike.world import Path
 
@@ -30,6 +31,14 @@ NOWHERE: Final = IPv4Address(0)
 PAUSES: Final = (1.0, 5.0, 15.0, 60.0, 300.0)
 """Seconds between attempts to connect, the last one for ever."""
 
+MEANT: Final = (
+    Reason.OPERATOR,
+    Reason.CONFIGURATION_CHANGED,
+    Reason.SHUTDOWN,
+    Reason.REPLACED,
+    Reason.PEER_RESTARTED,
+)
+"""Reasons after which nothing comes back by itself."""
 GRACE: Final = 10.0
 """Seconds that the peer has to close an IKE SA of its own that lost against one of ours."""
 
@@ -125,11 +134,11 @@ def _change(gateway: Endpoint, old: Loaded, new: Loaded) -> None:
     same_ike = replace(old.connection, children=()) == replace(new.connection, children=())
     unchanged = {child.child.name for child in new.children if child in old.children}
     for sa in tuple(gateway.by_connection.get(new.connection.name, {}).values()):
-        up = list(dict.fromkeys((child.name, child.flow_index) for child in sa.state.children))
+        up = [(child.name, child.flow_index) for child in sa.state.children]
         if not same_ike:
+            again = [flow for flow in dict.fromkeys((*up, *wanted_flows(sa))) if _exists(new, *flow)]
             driver.begin_closing(sa, failure)
-            again = [(name, index) for name, index in up if _exists(new, name, index)]
-            if again and sa.state.original_initiator:
+            if again and _can_initiate(new.connection):
                 gateway.reconnecting.schedule(new.connection.name, again, 0.0)
             continue
         sa.connection = new.connection
@@ -145,6 +154,15 @@ def _exists(loaded: Loaded, name: str, index: int) -> bool:
     return child is not None and index < len(child.flows)
 
 
+def _can_initiate(connection: Connection) -> bool:
+    return bool(connection.remote_host) or single_address(connection.remote_addrs) is not None
+
+
+def wanted_flows(sa: IkeSa) -> list[tuple[str, int]]:
+    """What an IKE SA that comes up is to carry."""
+    return [(w.name, w.index) for w in (sa.first, *(sa.queue or ())) if isinstance(w, CreateChild)]
+
+
 def unload(gateway: Endpoint, name: str) -> None:
     """The connection, its SAs and its policies go."""
     gateway.reconnecting.forget(name)
@@ -156,48 +174,41 @@ def unload(gateway: Endpoint, name: str) -> None:
         gateway.policies.unload(loaded)
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    due: float
-    attempts: int
-    flows: tuple[tuple[str, int], ...]
-
-
 class Reconnecting:
     """Connections that are to be brought up at a certain time."""
 
-    __slots__ = ("_attempts", "_gateway", "_plans")
+    __slots__ = ("_attempts", "_flows", "_gateway", "_timers")
 
     def __init__(self, gateway: Endpoint) -> None:
         self._gateway = gateway
-        self._plans: dict[str, _Plan] = {}
+        self._timers: Timers[str] = Timers()
+        self._flows: dict[str, tuple[tuple[str, int], ...]] = {}
         self._attempts: dict[str, int] = {}
 
     def schedule(self, name: str, flows: Flows, pause: float) -> None:
+        """Bring these flows up after `pause` seconds, or when others of the connection come up earlier."""
         due = self._gateway.now.monotonic + pause
-        old = self._plans.get(name)
-        if old is not None:
-            flows = tuple(dict.fromkeys((*old.flows, *flows)))
-            due = min(due, old.due)
-        self._plans[name] = _Plan(due, 0, tuple(flows))
+        earlier = self._timers.due(name)
+        self._timers.arm(name, due if earlier is None else min(due, earlier))
+        self._flows[name] = tuple(dict.fromkeys((*self._flows.get(name, ()), *flows)))
         self._arm()
 
     def forget(self, name: str) -> None:
-        self._plans.pop(name, None)
+        self._timers.arm(name, None)
+        self._flows.pop(name, None)
         self._attempts.pop(name, None)
         self._arm()
 
     def _arm(self) -> None:
-        self._gateway.arm_reconnect(min([plan.due for plan in self._plans.values()], default=None))
+        self._gateway.arm_reconnect(self._timers.next())
 
     def handle_timeout(self) -> None:
-        now = self._gateway.now.monotonic
-        for name, plan in list(self._plans.items()):
-            if plan.due <= now:
-                del self._plans[name]
-                loaded = self._gateway.book.get(name)
-                flows = [flow for flow in plan.flows if loaded is not None and _exists(loaded, *flow)]
-                if loaded is not None and flows:
+        while (name := self._timers.pop_due(self._gateway.now.monotonic)) is not None:
+            planned = self._flows.pop(name, ())
+            loaded = self._gateway.book.get(name)
+            if loaded is not None:
+                flows = [flow for flow in planned if _exists(loaded, *flow)]
+                if flows:
                     bring_up(self._gateway, loaded, flows, 0)
         self._arm()
 
@@ -207,58 +218,56 @@ class Reconnecting:
     def failed(self, sa: IkeSa, failure: Failure) -> None:
         """Our attempt to connect has failed: `keyingtries` says how often, 0 without end."""
         name = sa.connection.name
-        attempts = self._attempts.get(name, 0) + 1
-        self._attempts[name] = attempts
+        attempts = self._attempts.pop(name, 0) + 1
         tries = sa.connection.keyingtries
-        loaded = self._gateway.book.get(name)
-        if loaded is None or failure.reason in (
-            Reason.OPERATOR,
-            Reason.CONFIGURATION_CHANGED,
-            Reason.SHUTDOWN,
-        ):
-            self._attempts.pop(name, None)
+        meant = failure.reason in (Reason.OPERATOR, Reason.CONFIGURATION_CHANGED, Reason.SHUTDOWN)
+        if meant or (tries and attempts >= tries) or self._gateway.book.get(name) is None:
             return
-        if tries and attempts >= tries:
-            self._attempts.pop(name, None)
-            return
-        flows = [(w.name, w.index) for w in (sa.first, *(sa.queue or ())) if isinstance(w, CreateChild)]
+        flows = wanted_flows(sa)
         if flows:
+            self._attempts[name] = attempts
             self.schedule(name, flows, PAUSES[min(attempts, len(PAUSES)) - 1])
 
     def lost(self, sa: IkeSa, failure: Failure) -> None:
         """An IKE SA that was up is gone; its children say what is to be done."""
         loaded = self._gateway.book.get(sa.connection.name)
-        if loaded is None or failure.reason in (
-            Reason.OPERATOR,
-            Reason.CONFIGURATION_CHANGED,
-            Reason.SHUTDOWN,
-            Reason.REPLACED,
-            Reason.PEER_RESTARTED,
-        ):
-            return
-        flows = []
-        for child in sa.state.children:
-            config = loaded.child(child.name)
-            if config is not None and _comes_back(config.child, failure.reason):
-                flows.append((child.name, child.flow_index))
-        if flows:
-            self.schedule(sa.connection.name, flows, PAUSES[0])
+        if loaded is not None and failure.reason not in MEANT:
+            children = [child for child in sa.state.children if child.phase is not ChildPhase.REKEYED]
+            flows = [flow for child in children if (flow := self._return_of(loaded, child, failure))]
+            if flows:
+                self.schedule(sa.connection.name, flows, PAUSES[0])
 
+    def child_lost(self, sa: IkeSa, child: ChildSa, failure: Failure) -> None:
+        """A Child SA is gone and its IKE SA stands."""
+        loaded = self._gateway.book.get(sa.connection.name)
+        if loaded is not None and failure.reason not in MEANT:
+            flow = self._return_of(loaded, child, failure)
+            if flow is not None:
+                driver.enqueue(sa, CreateChild(*flow))
 
-def _comes_back(child: Child, reason: Reason) -> bool:
-    action = child.start_action
-    if reason is Reason.PEER_DEAD:
-        action = child.dpd_action
-    elif reason is Reason.PEER_CLOSED:
-        action = child.close_action
-    return action in (StartAction.START, StartAction.TRAP_START)
+    def _return_of(self, loaded: Loaded, child: ChildSa, failure: Failure) -> tuple[str, int] | None:
+        """The flow, if the child's actions want it up again now; a trap is armed for one that is to wait."""
+        config = loaded.child(child.name)
+        if config is None or child.flow_index >= len(config.flows):
+            return None
+        action = config.child.start_action
+        if failure.reason is Reason.PEER_DEAD:
+            action = config.child.dpd_action
+        elif failure.reason is Reason.PEER_CLOSED:
+            action = config.child.close_action
+        if action in (StartAction.TRAP, StartAction.TRAP_START):
+            self._gateway.policies.arm_trap(loaded, config)
+        if action in (StartAction.START, StartAction.TRAP_START):
+            return child.name, child.flow_index
+        return None
 
 
 def crossing(sa: IkeSa, other: IkeSa, initial_contact: bool) -> bool:
     """Whether these two IKE SAs were begun at once, one by each end: neither knew of the other's.
 
-    How long ago does not matter, on a bad line one may take minutes. INITIAL_CONTACT on `sa` means that the peer had no other when it sent that: then only one that was
-    established while `sa` was under way can have crossed it.
+    How long ago does not matter: on a bad line one may take minutes. INITIAL_CONTACT on `sa` means that
+    the peer had no other when it sent that: then only one that was established while `sa` was under way
+    can have crossed it.
     """
     mine, theirs = sa.state, other.state
     if mine.began == theirs.began or sa.connection.name != other.connection.name:

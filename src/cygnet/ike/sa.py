@@ -142,6 +142,8 @@ class IkeSa:
                 gone = before.child(pair)
                 if gone is not None:
                     self.remove_pair(gone, failure)
+                    if failure is not None and gone.announced and self.state.phase is Phase.ESTABLISHED:
+                        gateway.reconnecting.child_lost(self, gone, failure)
             case ChangePath(path):
                 for child in self.state.children:
                     gateway.emit(UpdateSa(child.pair, path, child.encapsulated))

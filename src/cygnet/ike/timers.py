@@ -8,19 +8,24 @@ come up, and swept when they outnumber the live ones.
 from __future__ import annotations
 
 import heapq
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 _SLACK: Final = 64
 
 
-class Timers:
+K = TypeVar("K", int, str)
+
+
+class Timers(Generic[K]):
+    """Keys are numbers of SAs, or names."""
+
     __slots__ = ("_armed", "_heap")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int]] = []
-        self._armed: dict[int, float] = {}
+        self._heap: list[tuple[float, K]] = []
+        self._armed: dict[K, float] = {}
 
-    def arm(self, key: int, due: float | None) -> None:
+    def arm(self, key: K, due: float | None) -> None:
         """Wake `key` at `due` (monotonic seconds) instead of whatever was set before; None: not at all."""
         if due is None:
             self._armed.pop(key, None)
@@ -33,6 +38,10 @@ class Timers:
             self._heap = [(when, armed) for armed, when in self._armed.items()]
             heapq.heapify(self._heap)
 
+    def due(self, key: K) -> float | None:
+        """When this key will be woken."""
+        return self._armed.get(key)
+
     def next(self) -> float | None:
         """The earliest deadline."""
         heap = self._heap
@@ -40,7 +49,7 @@ class Timers:
             heapq.heappop(heap)
         return heap[0][0] if heap else None
 
-    def pop_due(self, now: float) -> int | None:
+    def pop_due(self, now: float) -> K | None:
         """A key whose deadline has come, disarmed; None when there is no more."""
         due = self.next()
         if due is None or due > now:

@@ -684,6 +684,8 @@ def _finished(sa: IkeSa, task: Task) -> None:
     unanswered = sa.serving is task
     if unanswered:
         _send_answer(sa, task, (), ())
+    if sa.own is task:
+        sa.first = None
     _let_go(sa, task)
     sa.gateway.operation_ended(task.operation, task.failure)
 
@@ -779,11 +781,16 @@ def close(sa: IkeSa, failure: Failure, *, linger: bool) -> None:
         gateway.operation_ended(task.operation, None if done else failure)
     if sa.state.phase is not Phase.DELETING:
         gateway.closing(sa, failure)
-    sa.commit(tuple([DropChild(child.pair, failure) for child in sa.state.children]))
+    drops = [DropChild(child.pair, failure) for child in sa.state.children]
+    if sa.state.phase is Phase.ESTABLISHED:
+        sa.commit((ChangePhase(Phase.DELETING), *drops))
+    else:
+        sa.commit(tuple(drops))
     gateway.closed(sa, failure)
-    queue, sa.queue, sa.later = sa.queue, None, ()
-    for waiting in queue or ():
-        gateway.operation_ended(waiting.operation, failure)
+    waiting = [*(sa.queue or ()), *[wanted for _, wanted in sa.later]]
+    sa.queue, sa.later = None, ()
+    for wanted in waiting:
+        gateway.operation_ended(wanted.operation, failure)
     if linger:
         sa.close_at = sa.now.monotonic + LINGER
         gateway.touch(sa)

@@ -1,0 +1,285 @@
+"""Connections coming up, staying up and changing under a running gateway."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from cygnet.ike.configuration import Connection, StartAction
+from cygnet.ike.errors import LocalMisuse, Reason
+from cygnet.ike.events import ChildSaDown, ChildSaUp, IkeSaDown, IkeSaUp
+from cygnet.testing import Gateway, Pair, assert_agreement, assert_nothing_left
+from cygnet.wire.numbers import Exchange
+
+UP = [("peer", "net")]
+
+
+def only(gateway: Gateway) -> Connection:
+    (connection,) = gateway.endpoint.connections()
+    return connection
+
+
+def pairs_of(gateway: Gateway) -> set[tuple[str, int, int]]:
+    return {(child.name, child.spi_in, child.spi_out) for view in gateway.sas() for child in view.children}
+
+
+def number_of(pair: Pair, exchange: int) -> int:
+    headers = [flight.header for flight in pair.network.trace]
+    return sum(h is not None and h.exchange == exchange and not h.response for h in headers)
+
+
+# -- people ---------------------------------------------------------------------------------------
+
+
+def test_unknown_names_are_refused_at_once() -> None:
+    pair = Pair().up()
+    for verb in (
+        lambda: pair.a.initiate("nobody", ""),
+        lambda: pair.a.initiate("peer", "no child"),
+        lambda: pair.a.unload("nobody"),
+        lambda: pair.a.endpoint.terminate(99, 0, False, pair.network.now),
+        lambda: pair.a.endpoint.terminate(1, 99, False, pair.network.now),
+        lambda: pair.a.endpoint.rekey(99, 0, pair.network.now),
+    ):
+        with pytest.raises(LocalMisuse) as caught:
+            verb()
+        assert caught.value.reason is Reason.NO_SUCH_OBJECT
+    assert_agreement(*pair.both, up=UP)
+
+
+def test_a_connection_comes_up_with_all_of_its_children() -> None:
+    pair = Pair(children=("net", "more", "last"))
+    operation = pair.a.initiate("peer")
+    pair.settle(10)
+    assert pair.a.operations == {operation: None}
+    assert {name for name, _, _ in pairs_of(pair.a)} == {"net", "more", "last"}
+    assert_agreement(*pair.both, up=[("peer", name) for name in ("net", "more", "last")])
+
+
+def test_two_operations_for_one_child_end_both_and_make_one_pair() -> None:
+    pair = Pair()
+    first, second = pair.a.initiate("peer", "net"), pair.a.initiate("peer", "net")
+    pair.settle(10)
+    assert pair.a.operations == {first: None, second: None}
+    assert_agreement(*pair.both, up=UP)
+
+
+def test_closing_while_it_comes_up_ends_the_attempt() -> None:
+    pair = Pair()
+    pair.b.die()
+    started = pair.a.initiate("peer", "net")
+    pair.network.run_for(1.0)
+    closed = pair.a.terminate()
+    pair.settle(20)
+    failure = pair.a.operations[started]
+    assert failure is not None
+    assert failure.reason is Reason.OPERATOR
+    assert pair.a.operations[closed] is None
+    assert_nothing_left(pair.a)
+
+
+def test_closing_by_force_does_not_wait_for_the_peer() -> None:
+    pair = Pair().up()
+    pair.b.die()
+    operation = pair.a.terminate(force=True)
+    assert pair.a.operations[operation] is None
+    assert not pair.a.sas()
+
+
+def test_closing_stops_the_traffic_at_once_though_the_peer_is_away() -> None:
+    pair = Pair().up()
+    pair.b.die()
+    pair.a.terminate()
+    pair.network.run_for(0.001)
+    assert not [child for view in pair.a.sas() for child in view.children]
+    assert pair.a.plane.live_pairs() == (set(), set())
+    assert [event.failure.reason for event in pair.a.of(ChildSaDown)] == [Reason.OPERATOR]
+    pair.settle()
+    assert [event.failure.reason for event in pair.a.of(IkeSaDown)] == [Reason.OPERATOR]
+    assert_nothing_left(pair.a)
+
+
+# -- the peer goes --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("action", "comes_back"), [("start", True), ("none", False)])
+def test_close_action_decides_whether_what_the_peer_closed_comes_back(action: str, comes_back: bool) -> None:
+    pair = Pair(a_settings=f'close_action = "{action}"').up()
+    pair.b.terminate()
+    pair.settle(60)
+    assert bool(pair.a.sas()) is comes_back
+    assert_agreement(*pair.both, up=UP if comes_back else [])
+
+
+def test_close_action_brings_a_single_child_back_on_the_same_ike_sa() -> None:
+    pair = Pair(children=("net", "more"), a_settings='close_action = "start"').up()
+    pair.b.terminate("more")
+    pair.settle(20)
+    assert_agreement(*pair.both, up=[("peer", "net"), ("peer", "more")])
+    assert number_of(pair, Exchange.IKE_SA_INIT) == 1
+
+
+def test_close_action_trap_waits_for_traffic() -> None:
+    pair = Pair(a_settings='close_action = "trap"').up()
+    assert pair.a.send(pair.packet()) == "sent"
+    pair.b.terminate()
+    pair.settle(60)
+    assert not pair.a.sas()
+    assert pair.a.send(pair.packet()) == "held"
+    pair.settle(10)
+    assert_agreement(*pair.both, up=UP)
+    assert len(pair.b.plane.received) == 2
+
+
+def test_a_dead_peer_is_called_again_until_it_comes_back() -> None:
+    pair = Pair(
+        connection='dpd_delay = "10s"\nkeyingtries = 0', a_settings='dpd_action = "restart"', b_settings=""
+    ).up()
+    pair.b.die()
+    pair.settle(600)
+    assert Reason.PEER_DEAD in [event.failure.reason for event in pair.a.of(IkeSaDown)]
+    pair.restart("b")
+    pair.settle(600)
+    assert_agreement(*pair.both, up=UP)
+
+
+def test_keyingtries_bounds_the_attempts() -> None:
+    pair = Pair(connection="keyingtries = 2")
+    pair.b.die()
+    pair.a.initiate("peer", "net")
+    pair.settle(1200)
+    reasons = [failure.reason for failure in pair.a.failures()]
+    assert reasons == [Reason.PEER_UNREACHABLE] * 2
+    assert_nothing_left(pair.a)
+
+
+def test_a_refused_attempt_is_repeated_with_growing_pauses() -> None:
+    pair = Pair(connection="keyingtries = 0", b_only='proposals = ["aes256-sha512-modp6144"]')
+    pair.a.initiate("peer", "net")
+    pair.settle(400)
+    tries = len(pair.a.failures())
+    assert 4 <= tries <= 8
+    pair.a.unload("peer")
+    pair.settle(700)
+    assert len(pair.a.failures()) == tries
+
+
+def test_traffic_while_the_peer_is_away_does_not_pile_up_attempts() -> None:
+    pair = Pair(settings='start_action = "trap"')
+    pair.b.die()
+    for _ in range(50):
+        pair.a.send(pair.packet())
+        pair.network.run_for(1.0)
+    assert number_of(pair, Exchange.IKE_SA_INIT) <= 5
+    assert len(pair.a.sas()) == 1
+
+
+# -- configuration --------------------------------------------------------------------------------
+
+
+def test_an_equal_connection_is_left_alone() -> None:
+    pair = Pair().up()
+    before, installed = pairs_of(pair.a), pair.a.plane.installed
+    pair.a.load(replace(only(pair.a)))
+    pair.settle(30)
+    assert pairs_of(pair.a) == before
+    assert pair.a.plane.installed == installed
+
+
+def test_a_changed_child_is_made_anew_and_the_others_stay() -> None:
+    pair = Pair(children=("net", "more")).up()
+    before = pairs_of(pair.a)
+    connection = only(pair.a)
+    changed = replace(connection.children[1], rekey_time=1800.0)
+    pair.a.load(replace(connection, children=(connection.children[0], changed)))
+    pair.settle(30)
+    after = pairs_of(pair.a)
+    assert {one for one in before if one[0] == "net"} == {one for one in after if one[0] == "net"}
+    assert {one[0] for one in after} == {"net", "more"}
+    assert not {one for one in before if one[0] == "more"} & after
+    assert number_of(pair, Exchange.IKE_SA_INIT) == 1
+    assert_agreement(*pair.both, up=[("peer", "net"), ("peer", "more")])
+
+
+def test_a_removed_child_goes_with_its_policy() -> None:
+    pair = Pair(children=("net", "more")).up()
+    connection = only(pair.a)
+    pair.a.load(replace(connection, children=connection.children[:1]))
+    pair.settle(30)
+    assert {name for name, _, _ in pairs_of(pair.a)} == {"net"}
+    assert [policy.name for policy in pair.a.plane.policies.values()] == ["peer/net"]
+    assert_agreement(*pair.both, up=UP)
+
+
+def test_an_added_child_disturbs_nothing_and_starts_if_it_is_to() -> None:
+    pair = Pair(children=("net", "more")).up()
+    connection = only(pair.a)
+    pair.a.load(replace(connection, children=connection.children[:1]))
+    pair.settle(30)
+    before = pairs_of(pair.a)
+    started = replace(connection.children[1], start_action=StartAction.START)
+    pair.a.load(replace(connection, children=(connection.children[0], started)))
+    pair.settle(30)
+    assert before < pairs_of(pair.a)
+    assert_agreement(*pair.both, up=[("peer", "net"), ("peer", "more")])
+
+
+@pytest.mark.parametrize("who", ["a", "b"])
+def test_a_changed_ike_sa_is_made_anew_with_what_it_carried(who: str) -> None:
+    pair = Pair(children=("net", "more")).up()
+    gateway = pair.a if who == "a" else pair.b
+    gateway.load(replace(only(gateway), rekey_time=7200.0))
+    pair.settle(60)
+    assert [event.failure.reason for event in gateway.of(IkeSaDown)] == [Reason.CONFIGURATION_CHANGED]
+    assert len(gateway.of(IkeSaUp)) == 2
+    assert_agreement(*pair.both, up=[("peer", "net"), ("peer", "more")])
+
+
+def test_a_change_while_it_comes_up_is_followed() -> None:
+    pair = Pair(a_only='proposals = ["aes256-sha512-modp6144"]')
+    right = only(Pair().a)
+    pair.a.initiate("peer", "net")
+    pair.network.run_for(0.5)
+    pair.a.load(right)
+    pair.settle(30)
+    assert_agreement(*pair.both, up=UP)
+
+
+def test_thousands_of_connections_load_and_unload() -> None:
+    pair = Pair()
+    connection = only(pair.a)
+    for number in range(2000):
+        pair.a.load(replace(connection, name=f"c{number}"))
+    assert len(pair.a.endpoint.connections()) == 2001
+    for number in range(2000):
+        pair.a.unload(f"c{number}")
+    pair.network.run_for(0.1)
+    assert len(pair.a.plane.policies) == 1
+
+
+# -- lifetimes ------------------------------------------------------------------------------------
+
+
+def test_liveness_checks_come_only_when_nothing_else_was_heard() -> None:
+    pair = Pair(connection='dpd_delay = "30s"').up()
+    before = number_of(pair, Exchange.INFORMATIONAL)
+    for _ in range(10):
+        pair.a.rekey("net")
+        pair.network.run_for(10.0)
+    busy = number_of(pair, Exchange.INFORMATIONAL) - before
+    assert busy == 10  # the Deletes of the rekeys
+    pair.settle(100)
+    assert number_of(pair, Exchange.INFORMATIONAL) - before - busy >= 3
+
+
+def test_every_pair_that_came_up_went_down_once() -> None:
+    pair = Pair(children=("net", "more")).up()
+    pair.a.rekey("net")
+    pair.settle(5)
+    pair.b.terminate()
+    pair.settle(60)
+    for gateway in pair.both:
+        assert len(gateway.of(ChildSaUp)) == len(gateway.of(ChildSaDown)) == 2
+        assert len(gateway.of(IkeSaUp)) == len(gateway.of(IkeSaDown)) == 1
+    assert_nothing_left(*pair.both)
