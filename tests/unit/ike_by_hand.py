@@ -230,6 +230,11 @@ class Sun:
             self.sent = encode(self.header(Exchange.IKE_SA_INIT, 0, response=False), payloads)
             (self.received,) = moon.receive(self.sent)
             message = decode(self.received)
+            if (cookie := message.notify(Notify.COOKIE)) is not None:
+                header = self.header(Exchange.IKE_SA_INIT, 0, response=False)
+                self.sent = encode(header, [cookie, *payloads])
+                (self.received,) = moon.receive(self.sent)
+                message = decode(self.received)
             self.spi_r = message.header.responder_spi
         else:
             self.received = moon.sent[-1]

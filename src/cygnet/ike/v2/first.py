@@ -5,9 +5,11 @@
     no connection, no common suite   -> NO_PROPOSAL_CHOSEN
     another key exchange method      -> INVALID_KE_PAYLOAD
     a bad public value               -> silence
+    an answer much larger than it    -> COOKIE
     else                             -> an SA, and its exchange begins
 
-No answer is larger than the question, and refusals are rationed by source.
+Until an address has shown that it receives, it gets no more than half as much again as it sent, refusals
+no more than it sent; and refusals are rationed by source.
 """
 
 from __future__ import annotations
@@ -26,13 +28,15 @@ from cygnet.ike.world import Path
 from cygnet.wire.cursor import Malformed
 from cygnet.wire.message import Header, Message, decode
 from cygnet.wire.numbers import KeMethod, Notify
-from cygnet.wire.payloads import KePayload, NoncePayload, NotifyPayload, SaPayload
+from cygnet.wire.payloads import CertReqPayload, KePayload, NoncePayload, NotifyPayload, SaPayload
 
 if TYPE_CHECKING:
     from cygnet.ike.endpoint import Endpoint
 
 MAX_ASKED: Final = 8
 """Connections whose CAs the answer names in CERTREQ."""
+ANSWERED_MORE: Final = 16 + 6
+"""Octets by which our nonce and our list of hashes may exceed the peer's."""
 
 
 def receive(gateway: Endpoint, header: Header, datagram: bytes, path: Path) -> None:
@@ -79,6 +83,9 @@ def receive(gateway: Endpoint, header: Header, datagram: bytes, path: Path) -> N
     requests = ike_auth.certificate_requests(
         gateway.credentials, [c.connection for c in candidates[:MAX_ASKED]]
     )
+    if _is_large(requests, datagram) and not _has_cookie(gateway, message, path):
+        _demand_cookie(gateway, message, path)
+        return
     try:
         admitted = ike_sa_init.admit(Received(message, datagram, path), selected, gateway.entropy, requests)
     except IkeError as error:
@@ -100,24 +107,40 @@ def receive(gateway: Endpoint, header: Header, datagram: bytes, path: Path) -> N
 def _passes_door(gateway: Endpoint, message: Message, path: Path) -> bool:
     """Half-open limits. Where there are too many, only who can receive at its address goes on."""
     options, half_open = gateway.options, gateway.half_open
-    header = message.header
     of_source, total = half_open.of_source(path.remote), len(half_open)
     if 0 < options.init_limit_half_open <= total or 0 < options.block_threshold <= of_source:
         _drop(gateway, Drop.HALF_OPEN_LIMIT, f"{total} half-open SAs, {of_source} of this source", path)
         return False
     wanted = 0 < options.cookie_threshold <= total or 0 < options.cookie_threshold_per_source <= of_source
-    if not wanted:
+    if not wanted or _has_cookie(gateway, message, path):
         return True
-    nonce = message.one(NoncePayload).data
-    now = gateway.now.monotonic
-    cookie = message.notify(Notify.COOKIE)
-    if cookie is not None:
-        if gateway.cookies.good(cookie.data, nonce, path.remote, header.initiator_spi, now):
-            return True
-        _drop(gateway, Drop.COOKIE_INVALID, "a cookie that we did not make lately", path)
-    data = gateway.cookies.make(nonce, path.remote, header.initiator_spi, now)
-    gateway.answer_in_clear(header, path, (NotifyPayload(0, b"", Notify.COOKIE, data),))
+    _demand_cookie(gateway, message, path)
     return False
+
+
+def _has_cookie(gateway: Endpoint, message: Message, path: Path) -> bool:
+    """Whether the sender has shown that it receives at its address."""
+    cookie = message.notify(Notify.COOKIE)
+    if cookie is None:
+        return False
+    nonce, spi = message.one(NoncePayload).data, message.header.initiator_spi
+    if gateway.cookies.good(cookie.data, nonce, path.remote, spi, gateway.now.monotonic):
+        return True
+    _drop(gateway, Drop.COOKIE_INVALID, "a cookie that we did not make lately", path)
+    return False
+
+
+def _demand_cookie(gateway: Endpoint, message: Message, path: Path) -> None:
+    nonce, spi = message.one(NoncePayload).data, message.header.initiator_spi
+    data = gateway.cookies.make(nonce, path.remote, spi, gateway.now.monotonic)
+    gateway.answer_in_clear(message.header, path, (NotifyPayload(0, b"", Notify.COOKIE, data),))
+
+
+def _is_large(requests: tuple[CertReqPayload, ...], datagram: bytes) -> bool:
+    """Whether the answer would be more than half as large again as the request (T8). All but CERTREQ answers
+    something that stands in the request, in `ANSWERED_MORE` octets more at most."""
+    asking = sum([4 + 1 + len(request.data) for request in requests])
+    return asking + ANSWERED_MORE > len(datagram) // 2
 
 
 def _candidates(gateway: Endpoint, path: Path) -> list[Loaded]:

@@ -17,7 +17,7 @@ from typing import Final
 from cygnet.crypto.entropy import Entropy
 from cygnet.crypto.errors import InvalidPublicValue
 from cygnet.crypto.kdf import IkeKeys, ike_sa_keys
-from cygnet.crypto.key_exchange import KeyExchange, generate
+from cygnet.crypto.key_exchange import KeyExchange, check_public, generate
 from cygnet.crypto.prf import prf
 from cygnet.crypto.suites import suite
 from cygnet.ike import proposals
@@ -245,8 +245,10 @@ def admit(
     public = message.one(KePayload)
     theirs = message.one(NoncePayload).data
     check_nonce(theirs, b"", selected.prf)
-    ours = generate(public.group, entropy)
     try:
+        # Before a key is made for it: in the large groups that is what costs.
+        check_public(public.group, public.data)
+        ours = generate(public.group, entropy)
         shared = ours.shared(public.data)
     except InvalidPublicValue as error:
         raise _wrong(str(error)) from None
@@ -263,7 +265,8 @@ def respond(context: Context, admitted: Admitted) -> Steps[Initial]:
     nonce = context.entropy.octets(NONCE_LENGTH)
     chosen, keys = _derive(selected, admitted.nonce, nonce, state.spi_i, state.spi_r, admitted.shared)
     behind, peer_behind, pretended = nat.detect(message, received.path)
-    forced = pretended or _forced(context)
+    asked = nat.asked(message)
+    forced = asked and (pretended or _forced(context))
     use = UseKeys(
         spi_i=state.spi_i,
         spi_r=state.spi_r,
@@ -287,7 +290,7 @@ def respond(context: Context, admitted: Admitted) -> Steps[Initial]:
             proposals.answer(selected, b""),
             KePayload(admitted.ours.group, admitted.ours.public),
             NoncePayload(nonce),
-            *nat.notifies(state.spi_i, state.spi_r, received.path, pretend=_forced(context)),
+            *(nat.notifies(state.spi_i, state.spi_r, received.path, pretend=forced) if asked else ()),
             *admitted.certificate_requests,
             *announcements,
         ),

@@ -36,6 +36,11 @@ def notifies(spi_i: bytes, spi_r: bytes, path: Path, *, pretend: bool) -> tuple[
     )
 
 
+def asked(message: Message) -> bool:
+    """Whether the peer does NAT traversal: who does not ask has no use for our answer (section 2.23)."""
+    return message.notify(Notify.NAT_DETECTION_SOURCE_IP) is not None
+
+
 def detect(message: Message, path: Path) -> tuple[bool, bool, bool]:
     """(we are behind a NAT, the peer is or pretends it, it pretends as we do).
 
