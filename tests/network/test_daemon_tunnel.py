@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def configuration(me: str, action: str = "none", extra: str = "") -> str:
     here, there = (MOON, SUN) if moon else (SUN, MOON)
     nets = ((MOON_NET, SUN_NET), (MOON_NET6, SUN_NET6))
     if not moon:
-        nets = tuple((b, a) for a, b in nets)
+        nets = ((SUN_NET, MOON_NET), (SUN_NET6, MOON_NET6))
     peer = "sun" if moon else "moon"
     return f"""
 [connections.gw]
@@ -267,8 +268,8 @@ def test_the_daemon_holds_no_privilege_and_shows_no_secret(tmp_path: Path) -> No
             assert not re.search(r"^Uid:\s+0\s", status, re.MULTILINE)
         assert re.search(r"^Max core file size\s+0\s+0", (daemon / "limits").read_text(), re.MULTILINE)
         for process in ("daemon", "dataplane"):
-            line = (Path("/proc") / str(running[process]) / "cmdline").read_bytes()
-            assert SECRET.encode() not in line
+            command = (Path("/proc") / str(running[process]) / "cmdline").read_bytes()
+            assert SECRET.encode() not in command
         plane = (Path("/proc") / str(running["dataplane"]) / "status").read_text()
         assert re.search(r"^CapEff:\s+0*3000$", plane, re.MULTILINE)  # NET_ADMIN, NET_RAW
 
@@ -363,6 +364,10 @@ def test_a_gateway_runs_without_root_in_a_user_namespace(tmp_path: Path) -> None
     assert "CapEff:\t0000000000000000" in done.stdout
 
 
+def started_again(gateway: Gateway, kind: str, dead: int) -> bool:
+    return gateway.processes().get(kind) not in (None, dead)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_at_random_moments_it_always_comes_back_and_nothing_goes_in_clear(
@@ -381,7 +386,7 @@ def test_killed_at_random_moments_it_always_comes_back_and_nothing_goes_in_clear
                 both.moon.cygnet("rekey", "--child", "net")
             os.kill(dead, signal.SIGKILL)
             time.sleep(chance.random() * 0.3)  # how long after the kill the next thing happens
-            assert until(lambda g=gateway, k=kind, d=dead: g.processes().get(k) not in (None, d), PATIENCE)
+            assert until(partial(started_again, gateway, kind, dead), PATIENCE)
             before = traffic.echoed
             assert traffic.wait_for(before + 20, 20), both.moon.log() + both.sun.log()
         traffic.stop()
