@@ -139,7 +139,7 @@ def offer(
 
 def answer(selected: Selected, spi: bytes) -> wire.SaPayload:
     """The SA payload that accepts: the number of the peer's proposal, our own SPI."""
-    transforms = tuple(_to_wire(transform) for transform in selected.transforms)
+    transforms = tuple([_known_to_wire(transform) for transform in selected.transforms])
     return wire.SaPayload((wire.Proposal(selected.number, selected.protocol, spi, transforms),))
 
 
@@ -160,6 +160,9 @@ def _to_wire(transform: Transform) -> wire.Transform:
         return wire.Transform(transform.type, transform.id)
     key_length = wire.Attribute(TransformAttribute.KEY_LENGTH, transform.key_bits)
     return wire.Transform(transform.type, transform.id, (key_length,))
+
+
+_known_to_wire = lru_cache(maxsize=256)(_to_wire)
 
 
 # -- wire -> choice -----------------------------------------------------------------------------

@@ -15,6 +15,7 @@ made. A Child SA that fails leaves the IKE SA standing (section 2.21.2).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from cygnet.auth.credentials import Credentials, OwnKey
@@ -30,13 +31,14 @@ from cygnet.auth.proof import (
     verify_signature,
 )
 from cygnet.crypto.prf import prf
+from cygnet.crypto.proposals import Proposal
 from cygnet.ike import proposals
 from cygnet.ike.configuration import AuthClass, Connection, LocalAuth, RemoteAuth, SendCert, Unique
 from cygnet.ike.connections import Loaded
 from cygnet.ike.effects import Installed
 from cygnet.ike.errors import Difference, IkeError, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
 from cygnet.ike.lifetimes import ike_deadlines
-from cygnet.ike.state import AddChild, Attempt, AttemptKind, CreateChild, Establish
+from cygnet.ike.state import AddChild, Attempt, AttemptKind, CreateChild, Establish, IkeSuite
 from cygnet.ike.steps import (
     Context,
     Received,
@@ -283,7 +285,7 @@ def _authenticate(
     tried = 0
     for loaded in context.connections.for_identity(path.local, path.remote, claimed, 2):
         connection = loaded.connection
-        if not _fits_suite(connection, initial):
+        if not _accept(connection.proposals, initial.suite):
             continue
         try:
             remote = _remote(connection)
@@ -305,15 +307,15 @@ def _authenticate(
     raise first_error or _nobody(context, claimed)
 
 
-def _fits_suite(connection: Connection, initial: Initial) -> bool:
-    """Whether the suite that IKE_SA_INIT agreed on is one that this connection accepts."""
-    chosen = initial.suite
+@lru_cache(maxsize=256)
+def _accept(proposals: tuple[Proposal, ...], chosen: IkeSuite) -> bool:
+    """Whether the suite that IKE_SA_INIT agreed on is one that these allow."""
     return any(
         any((t.id, t.key_bits) == (chosen.encryption, chosen.key_bits) for t in proposal.of_type(1))
         and any(t.id == chosen.prf for t in proposal.of_type(2))
         and (not chosen.integrity or any(t.id == chosen.integrity for t in proposal.of_type(3)))
         and any(t.id == chosen.key_exchange for t in proposal.of_type(4))
-        for proposal in connection.proposals
+        for proposal in proposals
     )
 
 

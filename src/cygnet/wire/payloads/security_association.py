@@ -26,6 +26,7 @@ _SUBSTRUCTURE: Final = Struct("!BBH")
 _TRANSFORM: Final = Struct("!BBH")
 _COMMON_SIZE: Final = 8
 _COMMON_LIST: Final = 512
+_COMMON_COUNT: Final = 8
 """Octets of a transform with a Key Length, its first four left out."""
 _ATTRIBUTE: Final = Struct("!HH")
 _MORE_PROPOSALS, _MORE_TRANSFORMS, _LAST = 2, 3, 0
@@ -152,16 +153,8 @@ def _parse_attributes(body: Cursor) -> tuple[Attribute, ...]:
 
 
 def _emit_proposal(proposal: Proposal, more: int) -> bytes:
-    last = len(proposal.transforms) - 1
-    parts = [proposal.spi]
-    for i, transform in enumerate(proposal.transforms):
-        attributes = b"".join(map(_emit_attribute, transform.attributes))
-        reserved, reserved2 = transform.reserved
-        more_transforms = _LAST if i == last else _MORE_TRANSFORMS
-        parts.append(_SUBSTRUCTURE.pack(more_transforms, reserved, 8 + len(attributes)))
-        parts.append(_TRANSFORM.pack(transform.type, reserved2, transform.id))
-        parts.append(attributes)
-    body = b"".join(parts)
+    emit = _known_emission if len(proposal.transforms) <= _COMMON_COUNT else _emit_transforms
+    body = proposal.spi + emit(proposal.transforms)
     head = _PROPOSAL.pack(
         more,
         proposal.reserved,
@@ -172,6 +165,23 @@ def _emit_proposal(proposal: Proposal, more: int) -> bytes:
         len(proposal.transforms),
     )
     return head + body
+
+
+def _emit_transforms(transforms: tuple[Transform, ...]) -> bytes:
+    last = len(transforms) - 1
+    parts: list[bytes] = []
+    for i, transform in enumerate(transforms):
+        attributes = b"".join(map(_emit_attribute, transform.attributes))
+        reserved, reserved2 = transform.reserved
+        more_transforms = _LAST if i == last else _MORE_TRANSFORMS
+        parts.append(_SUBSTRUCTURE.pack(more_transforms, reserved, 8 + len(attributes)))
+        parts.append(_TRANSFORM.pack(transform.type, reserved2, transform.id))
+        parts.append(attributes)
+    return b"".join(parts)
+
+
+_known_emission = lru_cache(maxsize=256)(_emit_transforms)
+"""An answer is one of a few: what each proposal says beside its SPI."""
 
 
 def _emit_attribute(attribute: Attribute) -> bytes:
