@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -145,3 +146,32 @@ def test_a_second_cygnet_on_the_same_control_socket_is_refused(place: Place) -> 
         other.listen(1)
         refused(place.run(), "another Cygnet is running")
         assert place.socket.exists()
+
+
+def test_systemd_is_told_ready_reloading_and_stopping_and_gets_its_watchdog(place: Place) -> None:
+    told: list[str] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        path = place.directory / "notify"
+        systemd.bind(str(path))
+        systemd.settimeout(30)
+        cygnet = place.namespace.start(
+            sys.executable, "-m", "cygnet.cli.main", "run", str(place.file), "--socket", str(place.socket),
+            env={**os.environ, "NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "2000000"},
+        )  # fmt: skip
+
+        def hear(*wanted: str) -> None:
+            for word in wanted:
+                while not (said := systemd.recv(200).decode()).startswith(word):
+                    told.append(said)
+
+        hear("READY=1", "WATCHDOG=1")
+        cygnet.send_signal(signal.SIGHUP)
+        hear("RELOADING=1", "READY=1")
+        place.write("nonsense = true")
+        cygnet.send_signal(signal.SIGHUP)
+        hear("RELOADING=1", "READY=1")
+        cygnet.terminate()
+        hear("STOPPING=1")
+        assert cygnet.wait(20) == 0
+    assert "nonsense" in (cygnet.stdout.read() if cygnet.stdout else "")
+    assert not place.socket.exists()
