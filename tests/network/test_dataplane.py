@@ -172,6 +172,28 @@ def test_a_path_that_grows_narrow_is_found_and_told_to_the_inside() -> None:
         assert made.seen().clear == []
 
 
+def test_a_forged_packet_too_big_slows_the_tunnel_and_does_not_stop_it() -> None:
+    """The kernel believes whoever can quote addresses and ports, but no MTU below 552 octets."""
+    with tunnel() as made:
+        moon, sun = made.network.moon, made.network.sun
+        moon_ip, sun_ip = packed(MOON), packed(SUN)
+        quoted = struct.pack(
+            ">BBHHHBBH4s4sHHHH", 0x45, 0, 1466, 1, 0x4000, 64, 17, 0, moon_ip, sun_ip, 4500, 4500, 1446, 0
+        )
+        message = bytearray(struct.pack(">BBHHH", 3, 4, 0, 0, 68) + quoted)
+        message[2:4] = (0xFFFF - sum(struct.unpack(f">{len(message) // 2}H", message)) % 0xFFFF).to_bytes(
+            2, "big"
+        )
+        forger = sun.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
+        with forger:
+            forger.sendto(message, (MOON, 0))
+        assert "mtu" in moon.run("ip", "route", "get", SUN).stdout
+        assert ping(made.network.alice, BOB6, "-s", "1200")  # not even the first is lost
+        transfer(made, BOB, 1 << 20)
+        assert "mtu 1280 " in moon.run("ip", "link", "show", "cygnet0").stdout
+        assert made.seen().clear == []
+
+
 def test_traffic_triggers_an_acquire_is_held_and_leaves_with_the_sa() -> None:
     require()
     with two_gateways() as network, Plane(network.moon) as moon, Plane(network.sun) as sun:

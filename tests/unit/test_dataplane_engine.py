@@ -733,6 +733,20 @@ def test_ipv6_that_does_not_fit_gets_packet_too_big_and_never_less_than_1280(gat
         assert bytes(answer) == data
 
 
+def test_on_a_path_below_the_smallest_mtu_packets_leave_and_are_cut_outside(gateway: Gateway) -> None:
+    gateway.install()
+    narrow(gateway, 500)
+    assert len(gateway.send(out(size=540))) == 1
+    assert gateway.send(out(size=560)) == []
+    six = inet6.IPv6(src="2001:db8:1::1", dst="2001:db8:2::1") / inet.UDP(dport=5) / (b"o" * 1200)
+    assert len(gateway.send(six)) == 1
+    large = bytes(inet.IP(src="10.1.0.1", dst="10.2.0.1", flags="DF") / inet.TCP(flags="A") / bytes(5000))
+    for segment, count in ((536, 10), (537, 0)):
+        gateway.tun.ours.send(struct.pack("=BBHHHH", 1, 1, 40, segment, 20, 16) + large)
+        gateway.engine.outward.readable()
+        assert len(gateway.at_peer()) == count
+
+
 def test_ipv4_that_may_be_cut_leaves_and_the_kernel_cuts_it_outside(gateway: Gateway) -> None:
     gateway.install()
     narrow(gateway, 1000)

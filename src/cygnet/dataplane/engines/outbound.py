@@ -136,19 +136,20 @@ class Outward:
         route = self._route(at, length)
         if route is None:
             return
-        if what.header + segment > route.max_inner:
+        full = what.header + segment
+        if full > max(route.max_inner, MTU_FLOOR[read.view[at] >> 4]):
             self._too_big(route, at, length)
             return
-        self._send_burst(route, what)
+        self._send_burst(route, what, full <= route.max_inner)
 
-    def _send_burst(self, route: Outbound, what: Burst) -> None:
+    def _send_burst(self, route: Outbound, what: Burst, whole: bool) -> None:
         sa, work, view = route.sa, self._state.work, self._read.view
         full = what.header + what.segment
         stride = sa.sealed_length(full)
         most = self._transmitter.rows_per_send(route, stride)
         header = sa.parameters.header
         tos = outer_traffic_class(traffic_class(view, what.at), header)
-        df = header.copy_df and dont_fragment(view, what.at)
+        df = whole and header.copy_df and dont_fragment(view, what.at)
         next_header = IPV4_IN_IP if view[what.at] >> 4 == 4 else IPV6_IN_IP
         for first in range(0, what.count, most):
             count = min(most, what.count - first)
@@ -168,11 +169,14 @@ class Outward:
         end = sa.seal_batch(state.work, 0, count, length, last, next_header)
         sa.last_used = state.now
         stride = sa.sealed_length(length)
-        failed = self._transmitter.send(route, state.work.sealed.view, stride, count, end, tos, df)
+        send, view = self._transmitter.send, state.work.sealed.view
+        failed = send(route, view, stride, count, end, tos, df)
+        if failed is Drop.TOO_BIG and self._transmitter.measure(route):
+            # The path became narrower just now: these go in fragments, the next ones fit.
+            state.paths_changed()
+            failed = send(route, view, stride, count, end, tos, False)
         if failed is not None:
             sa.drop(failed, count)
-            if failed is Drop.TOO_BIG and self._transmitter.measure(route):
-                state.paths_changed()
         if sa.sequence >= route.sequence_alarm or sa.bytes >= route.bytes_alarm:
             state.alarm(route)
         return True
@@ -232,7 +236,7 @@ class Outward:
                 this_tos = outer_traffic_class(traffic_class(view, at), header)
                 this_df = header.copy_df and dont_fragment(view, at)
                 whole = length <= this.max_inner
-                if not whole and dont_fragment(view, at):
+                if length > max(this.max_inner, MTU_FLOOR[view[at] >> 4]) and dont_fragment(view, at):
                     self._too_big(this, at, length)
                     this = None
             if run and (
@@ -397,7 +401,8 @@ class Outward:
     # -- too big -------------------------------------------------------------------------------
 
     def _too_big(self, route: Outbound, at: int, length: int) -> None:
-        """Tell the sender inside what fits (RFC 4301, section 8.2.1), as the network beyond would."""
+        """Tell the sender inside what fits (RFC 4301, 8.2.1), as the network beyond would. Less than the
+        smallest MTU of its protocol is never said: such packets leave all the same, cut outside."""
         route.sa.drop(Drop.TOO_BIG)
         view = self._read.view
         version = view[at] >> 4
