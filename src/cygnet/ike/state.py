@@ -84,7 +84,7 @@ class ChildSa:
     `announced`: people were told that it is up; a rekey hands that on to the new pair.
     `redundant`: lost a collision of rekeys and goes without a word. `policy` is the endpoint's
     number of the policy that its flow belongs to. `initiator`: we began the exchange that made it, and
-    `nonce` is the lowest of the two of a pair that replaces none.
+    `nonce` is the lowest of the two that made it.
     """
 
     pair: int

@@ -88,13 +88,11 @@ def loses(nonce: bytes, other: bytes) -> bool:
 
 
 def twin(state: SaState, child: ChildSa) -> ChildSa | None:
-    """The pair for the same flow that the other end began at about the same time."""
+    """Another pair for the same flow that came up at about the same time: one of them is too many."""
     for other in state.children:
         if (
             (other.name, other.flow_index) == (child.name, child.flow_index)
-            and other.initiator != child.initiator
             and other.phase is ChildPhase.INSTALLED
-            and not other.replaces
             and other.nonce
             and abs(other.installed - child.installed) <= AT_ONCE
         ):

@@ -40,6 +40,7 @@ from cygnet.ike.state import (
     ForgetAttempt,
     Handover,
     NoteAttempt,
+    Phase,
     Postpone,
     RekeyChild,
     SaState,
@@ -131,7 +132,7 @@ def create(context: Context, wanted: CreateChild) -> Steps[None]:
         yield from _delete(context, loser)
     elif twin is not None:
         yield from apply(*_beats_twin(made, twin))
-        yield from enqueue(DeleteChild(twin.pair, children.REDUNDANT), GRACE)
+        yield from enqueue(DeleteChild(twin.pair, children.REDUNDANT), 0.0 if twin.initiator else GRACE)
     else:
         yield from apply(AddChild(made))
 
@@ -158,6 +159,7 @@ def rekey(context: Context, wanted: RekeyChild) -> Steps[None]:
         yield from _rekey_refused(context, old, outcome.notify, rival)
         return
     made, state = outcome.made, context.state
+    made = replace(made, child=replace(made.child, nonce=outcome.nonce))
     if _was_deleted(context, made.child):
         # C14: the peer closed it before its own answer came.
         return
@@ -494,7 +496,7 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
         yield from enqueue(DeleteChild(pair, children.REDUNDANT), GRACE)
     elif twin is not None:
         yield from children.activate(context, pair)
-        yield from enqueue(DeleteChild(twin.pair, children.REDUNDANT))
+        yield from enqueue(DeleteChild(twin.pair, children.REDUNDANT), 0.0 if twin.initiator else GRACE)
     elif old is None:
         yield from children.activate_new(context, pair, at_once=at_once)
     elif present is None:
@@ -563,6 +565,8 @@ def rekey_ike(context: Context) -> Steps[None]:
         break
     rival = collisions.rival(context.state, AttemptKind.REKEY_IKE, 0)
     if isinstance(answered, _Refusal):
+        if context.state.phase is Phase.REKEYED:
+            return
         if rival is not None:
             yield from apply(Handover(rival.result))
             return
@@ -571,6 +575,10 @@ def rekey_ike(context: Context) -> Steps[None]:
     selected, shared, theirs = answered.selected, answered.shared, answered.nonce
     keys = _ike_keys(context, selected, spi, selected.spi, nonce, theirs, shared)
     successor = yield from create_successor(True, keys)
+    if context.state.phase is Phase.REKEYED:
+        # The peer was seen to use the one that it made: it knows already that ours has lost.
+        yield from dismiss(successor, ours=True)
+        return
     if rival is not None and collisions.loses(keys.nonce, rival.nonce):
         # Section 2.8.2: the peer's inherits the children, it closes the old one; we close ours.
         yield from apply(Handover(rival.result))
