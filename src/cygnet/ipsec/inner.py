@@ -29,7 +29,8 @@ FlowKey = tuple[int, bytes]
 
 class Inner(NamedTuple):
     """One packet as the SPD sees it. Ports are None where the packet has none to show; of an ICMP message
-    both are type * 256 + code (RFC 4301, section 4.4.1.1). `dont_fragment` is true for IPv6."""
+    both are type * 256 + code (RFC 4301, section 4.4.1.1). `dont_fragment` is true for IPv6. `fragment`
+    is the identification of one that is part of a packet; `later`: another part than the first."""
 
     family: int
     protocol: int
@@ -39,6 +40,8 @@ class Inner(NamedTuple):
     destination_port: int | None
     length: int
     dont_fragment: bool
+    fragment: int | None = None
+    later: bool = False
 
 
 def flow_key(view: memoryview, at: int, length: int) -> FlowKey | None:
@@ -78,9 +81,9 @@ def _describe_4(packet: memoryview) -> Inner | None:
     total = packet[2] << 8 | packet[3]
     if header < 20 or total < header or total > len(packet):
         return None
-    fragment = (packet[6] & 0x1F) << 8 | packet[7]
+    offset = (packet[6] & 0x1F) << 8 | packet[7]
     ports = None
-    if fragment == 0:
+    if offset == 0:
         ports = _ports(packet[header:total], packet[9])
         if ports is None:
             return None
@@ -94,6 +97,8 @@ def _describe_4(packet: memoryview) -> Inner | None:
         destination_port,
         total,
         bool(packet[6] & 0x40),
+        packet[4] << 8 | packet[5] if offset or packet[6] & 0x20 else None,
+        offset > 0,
     )
 
 
@@ -103,7 +108,7 @@ def _describe_6(packet: memoryview) -> Inner | None:
     if total > len(packet) or (total == 40 and packet[6] != 59):
         return None
     protocol, at = packet[6], 40
-    later_fragment = False
+    fragment, later = None, False
     for _ in range(MAX_EXTENSIONS + 1):
         if protocol not in _EXTENSIONS:
             break
@@ -111,19 +116,22 @@ def _describe_6(packet: memoryview) -> Inner | None:
             return None
         following = packet[at]
         if protocol == _FRAGMENT:
-            later_fragment = later_fragment or (packet[at + 2] << 8 | packet[at + 3]) >= 8
+            offset = packet[at + 2] << 8 | packet[at + 3]
+            if offset & 0xFFF9:  # an atomic fragment is whole (RFC 6946)
+                fragment = int.from_bytes(packet[at + 4 : at + 8], "big")
+            later = later or offset >= 8
             at += 8
         elif protocol == _AH:
             at += (packet[at + 1] + 2) * 4
         else:
             at += (packet[at + 1] + 1) * 8
         protocol = following
-        if later_fragment:
+        if later:
             break
     else:
         return None
     ports: tuple[int | None, int | None] | None = (None, None)
-    if not later_fragment:
+    if not later:
         if at > total:
             return None
         ports = _ports(packet[at:total], protocol)
@@ -139,6 +147,8 @@ def _describe_6(packet: memoryview) -> Inner | None:
         destination_port,
         total,
         True,
+        fragment,
+        later,
     )
 
 

@@ -20,6 +20,7 @@ from cygnet.dataplane.offload import TCP, Kind, join, joinable, kind_of
 from cygnet.dataplane.sad import MAX_ADMITTED, Inbound
 from cygnet.dataplane.tun import MAX_PACKET, NO_OFFLOAD, VNET
 from cygnet.ipsec.drops import Drop
+from cygnet.ipsec.fragments import Fragments
 from cygnet.ipsec.inner import FlowKey, describe, flow_key, impossible_source, total_length, within
 from cygnet.ipsec.rows import MAX_ROWS, Rows, Run
 from cygnet.ipsec.tunnel import changes_inner, decapsulate
@@ -41,6 +42,7 @@ class Inward:
         self._drain_commands = drain_commands
         self._received = Rows(MAX_PACKET + 1 + MAX_ROWS)
         self._out = Rows(VNET + 2 * MAX_PACKET)
+        self._fragments = Fragments()
 
     def udp_readable(self, sock: socket.socket, port: int) -> None:
         """Take what a UDP lane has, up to a bound."""
@@ -281,6 +283,7 @@ class Inward:
         if packet is None:
             return Drop.BAD_INNER
         parameters = entry.sa.parameters
+        packet = self._fragments.whole(packet, parameters.flow, self._state.now)
         if impossible_source(packet) or not within(
             parameters.local_selectors, parameters.remote_selectors, packet, outbound=False
         ):

@@ -26,6 +26,7 @@ from cygnet.dataplane.tun import MAX_PACKET, NEEDS_CSUM, NO_OFFLOAD, VNET, VNET_
 from cygnet.ipsec.checksum import complement, fix_ipv4_header, residue, store, swap
 from cygnet.ipsec.drops import Drop
 from cygnet.ipsec.esp import IPV4_IN_IP, IPV6_IN_IP
+from cygnet.ipsec.fragments import Fragments
 from cygnet.ipsec.inner import UDP, FlowKey, Inner, describe, flow_key
 from cygnet.ipsec.rows import MAX_ROWS, Rows
 from cygnet.ipsec.tunnel import dont_fragment, outer_traffic_class, traffic_class
@@ -69,6 +70,7 @@ class Outward:
         self._slots: dict[int, tuple[memoryview]] = {}
         """Where a read may go: made once for each place, for it costs as much as the read's own call."""
         self._routes: dict[FlowKey, Outbound | Drop] = {}
+        self._fragments = Fragments()
         self._held: dict[int, Held] = {}
         self._held_octets = 0
 
@@ -322,6 +324,7 @@ class Outward:
         packet = describe(self._read.view, at, length)
         if packet is None:
             return Drop.NOT_IP
+        packet = self._fragments.whole(packet, 0, self._state.now)
         action, flow = self._state.spd.lookup_outbound(
             packet.protocol,
             packet.source,
