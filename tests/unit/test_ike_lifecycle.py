@@ -283,3 +283,45 @@ def test_every_pair_that_came_up_went_down_once() -> None:
         assert len(gateway.of(ChildSaUp)) == len(gateway.of(ChildSaDown)) == 2
         assert len(gateway.of(IkeSaUp)) == len(gateway.of(IkeSaDown)) == 1
     assert_nothing_left(*pair.both)
+
+
+# -- IKE SAs without a Child SA (RFC 6023) --------------------------------------------------------
+
+
+def changed(gateway: Gateway, **changes: object) -> Connection:
+    return replace(only(gateway), **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("way", ["prefer", "force"])
+def test_a_childless_ike_sa_gets_its_child_in_an_exchange_of_its_own(way: str) -> None:
+    pair = Pair()
+    pair.a.load(changed(pair.a, childless=way))
+    operation = pair.a.initiate("peer", "net")
+    pair.settle(10)
+    assert pair.a.operations == {operation: None}
+    assert number_of(pair, Exchange.CREATE_CHILD_SA) == 1
+    assert_agreement(*pair.both, up=UP)
+
+
+def test_where_the_peer_does_not_do_it_prefer_goes_on_and_force_says_why() -> None:
+    pair = Pair()
+    pair.a.load(changed(pair.a, childless="prefer"))
+    pair.b.load(changed(pair.b, childless="never"))
+    pair.a.initiate("peer", "net")
+    pair.settle(10)
+    assert_agreement(*pair.both, up=UP)
+    pair.a.load(changed(pair.a, childless="force"))
+    pair.settle(60)
+    assert pair.a.failures()[-1].reason is Reason.MODE_MISMATCH
+    assert_nothing_left(*pair.both)
+
+
+def test_a_responder_that_makes_no_child_in_ike_auth_keeps_the_ike_sa() -> None:
+    pair = Pair()
+    pair.b.load(changed(pair.b, childless="force"))
+    operation = pair.a.initiate("peer", "net")
+    pair.settle(10)
+    assert pair.a.operations[operation] is not None
+    pair.a.initiate("peer", "net")
+    pair.settle(10)
+    assert_agreement(*pair.both, up=UP)

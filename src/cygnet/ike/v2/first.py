@@ -1,7 +1,7 @@
 """The first message of a stranger: one decision, taken without state (RFC 7296, sections 2.6 and 2.21.1).
 
     repeat of a request we answered  -> the same answer
-    too many half-open SAs           -> COOKIE, or silence
+    too many half-open SAs           -> COOKIE; with it, the oldest one's place
     no connection, no common suite   -> NO_PROPOSAL_CHOSEN
     another key exchange method      -> INVALID_KE_PAYLOAD
     a bad public value               -> silence
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from cygnet.ike import proposals
+from cygnet.ike import proposals, upkeep
 from cygnet.ike.connections import Loaded
 from cygnet.ike.errors import Drop, IkeError, PeerIncompatible, Reason
 from cygnet.ike.events import Dropped, MessageSeen
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
 MAX_ASKED: Final = 8
 """Connections whose CAs the answer names in CERTREQ."""
-ANSWERED_MORE: Final = 16 + 6
-"""Octets by which our nonce and our list of hashes may exceed the peer's."""
+ANSWERED_MORE: Final = 16 + 6 + 8
+"""Octets by which our nonce and our list of hashes may exceed the peer's, and what says that we do childless
+IKE SAs."""
 
 
 def receive(gateway: Endpoint, header: Header, datagram: bytes, path: Path) -> None:
@@ -86,6 +87,8 @@ def receive(gateway: Endpoint, header: Header, datagram: bytes, path: Path) -> N
     if _is_large(requests, datagram) and not _has_cookie(gateway, message, path):
         _demand_cookie(gateway, message, path)
         return
+    if not _make_room(gateway, path):
+        return
     try:
         admitted = ike_sa_init.admit(Received(message, datagram, path), selected, gateway.entropy, requests)
     except IkeError as error:
@@ -108,14 +111,32 @@ def _passes_door(gateway: Endpoint, message: Message, path: Path) -> bool:
     """Half-open limits. Where there are too many, only who can receive at its address goes on."""
     options, half_open = gateway.options, gateway.half_open
     of_source, total = half_open.of_source(path.remote), len(half_open)
-    if 0 < options.init_limit_half_open <= total or 0 < options.block_threshold <= of_source:
-        _drop(gateway, Drop.HALF_OPEN_LIMIT, f"{total} half-open SAs, {of_source} of this source", path)
-        return False
-    wanted = 0 < options.cookie_threshold <= total or 0 < options.cookie_threshold_per_source <= of_source
+    wanted = (
+        0 < options.cookie_threshold <= total
+        or 0 < options.cookie_threshold_per_source <= of_source
+        or 0 < options.init_limit_half_open <= total
+        or 0 < options.block_threshold <= of_source
+    )
     if not wanted or _has_cookie(gateway, message, path):
         return True
     _demand_cookie(gateway, message, path)
     return False
+
+
+def _make_room(gateway: Endpoint, path: Path) -> bool:
+    """Where there are as many half-open SAs as there may be, who receives at its address takes the place
+    of the oldest, at a measured pace: so nobody keeps a neighbour out by leaving his own half open (T2)."""
+    options, half_open = gateway.options, gateway.half_open
+    of_source, total = half_open.of_source(path.remote), len(half_open)
+    crowded = 0 < options.block_threshold <= of_source
+    if not crowded and not 0 < options.init_limit_half_open <= total:
+        return True
+    oldest = half_open.oldest(path.remote if crowded else None)
+    if oldest is None or not gateway.newcomers.allows(path.remote, gateway.now.monotonic):
+        _drop(gateway, Drop.HALF_OPEN_LIMIT, f"{total} half-open SAs, {of_source} of this source", path)
+        return False
+    upkeep.give_up_half_open(oldest, "it made room for a newer one")
+    return True
 
 
 def _has_cookie(gateway: Endpoint, message: Message, path: Path) -> bool:

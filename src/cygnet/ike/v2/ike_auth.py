@@ -47,6 +47,7 @@ from cygnet.ike.steps import (
     apply,
     begin,
     complain,
+    enqueue,
     install,
     next_request,
     obtain_child,
@@ -92,7 +93,8 @@ def initiate(context: Context, initial: Initial, wanted: CreateChild | None) -> 
     )
     offer = None
     child_payloads: tuple[Payload, ...] = ()
-    if wanted is not None:
+    later = _comes_later(connection, initial, wanted)
+    if wanted is not None and not later:
         loaded = children.connection_children(context, connection).child(wanted.name)
         if loaded is None:
             raise LocalMisuse(Reason.NO_SUCH_OBJECT, f"no child {wanted.name} in {connection.name}")
@@ -122,8 +124,22 @@ def initiate(context: Context, initial: Initial, wanted: CreateChild | None) -> 
     octets = _octets(initial, initial.received, initial.nonce_i, initial.keys.sk_pr, idr)
     peer = _verify(context, local_id, remote, idr, their_auth, message, octets, initial)
     yield from apply(_establish(context, connection, peer, local_id))
+    if wanted is not None and later:
+        yield from enqueue(wanted)
     if offer is not None:
         yield from _first_child(context, peer, offer, message, initial)
+
+
+def _comes_later(connection: Connection, initial: Initial, wanted: CreateChild | None) -> bool:
+    """Whether IKE_AUTH goes without a Child SA, which is made by CREATE_CHILD_SA (RFC 6023). Raises
+    `PeerIncompatible` where that must be and the peer cannot."""
+    if initial.childless and (wanted is None or connection.childless in ("prefer", "force")):
+        return True
+    if wanted is None or connection.childless == "force":
+        raise PeerIncompatible(
+            Reason.MODE_MISMATCH, "the peer does not set up IKE SAs without a Child SA (RFC 6023)"
+        )
+    return False
 
 
 def _first_child(
@@ -195,7 +211,9 @@ def respond(context: Context, initial: Initial) -> Steps[None]:
     proof, certificates = _prove(
         context, local, local_id, peer.identity, octets, initial, message.all(CertReqPayload)
     )
-    if connection.unique is Unique.KEEP and context.has_contact(local_id, peer.identity):
+    initial_contact = message.notify(Notify.INITIAL_CONTACT) is not None
+    has_contact = context.has_contact(local_id, peer.identity) and not initial_contact
+    if connection.unique is Unique.KEEP and has_contact:
         raise PeerIncompatible(
             Reason.LIMIT_REACHED,
             f"{peer.identity} has an IKE SA already, and `unique = keep` keeps it",
@@ -206,13 +224,23 @@ def respond(context: Context, initial: Initial) -> Steps[None]:
         connection,
         peer,
         local_id,
-        initial_contact=message.notify(Notify.INITIAL_CONTACT) is not None,
+        initial_contact=initial_contact,
     )
     proven: tuple[Payload, ...] = (idr, *certificates, AuthPayload(proof.method, proof.data))
     if message.maybe(SaPayload) is None:
+        if connection.childless == "never":
+            raise PeerMisbehaved(
+                Reason.MODE_MISMATCH, "the peer wants no Child SA", notify=Notify.INVALID_SYNTAX
+            )
         yield from answer(proven, establish)
         return
     try:
+        if connection.childless == "force":
+            raise PeerIncompatible(
+                Reason.MODE_MISMATCH,
+                "no Child SA is made in IKE_AUTH here (`childless = force`)",
+                notify=Notify.NO_ADDITIONAL_SAS,
+            )
         chosen = children.choose_child(context, loaded, message, key_exchange=False)
         spi, pair = yield from obtain_child()
         at_once = context.is_calling()

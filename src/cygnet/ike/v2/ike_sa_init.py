@@ -41,6 +41,7 @@ from cygnet.wire.payloads import (
 )
 
 NONCE_LENGTH: Final = 32
+CHILDLESS: Final = NotifyPayload(0, b"", Notify.CHILDLESS_IKEV2_SUPPORTED, b"")
 MAX_COOKIES: Final = 3
 """Rounds of COOKIE in one exchange; what comes after is taken for forged."""
 HASHES: Final = (
@@ -57,7 +58,8 @@ _HASHES_DATA: Final = b"".join(number.to_bytes(2, "big") for number in HASHES)
 class Initial:
     """What IKE_SA_INIT leaves for IKE_AUTH. `sent` and `received` are whole messages: AUTH covers them.
 
-    `peer_hashes` None: the peer announced none (RFC 7427).
+    `peer_hashes` None: the peer announced none (RFC 7427). `childless`: the responder takes an IKE_AUTH
+    without a Child SA (RFC 6023).
     """
 
     nonce_i: bytes
@@ -68,6 +70,7 @@ class Initial:
     suite: IkeSuite
     peer_hashes: frozenset[int] | None
     certificate_requests: tuple[CertReqPayload, ...]
+    childless: bool = False
 
 
 # -- initiator ----------------------------------------------------------------------------------
@@ -152,6 +155,7 @@ def initiate(context: Context) -> Steps[Initial]:
         chosen,
         peer_hashes(message),
         message.all(CertReqPayload),
+        message.notify(Notify.CHILDLESS_IKEV2_SUPPORTED) is not None,
     )
 
 
@@ -293,6 +297,7 @@ def respond(context: Context, admitted: Admitted) -> Steps[Initial]:
             *(nat.notifies(state.spi_i, state.spi_r, received.path, pretend=forced) if asked else ()),
             *admitted.certificate_requests,
             *announcements,
+            *((CHILDLESS,) if connection.childless != "never" else ()),
         ),
         use,
     )
