@@ -8,6 +8,9 @@ Three questions are asked of a packet, all answered by the same sets (`guard_set
   ingress   (prerouting)          what should have come out of a tunnel is not accepted in clear (RFC 4301,
                                   section 5.2, 3b)
 
+Ingress and outbound are asked only of packets whose source or destination routing would find behind the
+TUN, so that others pay for one lookup, egress.
+
 The table is there before the first SA, needs no process to work, and goes only with the policy. What
 cannot cross a router (link-local traffic, neighbour discovery, limited broadcast) is never a tunnel's.
 Sealed packets carry the mark of Cygnet's sockets on the way out; on the way in, ESP and the UDP ports of
@@ -21,6 +24,7 @@ is told that it knows all policies (`sweep`): names of sets begin with a generat
 from __future__ import annotations
 
 import re
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from struct import Struct
@@ -82,7 +86,7 @@ class Guard:
         self._generation = -1
         self._own: set[int] = set()
         self._former: list[str] = []
-        self._tun = ""
+        self._device = "", 0
 
     def put(self, policy: Policy) -> None:
         self._compiler.put(policy)
@@ -144,7 +148,7 @@ class Guard:
         self._generation = next(number for number in range(len(taken) + 1) if number not in taken)
         self._own.add(self._generation)
         self._sizes.clear()
-        self._tun = ""
+        self._device = "", 0
         self._compiler.start_over()
 
     def _commit(self, tun: str) -> None:
@@ -153,9 +157,10 @@ class Guard:
         for key, change in changes.items():
             sizes[key] += len(change.added) - len(change.removed)
         before, after = set(self._sizes), {key for key, size in sizes.items() if size}
-        if tun != self._tun or after - before:
+        device = tun, socket.if_nametoindex(tun)
+        if device != self._device or after - before:
             # Empty sets decide nothing, so the rules may come before the elements.
-            self._tun = tun
+            self._device = device
             nft("\n".join([*_skeleton(), *self._sets(after - before), *self._rules(before | after)]) + "\n")
         change_elements(
             TABLE,
@@ -183,7 +188,7 @@ class Guard:
         asked = [(self._name(key), key) for key in sorted(keys)]
         asked += sorted(((name, _key_of(name)) for name in self._former), key=lambda pair: pair[1])
         lines = [f"flush chain inet {TABLE} {chain}" for chain in _CHAINS]
-        for chain, rules in _bodies(asked, self._tun, self._ports, self._default).items():
+        for chain, rules in _bodies(asked, *self._device, self._ports, self._default).items():
             lines += [f"add rule inet {TABLE} {chain} {rule}" for rule in rules]
         return lines
 
@@ -238,7 +243,8 @@ _CHAINS = (
     "sealed",
     *(f"{question}{family}" for question in _QUESTIONS for family in (4, 6)),
     "judge_outbound",
-    "judge_ingress",
+    "from_protected",
+    "decapsulated",
     *_HOOKS,
 )
 _COUNTERS = ("left_in_clear", "arrived_in_clear", "discarded")
@@ -254,7 +260,7 @@ def _skeleton() -> list[str]:
 
 
 def _bodies(
-    asked: Sequence[tuple[str, SetKey]], tun: str, ports: Sequence[int], default: Action
+    asked: Sequence[tuple[str, SetKey]], tun: str, index: int, ports: Sequence[int], default: Action
 ) -> dict[str, list[str]]:
     """The rules of each chain."""
     discard = "counter name discarded drop"
@@ -295,21 +301,27 @@ def _bodies(
     bodies["judge_outbound"] = [rule.format("outbound") for rule in by_family] + (
         unmatched or ["goto bypass"]
     )
-    # Where the reverse path is the TUN, or nothing because there is no TUN: packets from protected networks.
-    bodies["judge_ingress"] = [
-        "fib daddr type local jump sealed",
-        *(rule.format("ingress") for rule in by_family),
-        *unmatched,
-    ]
-    to_tunnel = [f'fib daddr oifname "{tun}"', "fib daddr oif missing"]
-    from_tunnel = [f'fib saddr oifname "{tun}"', "fib saddr oif missing"]
+    # Where routing says TUN, or nothing (0) because there is no TUN, an address is in a protected network.
+    source = f"fib saddr oif vmap {{ 0 : goto from_protected, {index} : goto from_protected }}"
+    destination = f"fib daddr oif vmap {{ 0 : goto judge_outbound, {index} : goto judge_outbound }}"
+    to_us = "fib daddr type local jump sealed"
     bodies["prerouting"] = [
         'iifname "lo" accept',
         "jump link_scope",
-        f'iifname != "{tun}" jump judge_ingress',
-        *(f"{test} goto judge_outbound" for test in to_tunnel),
-        *(f'iifname != "{tun}" {test} goto bypass' for test in from_tunnel),
+        f'iifname "{tun}" goto decapsulated',
+        source,
+        destination,
+        *([to_us, *unmatched] if unmatched else ()),
     ]
+    bodies["from_protected"] = [
+        to_us,
+        *(rule.format("ingress") for rule in by_family),
+        *unmatched,
+        destination,
+        # Its reverse path must not be the TUN (see reverse_paths).
+        "goto bypass",
+    ]
+    bodies["decapsulated"] = [destination]
     bodies["output"] = [
         f"meta mark & {MARK_MASK:#x} == {MARK:#x} accept",
         f'oifname != "{tun}" accept',
