@@ -60,7 +60,7 @@ def burst(read: Rows, at: int, length: int, gso_type: int, segment: int, transpo
     if minimum == 20 and transport != (view[at] & 15) * 4:
         return None
     header = transport + ((view[at + transport + 12] >> 4) * 4 if protocol == TCP else 8)
-    if header < transport + 8 or header >= length:
+    if header < transport + (20 if protocol == TCP else 8) or header >= length:
         return None
     return Burst(at, length, transport, protocol, header, segment, -(-(length - header) // segment))
 
