@@ -14,9 +14,9 @@ from cygnet.crypto.entropy import SeededEntropy
 from cygnet.ike.effects import Installed, InstallSa, SendDatagram
 from cygnet.ike.endpoint import Endpoint
 from cygnet.ike.world import Instant, Path
-from cygnet.testing.pairs import connection_text, gateway_address
+from cygnet.testing.configurations import connection_text, gateway_address
 
-WARM_UP, CYCLES = 500, 10_000
+WARM_UP, CYCLES = 1_500, 10_000
 STEP = 3.0
 """Virtual seconds between handshakes: what lingers after a delete is gone some cycles later."""
 
