@@ -12,7 +12,8 @@ import os
 import random
 from typing import Protocol
 
-_SYSTEM = random.SystemRandom()
+# Seeded by the system once: jitter is no secret and not worth a system call.
+_JITTER = random.Random()
 
 
 class Entropy(Protocol):
@@ -34,7 +35,7 @@ class SystemEntropy:
         return os.urandom(count)
 
     def uniform(self) -> float:
-        return _SYSTEM.random()
+        return _JITTER.random()
 
 
 class SeededEntropy:
