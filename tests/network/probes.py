@@ -117,7 +117,8 @@ class Probes:
         deadline = time.monotonic() + patience
         while len(arrived) < len(marked) and (left := deadline - time.monotonic()) > 0:
             self._look(marked, arrived, outside, left)
-        self._look(marked, arrived, outside, 0)
+        while self._look(marked, arrived, outside, 0):
+            pass
         return [
             ("clear" if marker in outside else "tunnel")
             if marker in arrived
@@ -127,7 +128,8 @@ class Probes:
 
     def _look(
         self, marked: dict[bytes, Probe], arrived: set[bytes], outside: set[bytes], wait: float
-    ) -> None:
+    ) -> bool:
+        """One packet of each socket that has any; whether there was one."""
         ready, _, _ = select.select([*self._ends.values(), self._outside], [], [], wait)
         for sock in ready:
             packet = sock.recv(65535)
@@ -138,6 +140,7 @@ class Probes:
                     outside.add(marker)
                 elif sock is self._ends[self._far(probe)]:
                     arrived.add(marker)
+        return bool(ready)
 
     def _far(self, probe: Probe) -> Namespace:
         return self._net.sun if probe.source.startswith(("10.1.", "fd01:")) else self._net.moon

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -204,3 +205,53 @@ def test_fragments_of_a_permitted_port_take_the_tunnel_and_of_a_denied_one_do_no
 def test_what_the_gateways_themselves_say_on_the_outer_link_is_unharmed(pair: Two) -> None:
     assert pair.net.moon.run("ping", "-c1", "-W2", SUN, check=False).returncode == 0
     assert pair.net.sun.run("ping", "-c1", "-W2", MOON, check=False).returncode == 0
+
+
+CARVED = """
+[connections.gw.children.lists]
+acl = "lists"
+start_action = "trap"
+[acls]
+lists = [
+    {deny}
+    "permit {rule}",
+]
+"""
+
+
+def test_what_the_peer_sends_into_a_carve_out_is_dropped_and_counted_with_a_reason_of_its_own(
+    tmp_path: Path,
+) -> None:
+    """The cut is no product of two lists, so that the peer is told the whole rule and knows of no deny."""
+    moon = CARVED.format(deny=f'"deny udp host {ALICE} host {BOB}",', rule="udp 10.1.0.0/16 10.2.0.0/16")
+    sun = CARVED.format(deny="", rule="udp 10.2.0.0/16 10.1.0.0/16")
+    with two(tmp_path, moon, sun, clear=True) as pair:
+        probes = Probes(pair.net)
+        pair.net.bob.ip("addr add 10.2.0.11/16 dev eth0")
+        other = Probe(UDP, 7, destination="10.2.0.11")
+        assert probes.send(other, patience=NEGOTIATED) == ["tunnel"]
+        into = Probe(UDP, 7).back()
+        assert probes.send(into, into, other.back()) == ["lost", "lost", "tunnel"]
+        (child,) = pair.children()
+        assert child["drops-carved_out"] == "2"
+        assert "2 carved_out" in pair.moon.cygnet("status").stdout
+        # Moon's own rule holds on the way out; sun takes nothing in clear that it protects.
+        assert probes.send(Probe(UDP, 7)) == ["leaked"]
+        assert "arrived_in_clear" in pair.net.sun.run("nft", "list", "counters").stdout
+        probes.close()
+
+
+def test_everything_may_be_protected_but_for_a_carve_out_and_the_way_to_the_peer(tmp_path: Path) -> None:
+    moon = CARVED.format(deny='"deny tcp any any eq 22",', rule="ip 10.1.0.0/16 0.0.0.0/0")
+    sun = CARVED.format(deny='"deny tcp any eq 22 any",', rule="ip 0.0.0.0/0 10.1.0.0/16")
+    with two(tmp_path, moon, sun, clear=True) as pair:
+        probes = Probes(pair.net)
+        there = [Probe(TCP, 443), Probe(OSPF), Probe(ICMP, 13), Probe(UDP, 22)]
+        assert probes.send(*there, patience=NEGOTIATED) == ["tunnel"] * 4, pair.logs()
+        assert probes.send(*[probe.back() for probe in there]) == ["tunnel"] * 4
+        assert probes.send(Probe(TCP, 22), Probe(TCP, 22).back()) == ["clear", "clear"]
+        six = Probe(UDP, 443, source=ALICE6, destination=BOB6)
+        assert probes.send(six) == ["clear"]
+        assert pair.net.moon.run("ping", "-c1", "-W2", SUN, check=False).returncode == 0
+        assert len(pair.moon.sas()) == 1
+        probes.close()

@@ -142,6 +142,13 @@ def _child_sa(child: Mapping[str, Any]) -> Text:
     if "rekey-time" in child:
         details.append(f"rekeyed in {duration(child['rekey-time'])}")
     text.append(f"\n  {', '.join(details)}", "dim")
+    dropped = [
+        f"{int(count):,} {key.removeprefix('drops-')}"
+        for key, count in child.items()
+        if key.startswith("drops-")
+    ]
+    if dropped:
+        text.append(f"\n  dropped: {', '.join(dropped)}", "yellow")
     return text
 
 

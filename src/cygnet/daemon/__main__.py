@@ -1,7 +1,7 @@
 """`python -m cygnet.daemon INHERITED`: what the supervisor starts; `process` says what it does then.
 
-    import everything → give up privileges → apply the configuration → answer the control socket →
-    hear the data plane answer → say that it is ready
+    import everything → give up privileges → apply the configuration → hear the data plane answer →
+    answer the control socket, say that it is ready
 
 Once the privileges are gone nothing need be readable any more: hence everything is imported first.
 """
@@ -79,6 +79,7 @@ class Program:
         self.loaded = loaded
         self.fixed = (loaded.header, loaded.options)
         self.reloading: asyncio.Task[None] | None = None
+        self.answered: asyncio.Future[None] = self.loop.create_future()
 
     async def run(self) -> int:
         self.daemon.start(socket.socket(fileno=self.inherited.plane))
@@ -89,8 +90,10 @@ class Program:
             self.say(Severity.ERROR, "not-loaded", str(refused))
         del self.loaded
         settle()
-        await self.vici.start()
         self.daemon.plane.dump(self.plane_answered)
+        # Whoever is answered may rely on it: nothing that is protected leaves in clear any more.
+        await asyncio.wait((self.answered, self.done), return_when=asyncio.FIRST_COMPLETED)
+        await self.vici.start()
         status = await self.done
         await self.vici.close()
         self.daemon.stop()
@@ -98,6 +101,8 @@ class Program:
 
     def plane_answered(self, report: messages.Report | None) -> None:
         """The data plane answers in order: by now our policies are in force."""
+        if not self.answered.done():
+            self.answered.set_result(None)
         if not self.daemon.plane.attached:
             return  # it ended, and the next one's pair is on its way
         self.supervised.say(b"ready")

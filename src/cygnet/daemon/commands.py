@@ -522,7 +522,13 @@ class Commands:
                 pair = self.daemon.plane.names.endpoint_pair(one.pair)
                 if pair is not None:
                     traffic[pair] = shapes.Traffic(
-                        one.bytes_in, one.packets_in, one.use_in, one.bytes_out, one.packets_out, one.use_out
+                        one.bytes_in,
+                        one.packets_in,
+                        one.use_in,
+                        one.bytes_out,
+                        one.packets_out,
+                        one.use_out,
+                        one.drops,
                     )
         return traffic
 

@@ -7,7 +7,7 @@ seconds since or until `now` (monotonic). A key that does not apply is left out,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cygnet.auth.certificate import parse
@@ -30,7 +30,10 @@ Shape = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What the data plane counted for one pair. `use_*`: seconds since the last packet, negative: never."""
+    """What the data plane counted for one pair. `use_*`: seconds since the last packet, negative: never.
+
+    `drops`: packets that were dropped, by reason.
+    """
 
     bytes_in: int = 0
     packets_in: int = 0
@@ -38,6 +41,7 @@ class Traffic:
     bytes_out: int = 0
     packets_out: int = 0
     use_out: float = -1.0
+    drops: Mapping[str, int] = field(default_factory=dict)
 
 
 NO_TRAFFIC: Mapping[int, Traffic] = {}
@@ -132,6 +136,8 @@ def child_sa(child: ChildSaView, now: float, traffic: Traffic | None = None) -> 
             used = getattr(traffic, f"use_{side}")
             if used >= 0:
                 shape[f"use-{side}"] = str(int(used))
+        for reason, count in sorted(traffic.drops.items()):
+            shape[f"drops-{reason}"] = str(count)  # Cygnet's own
     if child.rekey_at:
         shape["rekey-time"] = _until(child.rekey_at, now)
     if child.expires_at:
