@@ -15,6 +15,8 @@ QUIET = 5.0
 """Seconds without input that make a quiet moment."""
 ENOUGH = 20
 """Collections of the middle generation since the last full one from which on one is worth its time."""
+TOO_MUCH = 1_000
+"""The same, for a daemon that never has a quiet moment: 25 million objects more than before."""
 
 
 class Collector:
@@ -28,8 +30,8 @@ class Collector:
         self._busy = now
 
     def quiet(self, now: float) -> bool:
-        """Collect everything if nobody waits and there is enough to look at; whether it did."""
-        if now - self._busy < QUIET or gc.get_count()[2] < ENOUGH:
+        """Collect everything if there is enough to look at and nobody waits, or too much; whether it did."""
+        if gc.get_count()[2] < (ENOUGH if now - self._busy >= QUIET else TOO_MUCH):
             return False
         gc.collect()
         return True
