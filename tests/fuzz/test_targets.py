@@ -1,4 +1,4 @@
-"""Every fuzz target, briefly and blindly, with fixed seeds: 200,000 inputs in all with the endpoints' own.
+"""Every fuzz target, briefly and blindly, with fixed seeds: 200,000 mutated datagrams, and other inputs.
 
 `make fuzz` runs the same targets for longer, guided by coverage.
 """
@@ -17,6 +17,8 @@ from cygnet.testing.mutate import mutate
 HERE = Path(__file__).parent
 INPUTS = {
     "fuzz_wire": 80_000,
+    "fuzz_endpoint_clear": 100_000,
+    "fuzz_endpoint_sealed": 20_000,
     "fuzz_shown": 10_000,
     "fuzz_vici": 20_000,
     "fuzz_config": 600,
@@ -25,7 +27,7 @@ INPUTS = {
     "fuzz_esp": 20_000,
 }
 """How many inputs each target gets here: as many as it works through in a few seconds."""
-CHUNKS = 4
+CHUNKS = 8
 
 
 def target(name: str) -> ModuleType:

@@ -158,7 +158,10 @@ class Gateway:
             if data[:4] != bytes(4):
                 return  # ESP of a session that the model does not know, or a keepalive
             data = data[4:]
-        path = Path(flight.destination, local_port, flight.source, source_port)
+        self.receive(data, Path(flight.destination, local_port, flight.source, source_port))
+
+    def receive(self, data: bytes, path: Path) -> None:
+        """An IKE datagram, its non-ESP marker already stripped."""
         self.endpoint.receive(data, path, self.network.now)
         self._carry_out()
 
