@@ -16,6 +16,7 @@ import argparse
 import json
 import statistics
 import sys
+import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from cygnet.lab.namespaces import LabError
 
 OUTPUT = Path("build/bench/ike.json")
 WARM_UP = 300
+LINGER = 15.0
+"""Seconds; a closed SA keeps its answers for 10 of them."""
 
 
 def measure(responder: AbstractContextManager[Responder], sas: int, batch: int) -> dict[str, float]:
@@ -50,14 +53,19 @@ def measure(responder: AbstractContextManager[Responder], sas: int, batch: int) 
 
 
 def _kept(running: Responder, batches: int, batch: int) -> int:
-    """Growth over handshakes and deletes, for each; what the first two batches leave is warm-up."""
-    settled = 0
-    for number in range(batches + 2):
-        running.load.handshakes(batch)
-        running.load.delete_all()
-        if number == 1:
-            settled = running.usage().resident
+    """Growth over handshakes and deletes, for each, once as much lingers as ever will."""
+    settled_at = time.monotonic() + LINGER
+    while time.monotonic() < settled_at:
+        _up_and_down(running, batch)
+    settled = running.usage().resident
+    for _ in range(batches):
+        _up_and_down(running, batch)
     return round((running.usage().resident - settled) / (batches * batch))
+
+
+def _up_and_down(running: Responder, batch: int) -> None:
+    running.load.handshakes(batch)
+    running.load.delete_all()
 
 
 def measure_fresh(responder: AbstractContextManager[Responder], sas: int, batch: int) -> dict[str, float]:
