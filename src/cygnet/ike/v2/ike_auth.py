@@ -119,7 +119,7 @@ def initiate(context: Context, initial: Initial, wanted: CreateChild | None) -> 
     if their_auth is None or idr is None:
         error = message.error()
         if error is not None:
-            raise error_of(error)
+            raise error_of(error, Difference(ours=_what_we_said(local, local_id, remote.id)))
         raise _unauthenticated("an answer without IDr or AUTH")
     octets = _octets(initial, initial.received, initial.nonce_i, initial.keys.sk_pr, idr)
     peer = _verify(context, local_id, remote, idr, their_auth, message, octets, initial)
@@ -128,6 +128,12 @@ def initiate(context: Context, initial: Initial, wanted: CreateChild | None) -> 
         yield from enqueue(wanted)
     if offer is not None:
         yield from _first_child(context, peer, offer, message, initial)
+
+
+def _what_we_said(local: LocalAuth, local_id: Identity, remote_id: Identity | None) -> str:
+    """Whom a refusal concerns: all that we know of what the peer did not like."""
+    how = "a pre-shared key" if local.method is AuthClass.PSK else "a certificate"
+    return f"we are {local_id}, by {how}, and want {remote_id or 'anybody'}"
 
 
 def _comes_later(connection: Connection, initial: Initial, wanted: CreateChild | None) -> bool:

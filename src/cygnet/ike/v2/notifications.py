@@ -46,6 +46,12 @@ _CHILD: Final[dict[int, tuple[Reason, str]]] = {
     Notify.CHILD_SA_NOT_FOUND: (Reason.NO_SUCH_OBJECT, "the peer does not know the Child SA"),
 }
 
+_WITH_DIFFERENCE: Final = (
+    Notify.NO_PROPOSAL_CHOSEN,
+    Notify.TS_UNACCEPTABLE,
+    Notify.AUTHENTICATION_FAILED,
+)
+
 
 def error_of(notify: NotifyPayload, difference: Difference | None = None, *, child: bool = False) -> IkeError:
     """What the peer's error means. `child`: it answers to the creation of a Child SA."""
@@ -54,7 +60,7 @@ def error_of(notify: NotifyPayload, difference: Difference | None = None, *, chi
         name = Notify.name_of(notify.type)
         return PeerIncompatible(Reason.PEER_REPORTED_ERROR, f"the peer reports {name}")
     reason, text = known
-    wants_difference = notify.type in (Notify.NO_PROPOSAL_CHOSEN, Notify.TS_UNACCEPTABLE)
+    wants_difference = notify.type in _WITH_DIFFERENCE
     return PeerIncompatible(reason, text, difference=difference if wants_difference else None)
 
 
