@@ -68,7 +68,7 @@ else:
 
     @cache
     def _plan(kind):
-        names = [field.name for field in dataclasses.fields(kind)]
+        names = [field.name for field in dataclasses.fields(kind) if field.init]
         if len(names) < 2:
             # attrgetter of one name gives no tuple.
             return lambda record: [getattr(record, name) for name in names], {names[0]: 0} if names else {}

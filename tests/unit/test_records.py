@@ -58,6 +58,15 @@ class Holding(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    text: str
+    length: int = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "length", len(self.text))
+
+
+@dataclass(frozen=True, slots=True)
 class Single:
     only: int
 
@@ -136,6 +145,11 @@ def test_replacing_gives_what_the_standard_library_gives() -> None:
     assert replace(record, b=b"z") == dataclasses.replace(record, b=b"z") == Wider(1, b"z", "y")
     assert replace(Single(1), only=2) == Single(2)
     assert record == Wider(1, b"x", "y")
+
+
+def test_what_a_record_works_out_for_itself_is_worked_out_anew() -> None:
+    assert replace(Counted("ab"), text="abc") == Counted("abc")
+    assert replace(Counted("ab"), text="abc").length == 3
 
 
 def test_replacing_an_unknown_field_is_refused() -> None:

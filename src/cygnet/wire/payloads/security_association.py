@@ -6,6 +6,7 @@ Four nested lists, each with its own length and count; all of them must agree, a
 
 from __future__ import annotations
 
+from dataclasses import field
 from functools import lru_cache
 from struct import Struct
 from typing import ClassVar, Final
@@ -49,6 +50,14 @@ class Transform:
     id: int
     attributes: tuple[Attribute, ...] = ()
     reserved: tuple[int, int] = (0, 0)
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Few are ever made (see below), and they are looked up again with each offer.
+        object.__setattr__(self, "_hash", hash((self.type, self.id, self.attributes, self.reserved)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def key_bits(self) -> int:
