@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cygnet.dataplane.guard_sets import Compiler, Overlaps, SetKey, Shape, Spans
+from cygnet.dataplane.guard_sets import MAX_HASHED, Box, Compiler, Overlaps, SetKey, Shape, Spans, masks_of
 from cygnet.policy.access_list import parse_access_list
 from cygnet.policy.expansion import expand
 from cygnet.policy.selectors import TrafficSelector
@@ -54,8 +55,10 @@ def ask(sets: Sets, packet: Packet) -> Action:
 
 
 def assert_disjoint(sets: Sets) -> None:
-    for boxes in sets.values():
-        listed = list(boxes)
+    for key, boxes in sets.items():
+        listed = [] if key.masks else list(boxes)
+        for spans in boxes if key.masks else ():
+            assert masks_of(Box(key.family, key.shape, key.action, spans)) == key.masks
         for i, one in enumerate(listed):
             for other in listed[:i]:
                 assert any(a[1] < b[0] or b[1] < a[0] for a, b in zip(one, other, strict=True))
@@ -106,7 +109,7 @@ def packets(draw: st.DrawFn) -> Packet:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_sets_decide_as_the_spd_does_while_policies_come_and_go(data: st.DataObject) -> None:
     compiler, spd = Compiler(), Spd()
@@ -126,6 +129,25 @@ def test_sets_decide_as_the_spd_does_while_policies_come_and_go(data: st.DataObj
         assert_disjoint(sets)
         for packet in data.draw(st.lists(packets(), min_size=3, max_size=10)):
             assert ask(sets, packet) == spd.lookup_outbound(*packet)[0], packet
+
+
+def test_many_prefixes_of_a_kind_are_hashed_and_odd_ones_are_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cygnet.dataplane.guard_sets.MANY", 8)
+    compiler = Compiler()
+    sets: Sets = {}
+    lengths = list(range(9, 25))  # more than first come, first served
+    for number, length in enumerate(lengths):
+        compiler.put(policy(100 + number, f"permit ip 10.0.0.0/8 {number + 20}.0.0.0/{length}"))
+    apply_changes(sets, compiler)
+    assert sum(1 for key in sets if key.masks) == MAX_HASHED
+    for number in range(20):
+        compiler.put(policy(1 + number, f"permit tcp 10.0.0.0/8 100.{number}.0.0/30 eq 80"))
+    compiler.put(policy(50, "permit tcp 10.0.0.0/8 101.0.0.0/8 range 5 9"))
+    apply_changes(sets, compiler)
+    assert_disjoint(sets)
+    hashed = {key.masks: len(boxes) for key, boxes in sets.items() if key.masks}
+    assert hashed[(30, 8, 8, 0, 16)] == 20
+    assert {key.shape for key in sets if not key.masks} == {Shape.ADDRESSES, Shape.PORTS}
 
 
 def test_after_a_loss_everything_is_made_anew() -> None:

@@ -27,11 +27,12 @@ import re
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
 
 from cygnet.dataplane.descriptors import IKE_PORT, MARK, NAT_PORT
 from cygnet.dataplane.guard_sets import Compiler, SetKey, Shape, Spans
-from cygnet.dataplane.nftables import Interval, KernelError, change_elements, nft, set_names
+from cygnet.dataplane.nftables import Element, KernelError, change_elements, nft, set_names
 from cygnet.policy.spd import Action, Policy
 
 __all__ = ["BYPASS_MARK", "MARK_MASK", "TABLE", "Guard", "KernelError"]
@@ -45,32 +46,19 @@ _PRIORITY_DEFRAGMENT, _PRIORITY = -450, -180
 """Before connection tracking's defragmentation (-400); before mangle (-150) and NAT, so that addresses are
 the packets' own."""
 
-_KEYS = {
-    Shape.ADDRESSES: "{f} {a} . {f} {b}",
-    Shape.PROTOCOL: "meta l4proto . {f} {a} . {f} {b}",
-    Shape.PORTS: "meta l4proto . {f} {a} . {f} {b} . th {s} . th {d}",
-    Shape.TYPE: "meta l4proto . {f} {a} . {f} {b} . th sport",
-    Shape.FRAGMENT: "meta l4proto . {f} {a} . {f} {b}",
-}
-_TYPES = {
-    Shape.ADDRESSES: "{t} . {t}",
-    Shape.PROTOCOL: "inet_proto . {t} . {t}",
-    Shape.PORTS: "inet_proto . {t} . {t} . inet_service . inet_service",
-    Shape.TYPE: "inet_proto . {t} . {t} . inet_service",
-    Shape.FRAGMENT: "inet_proto . {t} . {t}",
-}
 _FAMILY_WORD = {4: "ip", 6: "ip6"}
-_ADDRESS_TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
-_LAYOUTS = {
-    Shape.ADDRESSES: "{address}{address}",
-    Shape.PROTOCOL: "B3x{address}{address}",
-    Shape.PORTS: "B3x{address}{address}H2xH2x",
-    Shape.TYPE: "B3x{address}{address}H2x",
-    Shape.FRAGMENT: "B3x{address}{address}",
+_BITS = {4: 32, 6: 128}
+_REMOTE, _LOCAL, _PROTOCOL, _LOCAL_PORT, _REMOTE_PORT = range(5)
+_FIELDS = {
+    Shape.ADDRESSES: (_LOCAL, _REMOTE),
+    Shape.PROTOCOL: (_PROTOCOL, _LOCAL, _REMOTE),
+    Shape.PORTS: (_PROTOCOL, _LOCAL, _REMOTE, _LOCAL_PORT, _REMOTE_PORT),
+    Shape.TYPE: (_PROTOCOL, _LOCAL, _REMOTE, _REMOTE_PORT),
+    Shape.FRAGMENT: (_PROTOCOL, _LOCAL, _REMOTE),
 }
-"""The keys in octets, as struct says it."""
+"""Of a set's key, as places in a box's spans."""
 _FRAGMENT_TEST = {4: "ip frag-off & 0x1fff != 0 ", 6: "exthdr frag exists "}
-_NAME = re.compile(r"g([0-9]+)_([46])_([0-9]+)_([123])_([0-4])_([0-9]+)")
+_NAME = re.compile(r"g[0-9]+_[46]_[0-9]+_[123]_[0-4]_[0-9]+(_[0-9]+){0,5}")
 _DEVICE = re.compile(r"[A-Za-z0-9_.:@-]{1,15}")
 
 
@@ -164,8 +152,8 @@ class Guard:
             nft("\n".join([*_skeleton(), *self._sets(after - before), *self._rules(before | after)]) + "\n")
         change_elements(
             TABLE,
-            [(self._name(key), _intervals(key, change.removed)) for key, change in changes.items()],
-            [(self._name(key), _intervals(key, change.added)) for key, change in changes.items()],
+            [(self._name(key), _elements(key, change.removed)) for key, change in changes.items()],
+            [(self._name(key), _elements(key, change.added)) for key, change in changes.items()],
         )
         self._sizes = Counter({key: sizes[key] for key in after})
         if before - after:
@@ -173,13 +161,13 @@ class Guard:
             nft("\n".join([*self._rules(after), *_deletions(unused)]) + "\n")
 
     def _name(self, key: SetKey) -> str:
-        family, level, action, shape, number = key
-        return f"g{self._generation}_{family}_{level}_{int(action)}_{int(shape)}_{number}"
+        family, level, action, shape, number, masks = key
+        parts = (self._generation, family, level, int(action), int(shape), number, *masks)
+        return "g" + "_".join(map(str, parts))
 
     def _sets(self, keys: Iterable[SetKey]) -> list[str]:
         return [
-            f"add set inet {TABLE} {self._name(key)} "
-            f"{{ type {_TYPES[key.shape].format(t=_ADDRESS_TYPE[key.family])}; flags interval; }}"
+            f"add set inet {TABLE} {self._name(key)} {{ type {_type(key)};{_flags(key)} }}"
             for key in sorted(keys)
         ]
 
@@ -198,34 +186,51 @@ def _generation_of(name: str) -> int:
 
 
 def _key_of(name: str) -> SetKey:
-    _, family, level, action, shape, number = (int(part) for part in name[1:].split("_"))
-    return SetKey(family, level, Action(action), Shape(shape), number)
+    _, family, level, action, shape, number, *masks = (int(part) for part in name[1:].split("_"))
+    return SetKey(family, level, Action(action), Shape(shape), number, tuple(masks))
 
 
 def _deletions(names: Iterable[str]) -> list[str]:
     return [f"delete set inet {TABLE} {name}" for name in names]
 
 
-def _intervals(key: SetKey, boxes: Iterable[Spans]) -> list[Interval]:
+def _fields(key: SetKey) -> list[int]:
+    return [place for place in _FIELDS[key.shape] if not key.masks or key.masks[place]]
+
+
+def _type(key: SetKey) -> str:
+    address, service = f"ipv{key.family}_addr", "inet_service"
+    kinds = (address, address, "inet_proto", service, service)
+    return " . ".join(kinds[place] for place in _fields(key))
+
+
+def _flags(key: SetKey) -> str:
+    return "" if key.masks else " flags interval;"
+
+
+def _elements(key: SetKey, boxes: Iterable[Spans]) -> list[Element]:
     """The set's fields in the order of its rules' concatenation, each padded to 4 octets."""
-    pack = Struct(">" + _LAYOUTS[key.shape].format(address="I" if key.family == 4 else "QQ")).pack
-    if key.shape is Shape.ADDRESSES and key.family == 4:  # the many
-        return [(pack(local[0], remote[0]), pack(local[1], remote[1])) for remote, local, _, _, _ in boxes]
-    return [(pack(*_fields(key, box, 0)), pack(*_fields(key, box, 1))) for box in boxes]
+    fields = _fields(key)
+    address = "I" if key.family == 4 else "QQ"
+    layout = (address, address, "B3x", "H2x", "H2x")
+    pack = Struct(">" + "".join(layout[place] for place in fields)).pack
+    if key.family == 4:
+        firsts = [pack(*[box[place][0] for place in fields]) for box in boxes]
+        if key.masks:
+            return [(first, b"") for first in firsts]
+        return list(zip(firsts, [pack(*[box[place][1] for place in fields]) for box in boxes], strict=True))
+    firsts = [pack(*_halves(box, fields, 0)) for box in boxes]
+    lasts = [b"" if key.masks else pack(*_halves(box, fields, 1)) for box in boxes]
+    return list(zip(firsts, lasts, strict=True))
 
 
-def _fields(key: SetKey, box: Spans, end: int) -> tuple[int, ...]:
-    remote, local, protocol, local_port, remote_port = box
-    addresses: tuple[int, ...] = local[end], remote[end]
-    if key.family == 6:
-        addresses = (*divmod(local[end], 1 << 64), *divmod(remote[end], 1 << 64))
-    if key.shape is Shape.ADDRESSES:
-        return addresses
-    if key.shape is Shape.PORTS:
-        return (protocol[end], *addresses, local_port[end], remote_port[end])
-    if key.shape is Shape.TYPE:
-        return (protocol[end], *addresses, remote_port[end])
-    return (protocol[end], *addresses)
+def _halves(box: Spans, fields: Iterable[int], end: int) -> list[int]:
+    """IPv6 addresses in two numbers each."""
+    numbers: list[int] = []
+    for place in fields:
+        number = box[place][end]
+        numbers += divmod(number, 1 << 64) if place in (_REMOTE, _LOCAL) else (number,)
+    return numbers
 
 
 # -- chains -----------------------------------------------------------------------------------------
@@ -344,10 +349,28 @@ def _bodies(
 
 
 def _lookup(name: str, key: SetKey, *, reverse: bool) -> str:
-    addresses = ("daddr", "saddr") if reverse else ("saddr", "daddr")
-    ports = ("dport", "sport") if reverse else ("sport", "dport")
-    fields = _KEYS[key.shape].format(
-        f=_FAMILY_WORD[key.family], a=addresses[0], b=addresses[1], s=ports[0], d=ports[1]
+    word = _FAMILY_WORD[key.family]
+    source, destination = ("daddr", "saddr") if reverse else ("saddr", "daddr")
+    source_port, destination_port = ("dport", "sport") if reverse else ("sport", "dport")
+    if key.shape is Shape.TYPE:
+        destination_port = "sport"
+    expressions = (
+        f"{word} {destination}",
+        f"{word} {source}",
+        "meta l4proto",
+        f"th {source_port}",
+        f"th {destination_port}",
     )
     only = _FRAGMENT_TEST[key.family] if key.shape is Shape.FRAGMENT else ""
+    fields = " . ".join(expressions[place] + _mask(key, place) for place in _fields(key))
     return f"{only}{fields} @{name}"
+
+
+def _mask(key: SetKey, place: int) -> str:
+    width = (_BITS[key.family], _BITS[key.family], 8, 16, 16)[place]
+    if not key.masks or key.masks[place] == width:
+        return ""
+    mask = (1 << width) - (1 << width - key.masks[place])
+    if place in (_REMOTE, _LOCAL):
+        return f" & {IPv4Address(mask) if key.family == 4 else IPv6Address(mask)}"
+    return f" & {mask:#x}"

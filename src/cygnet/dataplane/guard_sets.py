@@ -6,13 +6,14 @@ action order does not matter, so boxes inside others are dropped and overlapping
 Rules that cannot change an outcome (a bypass with nothing behind it that it overlaps) are left out.
 
 What a set's key holds is its shape. Few rules name ports, and packets without visible ports must still
-meet those that do not, so a rule goes into the narrowest shape that says it.
+meet those that do not, so a rule goes into the narrowest shape that says it. What policies are mostly made
+of, prefixes and single ports, is hashed under masks; only the rest is looked up as ranges.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
@@ -34,6 +35,12 @@ MAX_CUTS = 16
 """Pieces that a box is cut into to fit beside others of its set; more, and it goes into a set of its own."""
 MAX_SETS = 4
 """Sets of one level, action and shape; the last takes what is left, in as many pieces as it needs."""
+
+MAX_HASHED = 6
+"""Sets by masks of one family, level, action and shape: each is a lookup for every packet."""
+MANY, MAX_HASHED_IF_MANY = 256, 24
+"""So many boxes that come at once with the same masks get a set of their own all the same: among ranges they
+would cost more."""
 
 Span = tuple[int, int]
 Spans = tuple[Span, Span, Span, Span, Span]
@@ -62,13 +69,19 @@ class Box(NamedTuple):
 
 
 class SetKey(NamedTuple):
-    """A set of disjoint boxes. Sets of a family are asked by level; in one level order does not matter."""
+    """A set of boxes of one action. Sets of a family are asked by level; in one level order does not matter.
+
+    `masks` empty: any boxes, disjoint; the kernel's time grows with their number (pipapo), slowly for
+    addresses and fast for port ranges. Else the boxes are blocks that all have these prefix lengths, in
+    the order of spans, and the kernel hashes what is left of a packet under the masks.
+    """
 
     family: int
     level: int
     action: Action
     shape: Shape
     number: int
+    masks: tuple[int, ...] = ()
 
 
 _ANY_PORTS: Span = (PORT_MIN, PORT_MAX)
@@ -103,12 +116,7 @@ class Compiler:
         self._dirty: set[int] = set()
         self._gone: list[tuple[SetKey, Spans]] = []
         self._next = 0
-        self._top = {
-            (family, shape, action): SetKey(family, 0, action, shape, 0)
-            for family in (4, 6)
-            for shape in Shape
-            for action in Action
-        }
+        self._hashed: defaultdict[tuple[int, int, Action, Shape], set[tuple[int, ...]]] = defaultdict(set)
 
     def put(self, policy: Policy) -> None:
         """In place of what had the same id."""
@@ -145,6 +153,7 @@ class Compiler:
         for key, spans in self._gone:
             found[key].removed.append(spans)
         self._gone = []
+        self._choose_hashed()
         while self._dirty:
             one = self._dirty.pop()
             if self._neighbours.get(one):
@@ -168,6 +177,7 @@ class Compiler:
 
     def start_over(self) -> None:
         """The sets were lost: the next changes make them from nothing."""
+        self._hashed.clear()
         self._placed.clear()
         self._gone.clear()
         self._dirty.update(self._boxes)
@@ -196,11 +206,33 @@ class Compiler:
                     waiting.append(other)
         return found
 
+    def _choose_hashed(self) -> None:
+        """What many new boxes have in common comes first to sets of its own."""
+        if len(self._dirty) >= MANY:
+            boxes = (self._boxes[one] for one in self._dirty)
+            common = Counter((box.family, box.action, box.shape, masks_of(box)) for box in boxes)
+            for (family, action, shape, masks), count in common.most_common(MAX_HASHED_IF_MANY):
+                if masks and count >= MANY:
+                    self._hashed[family, 0, action, shape].add(masks)
+
+    def _hashed_masks(self, box: Box, level: int) -> tuple[int, ...]:
+        """Empty: the box goes to a set of ranges."""
+        masks = masks_of(box)
+        if masks:
+            chosen = self._hashed[box.family, level, box.action, box.shape]
+            if masks in chosen:
+                return masks
+            if len(chosen) < MAX_HASHED:
+                chosen.add(masks)
+                return masks
+        return ()
+
     def _alone(self, one: int) -> list[tuple[SetKey, Spans]]:
         box = self._boxes[one]
         if box.action == self._default:
             return []
-        return [(self._top[box.family, box.shape, box.action], box.spans)]
+        masks = self._hashed_masks(box, 0)
+        return [(SetKey(box.family, 0, box.action, box.shape, 0, masks), box.spans)]
 
     def _compile(self, component: set[int]) -> dict[int, list[tuple[SetKey, Spans]]]:
         order = sorted(component, key=lambda one: (self._rank[one], one))
@@ -220,8 +252,7 @@ class Compiler:
         return self._placements(levels)
 
     def _placements(self, levels: dict[int, int]) -> dict[int, list[tuple[SetKey, Spans]]]:
-        """Where each box stands, cut so that the boxes of a set are disjoint. Larger ones come first: what
-        lies within them falls away."""
+        """Where each box stands. Larger ones come first: what lies within them falls away."""
         placed: dict[int, list[tuple[SetKey, Spans]]] = {}
         for one in sorted(levels, key=lambda one: (-_size(self._boxes[one]), one)):
             box, level = self._boxes[one], levels[one]
@@ -231,19 +262,41 @@ class Compiler:
                 if levels.get(other) == level and self._boxes[other].action == box.action
                 for found in placed.get(other, ())
             ]
-            for number in range(MAX_SETS):
-                key = SetKey(box.family, level, box.action, box.shape, number)
-                pieces = [box.spans]
-                for there, taken in beside:
-                    # A narrower shape's box says nothing about other packets, a wider one's says all.
-                    if there == key or (there.shape < box.shape and _holds(taken, box.spans)):
-                        pieces = [left for piece in pieces for left in _cut(piece, taken)]
-                        if len(pieces) > MAX_CUTS and number < MAX_SETS - 1:
-                            break
-                if len(pieces) <= MAX_CUTS or number == MAX_SETS - 1:
-                    placed[one] = [(key, piece) for piece in pieces]
-                    break
+            # A wider shape's box says something of all packets of a narrower one's.
+            if any(key.shape <= box.shape and _holds(taken, box.spans) for key, taken in beside):
+                placed[one] = []
+            elif masks := self._hashed_masks(box, level):
+                placed[one] = [(SetKey(box.family, level, box.action, box.shape, 0, masks), box.spans)]
+            else:
+                placed[one] = _among_ranges(box, level, beside)
         return placed
+
+
+def _among_ranges(box: Box, level: int, beside: list[tuple[SetKey, Spans]]) -> list[tuple[SetKey, Spans]]:
+    """The box, cut so that it is disjoint from others in a set of ranges."""
+    for number in range(MAX_SETS):
+        last = number == MAX_SETS - 1
+        key = SetKey(box.family, level, box.action, box.shape, number)
+        pieces = [box.spans]
+        for there, taken in beside:
+            if there == key and (last or len(pieces) <= MAX_CUTS):
+                pieces = [left for piece in pieces for left in _cut(piece, taken)]
+        if last or len(pieces) <= MAX_CUTS:
+            break
+    return [(key, piece) for piece in pieces]
+
+
+def masks_of(box: Box) -> tuple[int, ...]:
+    """The prefix lengths of remote and local address, protocol, local and remote port, if all are blocks
+    that prefixes describe and an address is among them; else empty."""
+    bits = 32 if box.family == 4 else 128
+    masks = []
+    for (first, last), width in zip(box.spans, (bits, bits, 8, 16, 16), strict=True):
+        size = last - first + 1
+        if size & (size - 1) or first & (size - 1):
+            return ()
+        masks.append(width - size.bit_length() + 1)
+    return tuple(masks) if masks[0] or masks[1] else ()
 
 
 def _without_what_stays(found: dict[SetKey, Change]) -> dict[SetKey, Change]:
@@ -344,7 +397,7 @@ def boxes_of(rule: PolicyRule) -> list[Box]:
         return Box(family, shape, rule.action, (*where, (number, number), local_ports, remote_ports))
 
     boxes = []
-    types = _types(local, remote)
+    types = _types(local, remote, protocol)
     if types is not None:
         icmp = names.ICMP if local.family == 4 else names.ICMPV6
         if protocol in (ANY_PROTOCOL, icmp):
@@ -361,9 +414,9 @@ def boxes_of(rule: PolicyRule) -> list[Box]:
     return boxes
 
 
-def _types(local: TrafficSelector, remote: TrafficSelector) -> Span | None:
+def _types(local: TrafficSelector, remote: TrafficSelector, protocol: int) -> Span | None:
     """The ICMP types that may be sent; None if none (RFC 4301, section 4.4.1.3, C and D)."""
-    if is_opaque(local):
+    if is_opaque(local) or (is_opaque(remote) and not protocol):
         return None
     if is_opaque(remote):
         return local.port_first, local.port_last

@@ -69,16 +69,17 @@ def _run_nft(arguments: Sequence[str], text: str = "") -> str:
     return done.stdout
 
 
-Interval = tuple[bytes, bytes]
-"""The first and the last key of an element: the fields of a concatenation, each padded to 4 octets."""
+Element = tuple[bytes, bytes]
+"""The first and the last key: the fields of a concatenation, each padded to 4 octets. The last is empty in
+sets without ranges."""
 
 
 def change_elements(
     table: str,
-    removed: Iterable[tuple[str, Iterable[Interval]]],
-    added: Iterable[tuple[str, Iterable[Interval]]],
+    removed: Iterable[tuple[str, Iterable[Element]]],
+    added: Iterable[tuple[str, Iterable[Element]]],
 ) -> None:
-    """Elements of sets of ranges, in one transaction: (set, elements) each. Raises OSError; what then
+    """Elements of sets, in one transaction: (set, elements) each. Raises OSError; what then
     stands in the sets is what stood there before."""
     messages = [
         *_element_messages(table, _DELETE_ELEMENTS, 0, removed),
@@ -126,27 +127,27 @@ def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
 
 
 def _element_messages(
-    table: str, kind: int, flags: int, changes: Iterable[tuple[str, Iterable[Interval]]]
+    table: str, kind: int, flags: int, changes: Iterable[tuple[str, Iterable[Element]]]
 ) -> Iterator[tuple[int, int, bytes]]:
-    for name, intervals in changes:
-        head = _FAMILY_HEADER.pack(_INET, 0, 0) + _text(_TABLE, table) + _text(_SET, name)
-        intervals = list(intervals)
-        if not intervals:
+    for name, given in changes:
+        elements = list(given)
+        if not elements:
             continue
-        octets = len(intervals[0][0])
-        before_low, before_high = _around(octets)
-        many = MAX_LIST // (2 * (12 + octets))
-        for start in range(0, len(intervals), many):
-            packed = [before_low + low + before_high + high for low, high in intervals[start : start + many]]
+        head = _FAMILY_HEADER.pack(_INET, 0, 0) + _text(_TABLE, table) + _text(_SET, name)
+        before, between = _around(*elements[0])
+        many = MAX_LIST // (len(before) + len(between) + 2 * len(elements[0][0]))
+        for start in range(0, len(elements), many):
+            packed = [before + first + between + last for first, last in elements[start : start + many]]
             yield kind, flags, head + _attribute(_NESTED | _ELEMENTS, b"".join(packed))
 
 
-def _around(octets: int) -> tuple[bytes, bytes]:
-    """What stands before each of the two keys: NFTA_LIST_ELEM { KEY { value }, KEY_END { value } }."""
-    value, key = 4 + octets, 8 + octets
+def _around(first: bytes, last: bytes) -> tuple[bytes, bytes]:
+    """What stands before each key: NFTA_LIST_ELEM { KEY { value }, KEY_END { value } }, all of one length."""
+    value, key = 4 + len(first), 8 + len(first)
     attributes = struct.Struct("=HHHH")
-    head = struct.pack("=HH", 4 + 2 * key, _LIST_ELEMENT) + attributes.pack(key, _KEY, value, _VALUE)
-    return head, attributes.pack(key, _KEY_END, value, _VALUE)
+    between = attributes.pack(key, _KEY_END, value, _VALUE) if last else b""
+    whole = 4 + key + (key if last else 0)
+    return struct.pack("=HH", whole, _LIST_ELEMENT) + attributes.pack(key, _KEY, value, _VALUE), between
 
 
 def _text(kind: int, value: str) -> bytes:
