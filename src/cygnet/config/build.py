@@ -61,6 +61,7 @@ class Gateway:
     gso: str
     listen: tuple[IpAddress, ...]
     tun: str
+    default_discard: bool
     log_level: str
 
 
@@ -86,7 +87,6 @@ def build_gateway(options: model.Options) -> Gateway:
             fragment_size=options.fragment_size,
             port=options.port,
             port_nat_t=options.port_nat_t,
-            default_discard=options.default_action == "discard",
         ),
         control_socket=options.control_socket,
         control_socket_group=options.control_socket_group,
@@ -94,6 +94,7 @@ def build_gateway(options: model.Options) -> Gateway:
         gso=options.gso,
         listen=options.listen,
         tun=options.tun,
+        default_discard=options.default_action == "discard",
         log_level=options.log_level,
     )
 

@@ -456,8 +456,12 @@ class Options(Section):
     port_nat_t: Port = _key(4500, "UDP port for IKE and encapsulated ESP.")
     tun: Text = _key("cygnet0", "Name of the TUN device.")
     default_action: Annotated[
-        str, PlainValidator(values.word_or_later(("bypass",), ("discard",))), _words(bypass="")
-    ] = _key("bypass", "What happens to traffic that no policy matches: it is left alone.")
+        str, PlainValidator(values.choice(bypass="bypass", discard="discard")), _words(bypass="", discard="")
+    ] = _key(
+        "bypass",
+        "What happens to traffic that no policy matches: it is left alone, or discarded. `discard` concerns"
+        " what this machine sends, receives and forwards, but IKE, ESP, loopback and neighbour discovery.",
+    )
     log_level: Annotated[
         str,
         PlainValidator(values.choice(error="error", warning="warning", info="info", debug="debug")),

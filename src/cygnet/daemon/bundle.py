@@ -35,6 +35,7 @@ class Header(msgspec.Struct, frozen=True):
     engine: str
     gso: str
     tun: str
+    default_discard: bool
     log_level: str
 
 

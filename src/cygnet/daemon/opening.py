@@ -55,7 +55,9 @@ def open_everything(settings: Settings) -> Opened:
         os.close(configuration)
         raise NotStarted(str(error)) from error
     bursts = header.gso == "auto"
-    options = Options(tun=header.tun, gso=bursts, gro=bursts, tun_offload=bursts)
+    options = Options(
+        tun=header.tun, gso=bursts, gro=bursts, tun_offload=bursts, default_discard=header.default_discard
+    )
     try:
         descriptors = open_all(header.port, header.port_nat_t, options)
     except DescriptorError as error:

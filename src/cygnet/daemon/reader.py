@@ -28,6 +28,7 @@ def header_of(gateway: Gateway) -> Header:
         engine=gateway.engine,
         gso=gateway.gso,
         tun=gateway.tun,
+        default_discard=gateway.default_discard,
         log_level=gateway.log_level,
     )
 

@@ -314,9 +314,11 @@ def _bodies(
         'iifname "lo" accept',
         "jump link_scope",
         f'iifname "{tun}" goto decapsulated',
+        # A destination of our own shows as 0 too: IKE and ESP to us must be let by before that is asked.
+        *([to_us] if unmatched else ()),
         source,
         destination,
-        *([to_us, *unmatched] if unmatched else ()),
+        *unmatched,
     ]
     bodies["from_protected"] = [
         to_us,
@@ -338,7 +340,8 @@ def _bodies(
         f"meta mark {{ {MARK:#x}, {BYPASS_MARK:#x} }} accept",
         "jump link_scope",
         *(rule.format("egress") for rule in by_family),
-        *unmatched,
+        # What came out of a tunnel matched its SA's selectors, the other way round than it is asked here.
+        *([f'iifname "{tun}" accept', *unmatched] if unmatched else ()),
     ]
     never = "meta mark 1 meta mark 2"
     bodies["defragment"] = [

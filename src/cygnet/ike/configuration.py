@@ -169,4 +169,3 @@ class Options:
     port_nat_t: int = 4500
     encapsulate: bool = False
     """Force UDP encapsulation where a connection does not say: userspace engines move it in batches."""
-    default_discard: bool = False
