@@ -20,6 +20,9 @@ SECRET_LIFE: Final = 30.0
 """Seconds until a new cookie secret; the one before it stays good for as long again."""
 MAX_SOURCES: Final = 4096
 """Sources that the rate limit remembers; beyond that the oldest is forgotten."""
+MAX_FRAGMENTS_EACH: Final = 32 * 1024
+MAX_FRAGMENTS_ALL: Final = 16 * 1024 * 1024
+"""Octets of fragments that half-open SAs may hold; three certificates of 4096-bit keys are 5 KB."""
 
 Source = tuple[int, int]
 Key = tuple[IpAddress, bytes, bytes]
@@ -72,20 +75,50 @@ class Cookies:
 
 
 class HalfOpen:
-    """IKE SAs that strangers began. A repeated first request is found here, by all of its octets."""
+    """IKE SAs that strangers began. A repeated first request is found here, by all of its octets.
 
-    __slots__ = ("_by_key", "_by_source", "_entries")
+    They also hold the fragments of messages that are not complete, so many octets each and in all.
+    """
+
+    __slots__ = ("_by_key", "_by_source", "_entries", "_held", "_octets")
 
     def __init__(self) -> None:
         self._by_key: dict[Key, IkeSa] = {}
         self._entries: dict[int, tuple[Key, Source]] = {}
-        self._by_source: dict[Source, int] = {}
+        # Insertion-ordered: the oldest comes first.
+        self._by_source: dict[Source, dict[int, IkeSa]] = {}
+        self._held: dict[int, int] = {}
+        self._octets = 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def of_source(self, address: IpAddress) -> int:
-        return self._by_source.get(source_of(address), 0)
+        return len(self._by_source.get(source_of(address), ()))
+
+    def oldest(self, address: IpAddress | None = None) -> IkeSa | None:
+        """The first of those that are left, of all or of this address's source."""
+        if address is not None:
+            return next(iter(self._by_source.get(source_of(address), {}).values()), None)
+        key = next(iter(self._entries.values()), None)
+        return None if key is None else self._by_key.get(key[0])
+
+    def hold(self, sa: IkeSa, octets: int) -> bool:
+        """Whether this SA's fragments may be `octets` long now; notes it if so. Who is no stranger may."""
+        number = sa.unique_id
+        if number not in self._entries:
+            return True
+        held = self._held.get(number, 0)
+        if octets > held and (
+            octets > MAX_FRAGMENTS_EACH or self._octets - held + octets > MAX_FRAGMENTS_ALL
+        ):
+            return False
+        self._octets += octets - held
+        if octets:
+            self._held[number] = octets
+        else:
+            self._held.pop(number, None)
+        return True
 
     def find(self, address: IpAddress, spi: bytes, digest: bytes) -> IkeSa | None:
         return self._by_key.get((address, spi, digest))
@@ -94,7 +127,7 @@ class HalfOpen:
         key, source = (address, spi, digest), source_of(address)
         self._by_key[key] = sa
         self._entries[sa.unique_id] = (key, source)
-        self._by_source[source] = self._by_source.get(source, 0) + 1
+        self._by_source.setdefault(source, {})[sa.unique_id] = sa
 
     def release(self, sa: IkeSa) -> None:
         """It is established, or gone."""
@@ -102,12 +135,12 @@ class HalfOpen:
         if entry is None:
             return
         key, source = entry
+        self._octets -= self._held.pop(sa.unique_id, 0)
         if self._by_key.get(key) is sa:
             del self._by_key[key]
-        left = self._by_source[source] - 1
-        if left:
-            self._by_source[source] = left
-        else:
+        of_source = self._by_source[source]
+        del of_source[sa.unique_id]
+        if not of_source:
             del self._by_source[source]
 
 

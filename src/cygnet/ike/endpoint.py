@@ -63,6 +63,10 @@ from cygnet.wire.payloads import NotifyPayload
 
 ANSWERS_PER_SECOND: Final = 10.0
 """Refusals in clear that one source gets (B12)."""
+NEWCOMERS_PER_SECOND: Final = 50.0
+"""Half-open SAs of one source that may take the place of older ones: each costs a key exchange."""
+MAX_IKE_SAS_PER_PEER: Final = 32
+"""Established IKE SAs of one pair of identities, unless `unique = never`; beyond it the oldest is closed."""
 REKEYED_PATIENCE: Final = 60.0
 """Seconds until we delete a rekeyed IKE SA ourselves, if the peer whose task it is does not."""
 REKEYED: Final = Failure(Reason.REPLACED, "rekeyed")
@@ -101,6 +105,7 @@ class Endpoint:
         self.half_open = HalfOpen()
         self.cookies = Cookies(entropy)
         self.strangers = RateLimit(ANSWERS_PER_SECOND, ANSWERS_PER_SECOND)
+        self.newcomers = RateLimit(NEWCOMERS_PER_SECOND, NEWCOMERS_PER_SECOND)
         self.spi_tag = entropy.octets(2)
         self.by_spi: dict[bytes, IkeSa] = {}
         self.by_number: dict[int, IkeSa] = {}
@@ -557,6 +562,12 @@ class Endpoint:
             elif unique is Unique.REPLACE:
                 failure = Failure(Reason.REPLACED, "replaced by a newer IKE SA of the same peer")
                 driver.begin_closing(other, failure)
+        if unique is not Unique.NEVER:
+            for surplus in others[: max(len(others) + 1 - MAX_IKE_SAS_PER_PEER, 0)]:
+                failure = Failure(
+                    Reason.LIMIT_REACHED, f"{MAX_IKE_SAS_PER_PEER} IKE SAs of one peer are enough"
+                )
+                driver.begin_closing(surplus, failure)
         self.reconnecting.succeeded(sa)
 
     def closing(self, sa: IkeSa, failure: Failure, *, telling: bool = False) -> None:

@@ -8,7 +8,7 @@ are `v2.driver`'s; this file knows none.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cygnet.auth.identity import Identity
 from cygnet.crypto.entropy import Entropy
@@ -47,6 +47,10 @@ if TYPE_CHECKING:
     from cygnet.ike.steps import AwaitRequest
     from cygnet.ike.v2.driver import Outstanding, Task
     from cygnet.ike.v2.fragments import Reassembly
+
+
+CONFIRM_AFTER: Final = 30.0
+"""Seconds until a peer that began and has been silent since IKE_AUTH is asked whether it is there."""
 
 
 class IkeSa:
@@ -185,6 +189,23 @@ class IkeSa:
 
     # -- time ----------------------------------------------------------------------------------
 
+    @property
+    def confirmed(self) -> bool:
+        """The peer has said something since it was authenticated, or it answered our IKE_AUTH."""
+        return self.state.original_initiator or self.window.next_in != 2 or self.window.next_out > 0
+
+    @property
+    def patience(self) -> float:
+        """Seconds of silence until we ask whether the peer is there; 0: we do not ask.
+
+        Who has begun and said nothing since is asked soon, whatever is configured: its messages may have
+        been meant for somebody else, and it knows of no IKE SA with us (T31).
+        """
+        delay = self.connection.dpd_delay
+        if self.confirmed:
+            return delay
+        return min(delay, CONFIRM_AFTER) if delay > 0 else CONFIRM_AFTER
+
     def due(self) -> float | None:
         """The earliest of all that this SA waits for. `handle_timeout` must act on each, or it would be
         called again at once and for ever."""
@@ -199,7 +220,7 @@ class IkeSa:
         if self.later:
             times.append(self.later[0][0])
         if self.reassembly is not None:
-            times.append(self.heard + self.options.half_open_timeout)
+            times.append(self.reassembly.began + self.options.half_open_timeout)
         if state.phase is Phase.CONNECTING and not state.original_initiator:
             times.append(state.created + self.options.half_open_timeout)
         if state.phase is Phase.ESTABLISHED:
@@ -210,8 +231,8 @@ class IkeSa:
                 if child.expires_at and child.phase is not ChildPhase.DELETING:
                     times.append(child.expires_at)
             idle = self.request is None and self.own is None and not self.queue
-            if self.connection.dpd_delay > 0 and idle:
-                times.append(self.heard + self.connection.dpd_delay)
+            if idle and (patience := self.patience):
+                times.append(self.heard + patience)
             if state.nat_local and self.options.keep_alive > 0:
                 times.append(self.sent + self.options.keep_alive)
         return min(times) if times else None

@@ -44,15 +44,7 @@ def lifetimes_due(sa: IkeSa) -> None:
     state, now = sa.state, sa.now.monotonic
     if state.phase is Phase.CONNECTING:
         if not state.original_initiator and now >= state.created + sa.options.half_open_timeout:
-            sa.gateway.event(
-                Noted(
-                    "half-open-expired",
-                    "the peer did not go on to IKE_AUTH",
-                    sa.connection.name,
-                    sa.unique_id,
-                )
-            )
-            driver.close(sa, Failure(Reason.PEER_UNREACHABLE, "the peer did not go on"), linger=False)
+            give_up_half_open(sa, "the peer did not go on to IKE_AUTH")
         return
     if state.phase is not Phase.ESTABLISHED:
         return
@@ -70,9 +62,14 @@ def lifetimes_due(sa: IkeSa) -> None:
         sa.gateway.emit(SendDatagram(state.path, b"\xff"))
 
 
+def give_up_half_open(sa: IkeSa, why: str) -> None:
+    sa.gateway.event(Noted("half-open-expired", why, sa.connection.name, sa.unique_id))
+    driver.close(sa, Failure(Reason.PEER_UNREACHABLE, why), linger=False)
+
+
 def _liveness_due(sa: IkeSa) -> None:
     """RFC 7296, section 2.4: any request asks whether the peer is alive; without one, an empty one."""
-    delay = sa.connection.dpd_delay
+    delay = sa.patience
     idle = sa.request is None and sa.own is None and not sa.queue
     if delay > 0 and idle and sa.now.monotonic >= sa.heard + delay:
         driver.enqueue(sa, CheckLiveness())

@@ -90,6 +90,8 @@ RETRY_AFTER: Final = 10.0
 (RFC 7296, section 2.25: never at once)."""
 GRACE: Final = 10.0
 """Seconds that the peer has to close what lost a collision and is its own; then we close it."""
+REKEYED_AGAIN: Final = 1.0
+"""Seconds that an IKE SA has to stand until the peer may replace it by another."""
 MAX_CHILDREN: Final = 1024
 """Child SAs of one IKE SA; beyond it the peer gets NO_ADDITIONAL_SAS (T30)."""
 
@@ -344,6 +346,7 @@ class _Judge:
         try:
             agreed = children.check_accepted(self.offer, message)
             nonce = message.one(NoncePayload).data
+            _check_nonce(self.context, nonce, self.nonce)
             shared = _shared(message, self.ours, agreed.selected, self.nonce)
         except IkeError as error:
             return error
@@ -372,6 +375,12 @@ def _shared(message: Message, ours: KeyExchange | None, selected: Selected, nonc
         return ours.shared(public.data)
     except InvalidPublicValue as error:
         raise _wrong(str(error)) from None
+
+
+def _check_nonce(context: Context, theirs: bytes, ours: bytes) -> None:
+    """The PRF of a Child SA's keys is its IKE SA's (RFC 7296, sections 2.10 and 2.17)."""
+    if context.state.suite is not None:
+        check_nonce(theirs, ours, context.state.suite.prf)
 
 
 def _wrong(detail: str) -> PeerMisbehaved:
@@ -413,6 +422,8 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
         raise PeerIncompatible(
             Reason.LIMIT_REACHED, f"{MAX_CHILDREN} Child SAs are enough", notify=Notify.NO_ADDITIONAL_SAS
         )
+    theirs = message.one(NoncePayload).data
+    _check_nonce(context, theirs, b"")
     try:
         loaded = children.connection_children(context, context.connection)
         public = message.maybe(KePayload)
@@ -429,7 +440,6 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
     except IkeError as error:
         error.child = name
         raise
-    theirs = message.one(NoncePayload).data
     nonce = context.entropy.octets(NONCE_LENGTH)
     spi, pair = yield from obtain_child()
     agreed = chosen.agreed
@@ -622,6 +632,10 @@ class _JudgeIke:
 
 def _respond_ike(context: Context, message: Message) -> Steps[None]:
     """-->  HDR, SK {SA, Ni, KEi}  <--  HDR, SK {SA, Nr, KEr}"""
+    if context.now.monotonic < context.state.established + REKEYED_AGAIN:
+        # T30: each leaves an old IKE SA behind for a while.
+        yield from answer((NotifyPayload(0, b"", Notify.TEMPORARY_FAILURE, b""),))
+        return
     public = message.one(KePayload)
     selected = proposals.select(
         message.one(SaPayload), context.connection.proposals, prefer_group=public.group

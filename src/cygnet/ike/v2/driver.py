@@ -304,7 +304,13 @@ def serve_initial(
 
 
 def resend_answer(sa: IkeSa, path: Path) -> None:
-    """A repeat of the request that was answered last: the same octets again (RFC 7296, section 2.1)."""
+    """A repeat of the request that was answered last: the same octets again (RFC 7296, section 2.1).
+
+    From elsewhere they are rationed: whoever saw the request could have sent it in a third one's name.
+    """
+    if path.remote != sa.state.path.remote and not sa.gateway.strangers.allows(path.remote, sa.now.monotonic):
+        _drop(sa, Drop.RATE_LIMIT, "a repeat from another address", path)
+        return
     _drop(sa, Drop.RETRANSMISSION, "answered from the kept octets", path)
     _transmit(sa, sa.window.answer, path)
 
@@ -327,21 +333,23 @@ def _open(sa: IkeSa, datagram: bytes, path: Path) -> Received | IkeError | None:
             _drop(sa, Drop.ILLEGAL_PAYLOAD, "not protected", path)
         return None
     fragment = sealed if isinstance(sealed, EncryptedFragmentPayload) else None
+    reassembly = sa.reassembly
     first, content = sealed.first_inner, b""
     try:
         if fragment is not None:
-            sa.reassembly = sa.reassembly or Reassembly()
-            sa.reassembly.admit(_fragment_key(header), fragment)
+            reassembly = reassembly or Reassembly(sa.now.monotonic)
+            reassembly.admit(_fragment_key(header), fragment)
         content = protection.open_sealed(
             datagram, sealed, state.suite, state.keys, not state.original_initiator
         )
-        if fragment is not None and sa.reassembly is not None:
+        if fragment is not None and reassembly is not None:
             if fragment.number == 1 and not header.response:
                 sa.first_fragment = digest(datagram)
-            whole = sa.reassembly.store(_fragment_key(header), fragment, content)
+            whole = reassembly.store(_fragment_key(header), fragment, content)
             if whole is None:
+                _keep_fragments(sa, reassembly)
                 return None
-            sa.reassembly = None
+            forget_fragments(sa)
             first, content = whole
     except IntegrityFailure as error:
         _drop(sa, Drop.INTEGRITY, str(error), path)
@@ -355,6 +363,20 @@ def _open(sa: IkeSa, datagram: bytes, path: Path) -> Received | IkeError | None:
         return _syntax(error)
     _seen(sa, False, path, message, False)
     return Received(message, datagram, path)
+
+
+def _keep_fragments(sa: IkeSa, reassembly: Reassembly) -> None:
+    """What came is authentic, and not all of it. Raises `FragmentRefused` where strangers hold too much."""
+    if not sa.gateway.half_open.hold(sa, reassembly.octets):
+        forget_fragments(sa)
+        raise FragmentRefused("fragments of strangers hold too many octets")
+    sa.reassembly = reassembly
+    sa.gateway.touch(sa)
+
+
+def forget_fragments(sa: IkeSa) -> None:
+    sa.reassembly = None
+    sa.gateway.half_open.hold(sa, 0)
 
 
 def _fragment_key(header: Header) -> int:
@@ -816,8 +838,8 @@ def handle_timeout(sa: IkeSa) -> None:
     request = sa.request
     if request is not None and now >= request.due:
         _retransmit(sa, request)
-    if sa.reassembly is not None and now >= sa.heard + sa.options.half_open_timeout:
-        sa.reassembly = None
+    if sa.reassembly is not None and now >= sa.reassembly.began + sa.options.half_open_timeout:
+        forget_fragments(sa)
     while sa.later and now >= sa.later[0][0]:
         wanted = sa.later[0][1]
         sa.later = sa.later[1:]

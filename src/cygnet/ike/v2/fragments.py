@@ -65,12 +65,13 @@ def split(content: bytes, size: int) -> tuple[bytes, ...]:
 class Reassembly:
     """The fragments of the one message that is being received, in one direction of one IKE SA.
 
-    Bounded by MAX_FRAGMENTS and MAX_CONTENT; the driver forgets it (`clear`) with its timer.
+    Bounded by MAX_FRAGMENTS and MAX_CONTENT; the driver forgets it some time after it `began`.
     """
 
-    __slots__ = ("_chunks", "_first_inner", "_message_id", "_octets", "_total")
+    __slots__ = ("_chunks", "_first_inner", "_message_id", "_octets", "_total", "began")
 
-    def __init__(self) -> None:
+    def __init__(self, began: float = 0.0) -> None:
+        self.began = began
         self.clear()
 
     def clear(self) -> None:
