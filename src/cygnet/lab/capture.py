@@ -36,7 +36,7 @@ class Capture:
     """Captures on `interface` of a namespace from construction to `stop`.
 
     `protected`: networks that must not appear in an outermost header. `markers`: octets that must
-    not appear anywhere in a frame. `pcap`: also write all frames there.
+    not appear anywhere in a frame. `pcap`: also write all frames there. `seen` grows meanwhile.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Capture:
     ) -> None:
         self._protected = [ip_network(network) for network in protected]
         self._markers = tuple(markers)
-        self._seen = Seen()
+        self.seen = Seen()
         self._file = pcap.open("wb") if pcap else None
         if self._file:
             self._file.write(struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, FRAME, 1))
@@ -61,14 +61,14 @@ class Capture:
     def stop(self) -> Seen:
         """End the capture, after everything already queued was read; again, nothing more happens."""
         if not self._thread.is_alive():
-            return self._seen
+            return self.seen
         self._wake.close()
         self._thread.join()
         self._socket.close()
         self._woken.close()
         if self._file:
             self._file.close()
-        return self._seen
+        return self.seen
 
     def _watch(self) -> None:
         stopping = False
@@ -85,10 +85,10 @@ class Capture:
 
     def _take(self, frame: bytes) -> None:
         kind = classify(frame, self._protected, self._markers)
-        self._seen.frames[kind] += 1
-        self._seen.octets += len(frame)
-        if kind == "clear" and len(self._seen.clear) < KEPT_IN_CLEAR:
-            self._seen.clear.append(frame)
+        self.seen.frames[kind] += 1
+        self.seen.octets += len(frame)
+        if kind == "clear" and len(self.seen.clear) < KEPT_IN_CLEAR:
+            self.seen.clear.append(frame)
         if self._file:
             self._file.write(struct.pack("=IIII", 0, 0, len(frame), len(frame)) + frame)
 

@@ -11,6 +11,8 @@ With `nat`, a router stands between: moon is 10.9.0.2 behind it, sun sees 192.0.
 
 from __future__ import annotations
 
+import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,3 +100,15 @@ def two_gateways(nat: bool = False) -> Iterator[TwoGateways]:
                 f"route add ::/0 via {MOON6}",
             )
         yield TwoGateways(moon, sun, alice, bob, router)
+
+
+def forget_mappings(router: Namespace) -> None:
+    """What a NAT that restarts does: it knows no mapping any more, and chooses other ports for what comes."""
+    # Netlink: IPCTNL_MSG_CT_DELETE of NFNL_SUBSYS_CTNETLINK, no attributes: all; request and acknowledgement.
+    request = struct.pack("=IHHII", 20, 1 << 8 | 2, 1 | 4, 1, 0) + bytes((socket.AF_INET, 0, 0, 0))
+    with router.inside(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)) as netlink:
+        netlink.sendto(request, (0, 0))
+        answer = netlink.recv(4096)
+    error = struct.unpack_from("=i", answer, 16)[0]
+    if error:
+        raise OSError(-error, "the mappings cannot be forgotten")
