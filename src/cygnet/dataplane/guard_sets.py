@@ -66,6 +66,9 @@ class Box(NamedTuple):
     shape: Shape
     action: Action
     spans: Spans
+    masks: tuple[int, ...]
+    """The spans' prefix lengths, if all are blocks that a prefix describes and an address is among them; else
+    empty."""
 
 
 class SetKey(NamedTuple):
@@ -210,14 +213,14 @@ class Compiler:
         """What many new boxes have in common comes first to sets of its own."""
         if len(self._dirty) >= MANY:
             boxes = (self._boxes[one] for one in self._dirty)
-            common = Counter((box.family, box.action, box.shape, masks_of(box)) for box in boxes)
+            common = Counter((box.family, box.action, box.shape, box.masks) for box in boxes)
             for (family, action, shape, masks), count in common.most_common(MAX_HASHED_IF_MANY):
                 if masks and count >= MANY:
                     self._hashed[family, 0, action, shape].add(masks)
 
     def _hashed_masks(self, box: Box, level: int) -> tuple[int, ...]:
         """Empty: the box goes to a set of ranges."""
-        masks = masks_of(box)
+        masks = box.masks
         if masks:
             chosen = self._hashed[box.family, level, box.action, box.shape]
             if masks in chosen:
@@ -286,17 +289,24 @@ def _among_ranges(box: Box, level: int, beside: list[tuple[SetKey, Spans]]) -> l
     return [(key, piece) for piece in pieces]
 
 
-def masks_of(box: Box) -> tuple[int, ...]:
-    """The prefix lengths of remote and local address, protocol, local and remote port, if all are blocks
-    that prefixes describe and an address is among them; else empty."""
-    bits = 32 if box.family == 4 else 128
-    masks = []
-    for (first, last), width in zip(box.spans, (bits, bits, 8, 16, 16), strict=True):
-        size = last - first + 1
-        if size & (size - 1) or first & (size - 1):
-            return ()
-        masks.append(width - size.bit_length() + 1)
-    return tuple(masks) if masks[0] or masks[1] else ()
+def masks_of(family: int, spans: Spans) -> tuple[int, ...]:
+    """See `Box.masks`."""
+    bits = 32 if family == 4 else 128
+    remote, local, protocol, local_port, remote_port = spans
+    masks = (
+        _length(remote, bits),
+        _length(local, bits),
+        0 if protocol is _ANY_PROTOCOLS else _length(protocol, 8),
+        0 if local_port is _ANY_PORTS else _length(local_port, 16),
+        0 if remote_port is _ANY_PORTS else _length(remote_port, 16),
+    )
+    return masks if (masks[0] or masks[1]) and min(masks) >= 0 else ()
+
+
+def _length(span: Span, width: int) -> int:
+    first, last = span
+    size = last - first + 1
+    return -1 if size & (size - 1) or first & (size - 1) else width + 1 - size.bit_length()
 
 
 def _without_what_stays(found: dict[SetKey, Change]) -> dict[SetKey, Change]:
@@ -387,29 +397,29 @@ def boxes_of(rule: PolicyRule) -> list[Box]:
         return []
     where = (remote.first, remote.last), (local.first, local.last)
     protocols = (protocol, protocol) if protocol else _ANY_PROTOCOLS
-    if (is_any_port(local) and is_any_port(remote)) or protocol == names.MOBILITY:
-        shape = Shape.PROTOCOL if protocol else Shape.ADDRESSES
-        return [Box(family, shape, rule.action, (*where, protocols, _ANY_PORTS, _ANY_PORTS))]
 
     def box(
-        shape: Shape, number: int, local_ports: Span = _ANY_PORTS, remote_ports: Span = _ANY_PORTS
+        shape: Shape, protocols: Span, local_ports: Span = _ANY_PORTS, remote_ports: Span = _ANY_PORTS
     ) -> Box:
-        return Box(family, shape, rule.action, (*where, (number, number), local_ports, remote_ports))
+        spans = (*where, protocols, local_ports, remote_ports)
+        return Box(family, shape, rule.action, spans, masks_of(family, spans))
 
+    if (is_any_port(local) and is_any_port(remote)) or protocol == names.MOBILITY:
+        return [box(Shape.PROTOCOL if protocol else Shape.ADDRESSES, protocols)]
     boxes = []
     types = _types(local, remote, protocol)
     if types is not None:
-        icmp = names.ICMP if local.family == 4 else names.ICMPV6
+        icmp = names.ICMP if family == 4 else names.ICMPV6
         if protocol in (ANY_PROTOCOL, icmp):
-            boxes.append(box(Shape.TYPE, icmp, _ANY_PORTS, types))
+            boxes.append(box(Shape.TYPE, (icmp, icmp), _ANY_PORTS, types))
     if all(is_opaque(one) or is_any_port(one) for one in (local, remote)):
-        opaque = (*where, protocols, _ANY_PORTS, _ANY_PORTS)
-        boxes.append(Box(family, Shape.FRAGMENT, rule.action, opaque))
+        shows_none = protocol and protocol not in names.PROTOCOLS_WITH_PORTS | names.PROTOCOLS_WITH_TYPES
+        boxes.append(box(Shape.PROTOCOL if shows_none else Shape.FRAGMENT, protocols))
     elif not is_opaque(local) and not is_opaque(remote):
         with_ports = names.PROTOCOLS_WITH_PORTS if protocol == ANY_PROTOCOL else {protocol}
+        ports = (local.port_first, local.port_last), (remote.port_first, remote.port_last)
         boxes += [
-            box(Shape.PORTS, one, (local.port_first, local.port_last), (remote.port_first, remote.port_last))
-            for one in sorted(with_ports & names.PROTOCOLS_WITH_PORTS)
+            box(Shape.PORTS, (one, one), *ports) for one in sorted(with_ports & names.PROTOCOLS_WITH_PORTS)
         ]
     return boxes
 
