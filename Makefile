@@ -2,7 +2,9 @@
 # What they need is installed into .venv; Debian packages that are missing are named, or installed
 # when root asks for them with `make packages`.
 
-PYTHON ?= python3
+# The distribution's Python where it serves: it is built with the optimisations that others often lack.
+PYTHON ?= $(shell /usr/bin/python3 -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' \
+	2>/dev/null && echo /usr/bin/python3 || echo python3)
 BIN := .venv/bin
 WORKERS ?= auto
 

@@ -39,11 +39,14 @@ MAX_FLOW_SELECTORS = 64
 MAX_RULE_PAIRS = 4096
 """Of one rule: its source ranges times its destination ranges, each a pair that is enforced."""
 
+MAX_CHILD_RULES = 2048
+"""Of a whole list: what one message to the data plane holds, in IPv6."""
+
 _Side = tuple[TrafficSelector, ...]
 
 
 class TooManyRanges(ValueError):
-    """A rule needs more pairs of ranges than `MAX_RULE_PAIRS`."""
+    """A rule needs more pairs of ranges than `MAX_RULE_PAIRS`, or a list more than `MAX_CHILD_RULES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,13 @@ def expand(acl: AccessList, per_rule: bool) -> Expansion:
 
     A permit that earlier rules take whole has no flow. Raises TooManyRanges.
     """
-    return _expand_per_rule(acl) if per_rule else _expand_aggregate(acl)
+    expansion = _expand_per_rule(acl) if per_rule else _expand_aggregate(acl)
+    if len(expansion.rules) > MAX_CHILD_RULES:
+        raise TooManyRanges(
+            f"it comes to {len(expansion.rules)} pairs of ranges; at most {MAX_CHILD_RULES} are allowed in"
+            " the list of one child: divide it among several"
+        )
+    return expansion
 
 
 def _expand_per_rule(acl: AccessList) -> Expansion:
