@@ -75,7 +75,7 @@ esp_proposals = "aes256gcm16, chacha20poly1305"
     with two(tmp_path, both_families(), sun, clear=True) as pair:
         probes = Probes(pair.net)
         six = Probe(UDP, 7, source=ALICE6, destination=BOB6)
-        assert probes.send(six, patience=5) == ["tunnel"]
+        pair.up()
         traffic = pair.traffic()
         assert traffic.wait_for(50, 10)
         ladder = Ladder(pair.moon)
@@ -114,7 +114,8 @@ esp_proposals = "aes256gcm16, chacha20poly1305"
         reload(configuration(pair.net, "moon", both_families(six=False)))
         until(lambda: not pair.children(pair.sun, "net6"), 5, "sun's pair")
         assert spis("net6") == set()
-        assert probes.send(six) == ["leaked"]  # at sun it is still protected, and refused in clear
+        # At sun it is still protected, and refused in clear.
+        until(lambda: probes.send(six) == ["leaked"], 5, "the policy's end")
         assert "net6" not in pair.moon.cygnet("status").stdout
         assert spis("net") == net
         report = traffic.stop()
@@ -153,5 +154,6 @@ def test_unloading_the_last_policy_leaves_traffic_alone(tmp_path: Path) -> None:
         pair.sun.stop()
         assert probes.send(Probe(UDP, 7)) == ["lost"]
         pair.ask(pair.moon, "unload-conn", name="gw")
-        assert probes.send(Probe(UDP, 7)) == ["leaked"]  # sun's kernel still refuses it
+        # Sun's kernel still refuses it.
+        until(lambda: probes.send(Probe(UDP, 7)) == ["leaked"], 5, "the policy's end")
         probes.close()
