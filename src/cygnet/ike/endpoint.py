@@ -51,8 +51,9 @@ from cygnet.ike.state import (
 )
 from cygnet.ike.steps import Received
 from cygnet.ike.timers import Timers
-from cygnet.ike.v2 import driver, exchanges, first
+from cygnet.ike.v2 import driver, exchanges, first, receiving
 from cygnet.ike.v2.driver import Task
+from cygnet.ike.v2.sending import NON_ESP_MARKER
 from cygnet.ike.view import IkeSaView
 from cygnet.ike.world import Instant, Path
 from cygnet.policy.selectors import IpAddress, TrafficSelector
@@ -151,7 +152,7 @@ class Endpoint:
             if sa is None:
                 self._unknown_spi(header, path)
             else:
-                driver.receive(sa, header, datagram, path)
+                receiving.receive(sa, header, datagram, path)
         self._settle()
 
     def next_timeout(self) -> float | None:
@@ -654,7 +655,7 @@ class Endpoint:
             header.initiator_spi, header.responder_spi, 0, 2, 0, header.exchange, flags, header.message_id
         )
         data = encode(out, payloads)
-        marker = driver.NON_ESP_MARKER if path.local_port == self.options.port_nat_t else b""
+        marker = NON_ESP_MARKER if path.local_port == self.options.port_nat_t else b""
         self.emit(SendDatagram(path, marker + data))
 
     def _other_version(self, header: Header, path: Path) -> None:

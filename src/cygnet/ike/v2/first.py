@@ -23,7 +23,8 @@ from cygnet.ike.events import Dropped, MessageSeen
 from cygnet.ike.proposals import Selected
 from cygnet.ike.state import Phase, SaState
 from cygnet.ike.steps import Received
-from cygnet.ike.v2 import driver, ike_auth, ike_sa_init, initial, legality
+from cygnet.ike.v2 import ike_auth, ike_sa_init, initial, legality, receiving
+from cygnet.ike.v2.sending import digest
 from cygnet.ike.world import Path
 from cygnet.wire.cursor import Malformed
 from cygnet.wire.message import Header, Message, decode
@@ -42,11 +43,11 @@ IKE SAs."""
 
 def receive(gateway: Endpoint, header: Header, datagram: bytes, path: Path) -> None:
     """An IKE_SA_INIT request."""
-    octets_digest = driver.digest(datagram)
+    octets_digest = digest(datagram)
     known = gateway.half_open.find(path.remote, header.initiator_spi, octets_digest)
     if known is not None:
         if known.window.next_in == 1 and known.window.answered == octets_digest:
-            driver.resend_answer(known, path)
+            receiving.resend_answer(known, path)
         else:
             _drop(gateway, Drop.RETRANSMISSION, "its IKE_AUTH has come", path)
         return
@@ -104,7 +105,7 @@ def receive(gateway: Endpoint, header: Header, datagram: bytes, path: Path) -> N
     )
     sa = gateway.create(loaded.connection, state)
     gateway.half_open.add(sa, path.remote, header.initiator_spi, octets_digest)
-    driver.serve_initial(sa, initial.respond(sa, admitted), header, octets_digest, path)
+    receiving.serve_initial(sa, initial.respond(sa, admitted), header, octets_digest, path)
 
 
 def _passes_door(gateway: Endpoint, message: Message, path: Path) -> bool:
