@@ -48,7 +48,7 @@ first four stand from `BOUNDS` on."""
 
 ANY_REST = (0, 255, NO_PORT, PORT_MAX, NO_PORT, PORT_MAX)
 
-MAX_CHAIN = 4
+MAX_CHAIN = 2
 MAX_CUTS = 256
 """Of one branch; more are taken in two steps, so that growing a child does not look at all the others."""
 MAX_GROWN = 4_000_000
