@@ -1,4 +1,4 @@
-"""CREATE_CHILD_SA: more Child SAs, and new keys for Child SAs and for the IKE SA (RFC 7296, section 1.3).
+"""CREATE_CHILD_SA: more Child SAs, and new keys for them (RFC 7296, section 1.3).
 
     Initiator                         Responder
     -------------------------------------------------------------------
@@ -6,11 +6,9 @@
         TSi, TSr}  -->
                                  <--  HDR, SK {SA, Nr, [KEr,] TSi, TSr}
 
-    HDR, SK {SA, Ni, KEi}  -->                                  (the IKE SA)
-                                 <--  HDR, SK {SA, Nr, KEr}
-
 A rekey is two exchanges: this one, and the Delete of the old SA by whoever began (section 2.8). When
-both ends rekey at once, both answer as usual; `collisions` says whose SA is redundant.
+both ends rekey at once, both answer as usual; `collisions` says whose SA is redundant. The same
+exchange rekeys the IKE SA: `rekey_ike`.
 """
 
 from __future__ import annotations
@@ -18,15 +16,10 @@ from __future__ import annotations
 from typing import Final
 
 from cygnet.auth.peer import AuthenticatedPeer
-from cygnet.crypto.errors import InvalidPublicValue
-from cygnet.crypto.kdf import ike_sa_keys
 from cygnet.crypto.key_exchange import KeyExchange, generate
-from cygnet.crypto.prf import prf
-from cygnet.crypto.suites import suite
 from cygnet.ike import proposals
 from cygnet.ike.effects import Installed
-from cygnet.ike.errors import Failure, IkeError, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
-from cygnet.ike.proposals import Selected
+from cygnet.ike.errors import IkeError, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
 from cygnet.ike.state import (
     AddChild,
     Attempt,
@@ -38,43 +31,44 @@ from cygnet.ike.state import (
     DeleteChild,
     DropChild,
     ForgetAttempt,
-    Handover,
     NoteAttempt,
-    Phase,
     Postpone,
     RekeyChild,
     SaState,
-    UseKeys,
-    ike_suite,
 )
 from cygnet.ike.steps import (
     Context,
     Received,
-    SaClosed,
     Steps,
     answer,
     apply,
     begin,
     complain,
-    create_successor,
-    dismiss,
     enqueue,
     install,
     obtain_child,
-    obtain_spi,
     send,
     use_policy,
 )
 from cygnet.ike.v2 import child as children
-from cygnet.ike.v2 import collisions
+from cygnet.ike.v2 import collisions, rekey_ike
 from cygnet.ike.v2.collisions import Request
+from cygnet.ike.v2.fresh_keys import (
+    OtherGroup,
+    Refusal,
+    answer_keys,
+    pause_before_retry,
+    public_value,
+    refused,
+    shared_secret,
+)
 from cygnet.ike.v2.ike_auth import additional
 from cygnet.ike.v2.ike_sa_init import NONCE_LENGTH, check_nonce
 from cygnet.ike.v2.informational import anything
 from cygnet.ike.v2.notifications import error_of
 from cygnet.records import dataclass, replace
 from cygnet.wire.message import Message
-from cygnet.wire.numbers import Exchange, KeMethod, Notify, Protocol
+from cygnet.wire.numbers import Exchange, Notify, Protocol
 from cygnet.wire.payloads import (
     DeletePayload,
     KePayload,
@@ -85,25 +79,10 @@ from cygnet.wire.payloads import (
     TsrPayload,
 )
 
-RETRY_AFTER: Final = 10.0
-"""Seconds, and up to as many again at random, until a rekey that the peer was too busy for is tried anew
-(RFC 7296, section 2.25: never at once)."""
 GRACE: Final = 10.0
 """Seconds that the peer has to close what lost a collision and is its own; then we close it."""
-REKEYED_AGAIN: Final = 1.0
-"""Seconds that an IKE SA has to stand until the peer may replace it by another."""
 MAX_CHILDREN: Final = 1024
 """Child SAs of one IKE SA; beyond it the peer gets NO_ADDITIONAL_SAS (T30)."""
-
-
-@dataclass(frozen=True, slots=True)
-class _OtherGroup:
-    group: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    notify: NotifyPayload
 
 
 # -- Child SAs, ours ------------------------------------------------------------------------------
@@ -120,9 +99,9 @@ def create(context: Context, wanted: CreateChild) -> Steps[None]:
     attempt = Attempt(AttemptKind.CREATE_CHILD, ours=True)
     yield from begin(attempt)
     outcome = yield from _negotiate(context, wanted.name, wanted.index, None, attempt)
-    if isinstance(outcome, _Refusal):
+    if isinstance(outcome, Refusal):
         if outcome.notify.type == Notify.TEMPORARY_FAILURE:
-            yield from enqueue(wanted, _pause(context))
+            yield from enqueue(wanted, pause_before_retry(context))
         raise _child_error(context, outcome.notify, wanted.name)
     made = replace(outcome.made.child, nonce=outcome.nonce)
     if _was_deleted(context, made):
@@ -157,7 +136,7 @@ def rekey(context: Context, wanted: RekeyChild) -> Steps[None]:
     yield from begin(attempt)
     outcome = yield from _negotiate(context, old.name, old.flow_index, old, attempt)
     rival = collisions.rival(context.state, AttemptKind.REKEY_CHILD, old.pair)
-    if isinstance(outcome, _Refusal):
+    if isinstance(outcome, Refusal):
         yield from _rekey_refused(context, old, outcome.notify, rival)
         return
     made, state = outcome.made, context.state
@@ -217,13 +196,13 @@ def _rekey_refused(
         yield from apply(DropChild(old.pair))
         yield from enqueue(CreateChild(old.name, old.flow_index))
         return
-    yield from apply(Postpone(old.pair, context.now.monotonic + _pause(context)))
+    yield from apply(Postpone(old.pair, context.now.monotonic + pause_before_retry(context)))
     raise _child_error(context, notify, old.name)
 
 
 def _negotiate(
     context: Context, name: str, index: int, old: ChildSa | None, attempt: Attempt
-) -> Steps[_Created | _Refusal]:
+) -> Steps[_Created | Refusal]:
     """The exchange itself, with one retry for INVALID_KE_PAYLOAD; the pair is installed when it returns."""
     loaded = children.connection_children(context, context.connection).child(name)
     peer = context.state.peer
@@ -251,18 +230,18 @@ def _negotiate(
                 children.NO_TFC,
                 offer.sa,
                 NoncePayload(nonce),
-                *_public(ours),
+                *public_value(ours),
                 *offer.payloads,
             ),
             judge.expect_child,
         )
         answered = exchanged.value
-        if isinstance(answered, _OtherGroup):
+        if isinstance(answered, OtherGroup):
             ours = generate(answered.group, context.entropy)
             tried.add(answered.group)
             continue
         break
-    if isinstance(answered, _Refusal):
+    if isinstance(answered, Refusal):
         return answered
     if isinstance(answered, IkeError):
         yield from complain(answered, name)
@@ -300,17 +279,9 @@ def _rekeyed(old: ChildSa | None) -> tuple[NotifyPayload, ...]:
     return (NotifyPayload(Protocol.ESP, old.spi_in.to_bytes(4, "big"), Notify.REKEY_SA, b""),)
 
 
-def _public(ours: KeyExchange | None) -> tuple[KePayload, ...]:
-    return (KePayload(ours.group, ours.public),) if ours is not None else ()
-
-
 def _was_deleted(context: Context, child: ChildSa) -> bool:
     """C21: the peer's Delete overtook its answer."""
     return child.spi_out in context.state.deleted_early
-
-
-def _pause(context: Context) -> float:
-    return RETRY_AFTER * (1.0 + context.entropy.uniform())
 
 
 def _child_error(context: Context, notify: NotifyPayload, name: str) -> IkeError:
@@ -336,55 +307,27 @@ class _Judge:
     nonce: bytes
     other_groups: frozenset[int]
 
-    def expect_child(self, received: Received) -> _Answered | _OtherGroup | _Refusal | IkeError:
+    def expect_child(self, received: Received) -> _Answered | OtherGroup | Refusal | IkeError:
         """An acceptable pair, or why not. What the peer made and we cannot take is an error as a value: it
         has to be withdrawn (RFC 7296, section 2.21)."""
         message = received.message
-        refusal = _refused(message, self.other_groups)
+        refusal = refused(message, self.other_groups)
         if refusal is not None:
             return refusal
         try:
             agreed = children.check_accepted(self.offer, message)
             nonce = message.one(NoncePayload).data
             _check_nonce(self.context, nonce, self.nonce)
-            shared = _shared(message, self.ours, agreed.selected, self.nonce)
+            shared = shared_secret(message, self.ours, agreed.selected, self.nonce)
         except IkeError as error:
             return error
         return _Answered(agreed, nonce, shared)
-
-
-def _refused(message: Message, other_groups: frozenset[int]) -> _OtherGroup | _Refusal | None:
-    other = message.notify(Notify.INVALID_KE_PAYLOAD)
-    if other is not None:
-        group = int.from_bytes(other.data, "big")
-        return _OtherGroup(group) if group in other_groups else _Refusal(other)
-    error = message.error()
-    return _Refusal(error) if error is not None and message.maybe(SaPayload) is None else None
-
-
-def _shared(message: Message, ours: KeyExchange | None, selected: Selected, nonce: bytes) -> bytes | None:
-    """g^ir of this exchange; None where no group was chosen. Raises `PeerMisbehaved`."""
-    if message.one(NoncePayload).data == nonce:
-        raise _wrong("our own nonce came back")
-    public = message.maybe(KePayload)
-    if not selected.key_exchange:
-        return None
-    if ours is None or public is None or not public.group == ours.group == selected.key_exchange:
-        raise _wrong("a key exchange value of another group than the one chosen")
-    try:
-        return ours.shared(public.data)
-    except InvalidPublicValue as error:
-        raise _wrong(str(error)) from None
 
 
 def _check_nonce(context: Context, theirs: bytes, ours: bytes) -> None:
     """The PRF of a Child SA's keys is its IKE SA's (RFC 7296, sections 2.10 and 2.17)."""
     if context.state.suite is not None:
         check_nonce(theirs, ours, context.state.suite.prf)
-
-
-def _wrong(detail: str) -> PeerMisbehaved:
-    return PeerMisbehaved(Reason.PEER_MISBEHAVED, detail, notify=Notify.INVALID_SYNTAX)
 
 
 # -- the peer's -------------------------------------------------------------------------------------
@@ -409,7 +352,7 @@ def respond(context: Context, received: Received) -> Steps[None]:
     elif refusal:
         yield from answer((NotifyPayload(0, b"", refusal, b""),))
     elif request is Request.REKEY_IKE:
-        yield from _respond_ike(context, message)
+        yield from rekey_ike.respond(context, message)
     else:
         yield from _respond_child(context, message, old)
 
@@ -436,7 +379,7 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
             only=(old.name, old.flow_index) if old is not None else None,
         )
         name = chosen.loaded.child.name
-        shared, ours = _exchange_keys(context, public, chosen.agreed.selected)
+        shared, ours = answer_keys(context, public, chosen.agreed.selected)
     except IkeError as error:
         error.child = name
         raise
@@ -495,7 +438,7 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
             children.NO_TFC,
             proposals.answer(chosen.agreed.selected, spi.to_bytes(4, "big")),
             NoncePayload(nonce),
-            *_public(ours),
+            *public_value(ours),
             TsiPayload(children.to_wire(chosen.agreed.remote)),
             TsrPayload(children.to_wire(chosen.agreed.local)),
             *additional(chosen),
@@ -519,175 +462,3 @@ def _peer(context: Context) -> AuthenticatedPeer:
     if peer is None:
         raise PeerMisbehaved(Reason.AUTHENTICATION_FAILED, "CREATE_CHILD_SA before IKE_AUTH")
     return peer
-
-
-def _exchange_keys(
-    context: Context, public: KePayload | None, selected: Selected
-) -> tuple[bytes | None, KeyExchange | None]:
-    """(g^ir, our key) for the chosen group, (None, None) without one. Raises INVALID_KE_PAYLOAD."""
-    group = selected.key_exchange
-    if not group:
-        return None, None
-    if public is None or public.group != group:
-        raise PeerIncompatible(
-            Reason.KEY_EXCHANGE_MISMATCH,
-            f"the peer's key exchange value is not of {KeMethod.name_of(group)}",
-            notify=Notify.INVALID_KE_PAYLOAD,
-            notify_data=group.to_bytes(2, "big"),
-        )
-    ours = generate(group, context.entropy)
-    try:
-        return ours.shared(public.data), ours
-    except InvalidPublicValue as error:
-        raise _wrong(str(error)) from None
-
-
-# -- the IKE SA ---------------------------------------------------------------------------------------
-
-
-def rekey_ike(context: Context) -> Steps[None]:
-    """HDR, SK {SA, Ni, KEi}  -->  <--  HDR, SK {SA, Nr, KEr}
-
-    then, on the old one,  HDR, SK {D}  -->  <--  HDR, SK {}
-    """
-    state = context.state
-    attempt = Attempt(AttemptKind.REKEY_IKE, ours=True)
-    yield from begin(attempt)
-    configured = context.connection.proposals
-    groups = proposals.groups(configured)
-    group = state.suite.key_exchange if state.suite and state.suite.key_exchange in groups else groups[0]
-    ours = generate(group, context.entropy)
-    tried = {group}
-    spi = yield from obtain_spi()
-    while True:
-        nonce = context.entropy.octets(NONCE_LENGTH)
-        offer = proposals.offer(configured, spi, first_group=ours.group)
-        exchanged = yield from send(
-            Exchange.CREATE_CHILD_SA,
-            (offer, NoncePayload(nonce), KePayload(ours.group, ours.public)),
-            _JudgeIke(offer, ours, nonce, frozenset(groups) - tried).expect,
-        )
-        answered = exchanged.value
-        if isinstance(answered, _OtherGroup):
-            ours = generate(answered.group, context.entropy)
-            tried.add(answered.group)
-            continue
-        break
-    rival = collisions.rival(context.state, AttemptKind.REKEY_IKE, 0)
-    if isinstance(answered, _Refusal):
-        if context.state.phase is Phase.REKEYED:
-            return
-        if rival is not None:
-            yield from apply(Handover(rival.result))
-            return
-        yield from apply(Postpone(0, context.now.monotonic + _pause(context)))
-        raise error_of(answered.notify, proposals.difference(configured, None))
-    selected, shared, theirs = answered.selected, answered.shared, answered.nonce
-    keys = _ike_keys(context, selected, spi, selected.spi, nonce, theirs, shared)
-    successor = yield from create_successor(True, keys)
-    if context.state.phase is Phase.REKEYED:
-        # The peer was seen to use the one that it made: it knows already that ours has lost.
-        yield from dismiss(successor, ours=True)
-        return
-    if rival is not None and collisions.loses(keys.nonce, rival.nonce):
-        # Section 2.8.2: the peer's inherits the children, it closes the old one; we close ours.
-        yield from apply(Handover(rival.result))
-        yield from dismiss(successor, ours=True)
-        return
-    yield from apply(Handover(successor))
-    if rival is not None:
-        yield from dismiss(rival.result, ours=False)
-    failure = Failure(Reason.REPLACED, "rekeyed")
-    yield from send(Exchange.INFORMATIONAL, (DeletePayload(Protocol.IKE, ()),), anything)
-    raise SaClosed(failure, linger=False)
-
-
-@dataclass(frozen=True, slots=True)
-class _AnsweredIke:
-    selected: Selected
-    nonce: bytes
-    shared: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _JudgeIke:
-    offer: SaPayload
-    ours: KeyExchange
-    nonce: bytes
-    other_groups: frozenset[int]
-
-    def expect(self, received: Received) -> _AnsweredIke | _OtherGroup | _Refusal:
-        message = received.message
-        refusal = _refused(message, self.other_groups)
-        if refusal is not None:
-            return refusal
-        selected = proposals.check_answer(self.offer, message.one(SaPayload))
-        shared = _shared(message, self.ours, selected, self.nonce)
-        if shared is None or selected.spi == bytes(8):
-            raise _wrong("a rekeyed IKE SA without a key exchange or without an SPI")
-        theirs = message.one(NoncePayload).data
-        check_nonce(theirs, self.nonce, selected.prf)
-        return _AnsweredIke(selected, theirs, shared)
-
-
-def _respond_ike(context: Context, message: Message) -> Steps[None]:
-    """-->  HDR, SK {SA, Ni, KEi}  <--  HDR, SK {SA, Nr, KEr}"""
-    if context.now.monotonic < context.state.established + REKEYED_AGAIN:
-        # T30: each leaves an old IKE SA behind for a while.
-        yield from answer((NotifyPayload(0, b"", Notify.TEMPORARY_FAILURE, b""),))
-        return
-    public = message.one(KePayload)
-    selected = proposals.select(
-        message.one(SaPayload), context.connection.proposals, prefer_group=public.group
-    )
-    if selected.spi == bytes(8):
-        raise _wrong("a rekeyed IKE SA without an SPI")
-    shared, ours = _exchange_keys(context, public, selected)
-    if shared is None or ours is None:
-        raise _wrong("a rekeyed IKE SA without a key exchange")
-    theirs = message.one(NoncePayload).data
-    check_nonce(theirs, b"", selected.prf)
-    nonce = context.entropy.octets(NONCE_LENGTH)
-    spi = yield from obtain_spi()
-    keys = _ike_keys(context, selected, selected.spi, spi, theirs, nonce, shared)
-    successor = yield from create_successor(False, keys)
-    contested = any(a.ours and a.kind is AttemptKind.REKEY_IKE for a in context.state.attempts)
-    rival = Attempt(AttemptKind.REKEY_IKE, ours=False, nonce=keys.nonce, result=successor)
-    yield from answer(
-        (proposals.answer(selected, spi), NoncePayload(nonce), KePayload(ours.group, ours.public)),
-        NoteAttempt(rival) if contested else Handover(successor),
-    )
-
-
-def _ike_keys(
-    context: Context,
-    selected: Selected,
-    spi_i: bytes,
-    spi_r: bytes,
-    ni: bytes,
-    nr: bytes,
-    shared: bytes,
-) -> UseKeys:
-    """The keys of the new IKE SA: the old SK_d and PRF make SKEYSEED (RFC 7296, section 2.18)."""
-    state = context.state
-    if state.keys is None or state.suite is None:
-        raise LocalMisuse(Reason.INTERNAL, "an IKE SA without keys cannot be rekeyed")
-    chosen = ike_suite(
-        selected.encryption, selected.key_bits, selected.integrity, selected.prf, selected.key_exchange
-    )
-    ciphers = suite(chosen.encryption, chosen.key_bits, chosen.integrity)
-    keys = ike_sa_keys(
-        prf(chosen.prf), ni, nr, spi_i, spi_r, shared, ciphers, state.keys.sk_d, prf(state.suite.prf)
-    )
-    return UseKeys(
-        spi_i=spi_i,
-        spi_r=spi_r,
-        suite=chosen,
-        keys=keys,
-        nat_local=state.nat_local,
-        nat_remote=state.nat_remote,
-        forced=state.forced,
-        fragmentation=state.fragmentation,
-        nonce=min(ni, nr),
-        path=state.path,
-    )

@@ -18,7 +18,7 @@ from cygnet.ike.state import (
     Wanted,
 )
 from cygnet.ike.steps import Context, Received, Steps
-from cygnet.ike.v2 import create_child_sa, informational
+from cygnet.ike.v2 import create_child_sa, informational, rekey_ike
 from cygnet.ike.v2.child import activate
 from cygnet.wire.numbers import Exchange, Notify, Protocol
 from cygnet.wire.payloads import DeletePayload
@@ -43,7 +43,7 @@ def begin(context: Context, wanted: Wanted) -> Steps[None] | None:
         case DeleteChild(pair, failure):
             return informational.delete_child(context, pair, failure) if context.state.child(pair) else None
         case RekeyIke():
-            return create_child_sa.rekey_ike(context)
+            return rekey_ike.rekey(context)
         case DeleteIke(failure):
             return informational.delete_ike(context, failure)
         case CheckLiveness():

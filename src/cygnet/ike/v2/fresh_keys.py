@@ -1,0 +1,100 @@
+"""What all uses of CREATE_CHILD_SA share: a key exchange of its own, and the answers that are no agreement.
+
+The initiator's KE payload is of the group that it would like; INVALID_KE_PAYLOAD sends it back with
+another of its offer, once for each (RFC 7296, section 1.3).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cygnet.crypto.errors import InvalidPublicValue
+from cygnet.crypto.key_exchange import KeyExchange, generate
+from cygnet.ike.errors import PeerIncompatible, PeerMisbehaved, Reason
+from cygnet.ike.proposals import Selected
+from cygnet.ike.steps import Context
+from cygnet.records import dataclass
+from cygnet.wire.message import Message
+from cygnet.wire.numbers import KeMethod, Notify
+from cygnet.wire.payloads import KePayload, NoncePayload, NotifyPayload, SaPayload
+
+RETRY_AFTER: Final = 10.0
+"""Seconds, and up to as many again at random, until a rekey that the peer was too busy for is tried anew
+(RFC 7296, section 2.25: never at once)."""
+
+
+@dataclass(frozen=True, slots=True)
+class OtherGroup:
+    """INVALID_KE_PAYLOAD with a group that we offered and have not tried."""
+
+    group: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The peer's error in place of an SA."""
+
+    notify: NotifyPayload
+
+
+def refused(message: Message, other_groups: frozenset[int]) -> OtherGroup | Refusal | None:
+    """The answer, if it is no agreement."""
+    other = message.notify(Notify.INVALID_KE_PAYLOAD)
+    if other is not None:
+        group = int.from_bytes(other.data, "big")
+        return OtherGroup(group) if group in other_groups else Refusal(other)
+    error = message.error()
+    return Refusal(error) if error is not None and message.maybe(SaPayload) is None else None
+
+
+def shared_secret(
+    message: Message, ours: KeyExchange | None, selected: Selected, nonce: bytes
+) -> bytes | None:
+    """g^ir of this exchange; None where no group was chosen. Raises `PeerMisbehaved`."""
+    if message.one(NoncePayload).data == nonce:
+        raise wrong("our own nonce came back")
+    public = message.maybe(KePayload)
+    if not selected.key_exchange:
+        return None
+    if ours is None or public is None or not public.group == ours.group == selected.key_exchange:
+        raise wrong("a key exchange value of another group than the one chosen")
+    try:
+        return ours.shared(public.data)
+    except InvalidPublicValue as error:
+        raise wrong(str(error)) from None
+
+
+def public_value(ours: KeyExchange | None) -> tuple[KePayload, ...]:
+    """Our KE payload, if there is a key exchange."""
+    return (KePayload(ours.group, ours.public),) if ours is not None else ()
+
+
+def answer_keys(
+    context: Context, public: KePayload | None, selected: Selected
+) -> tuple[bytes | None, KeyExchange | None]:
+    """(g^ir, our key) for the chosen group, (None, None) without one. Raises INVALID_KE_PAYLOAD."""
+    group = selected.key_exchange
+    if not group:
+        return None, None
+    if public is None or public.group != group:
+        raise PeerIncompatible(
+            Reason.KEY_EXCHANGE_MISMATCH,
+            f"the peer's key exchange value is not of {KeMethod.name_of(group)}",
+            notify=Notify.INVALID_KE_PAYLOAD,
+            notify_data=group.to_bytes(2, "big"),
+        )
+    ours = generate(group, context.entropy)
+    try:
+        return ours.shared(public.data), ours
+    except InvalidPublicValue as error:
+        raise wrong(str(error)) from None
+
+
+def pause_before_retry(context: Context) -> float:
+    """Seconds, with jitter."""
+    return RETRY_AFTER * (1.0 + context.entropy.uniform())
+
+
+def wrong(detail: str) -> PeerMisbehaved:
+    """What no honest peer sends."""
+    return PeerMisbehaved(Reason.PEER_MISBEHAVED, detail, notify=Notify.INVALID_SYNTAX)
