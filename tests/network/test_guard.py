@@ -344,6 +344,39 @@ def test_policies_come_and_go_one_at_a_time(moon: Moon) -> None:
     assert passes(net.alice, ALICE, net.bob, BOB, 7003) == ALICE
 
 
+def test_where_unmatched_packets_are_discarded_only_what_is_denied_or_sealed_passes_in_clear(
+    moon: Moon,
+) -> None:
+    net = moon.net
+    moon.kernel = Kernel(default=Action.DISCARD)
+    moon.apply()
+    assert not passes(net.alice, ALICE, net.bob, BOB, 7000), "there is no policy at all"
+    moon.apply(
+        policy(
+            "deny udp any any eq 7100",
+            "deny udp any eq 7200 any",
+            "deny icmp any any",
+            "permit ip 10.1.0.0/16 10.2.0.0/16",
+        )
+    )
+    assert passes(net.alice, ALICE, net.bob, BOB, 7100) == ALICE
+    assert passes(net.bob, BOB, net.alice, ALICE, 7200) == BOB, "the deny, seen from the other side"
+    assert passes(net.moon, MOON, net.sun, SUN, 7100) == MOON
+    assert pings(net.alice, BOB)
+    assert pings(net.alice, SUN), "a deny holds outside of protected networks too"
+    assert not passes(net.alice, ALICE, net.sun, SUN, 7000)
+    assert not passes(net.moon, MOON, net.sun, SUN, 7000)
+    assert not passes(net.sun, SUN, net.moon, MOON, 7000)
+    assert passes(net.sun, SUN, net.moon, MOON, 4500) == SUN
+    assert passes(net.alice, ALICE, net.alice, ALICE, 7000) == ALICE
+    assert not moon.seen()
+    assert not passes(net.alice, ALICE, net.bob, BOB, 7000)
+    assert moon.seen()
+    with receiver(net.alice, socket.SOCK_DGRAM, ALICE, 7000) as there:
+        os.write(moon.tun, bytes(VNET) + udp(BOB, ALICE, 9, 7000, b"out of the tunnel"))
+        assert there.recv(100) == b"out of the tunnel"
+
+
 def test_what_somebody_else_takes_away_is_put_back(moon: Moon) -> None:
     net = moon.net
     moon.apply(policy("deny udp any any eq 7100", "permit ip 10.1.0.0/16 10.2.0.0/16"))

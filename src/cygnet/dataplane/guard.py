@@ -248,7 +248,10 @@ _CHAINS = (
     "sealed",
     *(f"{question}{family}" for question in _QUESTIONS for family in (4, 6)),
     "judge_outbound",
+    "judge_decapsulated",
     "from_protected",
+    "passed_ingress",
+    "bypassed_ingress",
     "decapsulated",
     *_HOOKS,
 )
@@ -278,7 +281,7 @@ def _bodies(
         },
         "ingress": {
             Action.PROTECT: "counter name arrived_in_clear drop",
-            Action.BYPASS: "return",
+            Action.BYPASS: "goto bypassed_ingress",
             Action.DISCARD: discard,
         },
     }
@@ -290,8 +293,11 @@ def _bodies(
                 for name, key in asked
                 if key.family == family
             ]
-    by_family = ("meta nfproto ipv4 jump {}4", "meta nfproto ipv6 jump {}6")
-    unmatched = [discard] if default is Action.DISCARD else []
+    outbound, egress, ingress = (
+        [f"meta nfproto ipv4 jump {question}4", f"meta nfproto ipv6 jump {question}6"]
+        for question in _QUESTIONS
+    )
+    discarding = default is Action.DISCARD
     bodies["bypass"] = [f"meta mark set meta mark & 0xffff | {BYPASS_MARK:#x} accept"]
     bodies["link_scope"] = [
         "ip daddr { 224.0.0.0/24, 255.255.255.255 } accept",
@@ -303,32 +309,35 @@ def _bodies(
         "meta l4proto { esp, ah } goto bypass",
         f"udp dport {{ {', '.join(str(port) for port in ports)} }} goto bypass",
     ]
-    bodies["judge_outbound"] = [rule.format("outbound") for rule in by_family] + (
-        unmatched or ["goto bypass"]
-    )
     # Where routing says TUN, or nothing (0) because there is no TUN, an address is in a protected network.
-    source = f"fib saddr oif vmap {{ 0 : goto from_protected, {index} : goto from_protected }}"
-    destination = f"fib daddr oif vmap {{ 0 : goto judge_outbound, {index} : goto judge_outbound }}"
-    to_us = "fib daddr type local jump sealed"
+    # An address of our own shows as nothing too.
+    protected = f"fib {{0}} oif vmap {{{{ 0 : goto {{1}}, {index} : goto {{1}} }}}}"
+    concerned = [
+        protected.format("saddr", "from_protected"),
+        "fib daddr type local accept",
+        protected.format("daddr", "judge_outbound"),
+    ]
     bodies["prerouting"] = [
         'iifname "lo" accept',
         "jump link_scope",
         f'iifname "{tun}" goto decapsulated',
-        # A destination of our own shows as 0 too: IKE and ESP to us must be let by before that is asked.
-        *([to_us] if unmatched else ()),
-        source,
-        destination,
-        *unmatched,
+        *(["goto from_protected"] if discarding else concerned),
     ]
-    bodies["from_protected"] = [
-        to_us,
-        *(rule.format("ingress") for rule in by_family),
-        *unmatched,
-        destination,
-        # Its reverse path must not be the TUN (see reverse_paths).
-        "goto bypass",
+    bodies["from_protected"] = ["fib daddr type local jump sealed", *ingress, "goto passed_ingress"]
+    bodies["passed_ingress"] = [
+        protected.format("daddr", "judge_outbound"),
+        # The reverse path of what comes from protected networks must not be the TUN (see reverse_paths).
+        "goto judge_outbound" if discarding else "goto bypass",
     ]
-    bodies["decapsulated"] = [destination]
+    # A bypass seen from the other side; it may still be on its way into a tunnel.
+    bodies["bypassed_ingress"] = [protected.format("daddr", "judge_decapsulated"), "goto bypass"]
+    bodies["judge_outbound"] = [*outbound, discard if discarding else "goto bypass"]
+    # What came out of a tunnel was judged there: it may go on, into another tunnel if policy says so.
+    bodies["decapsulated"] = [
+        protected.format("daddr", "judge_decapsulated"),
+        *(["goto bypass"] if discarding else []),
+    ]
+    bodies["judge_decapsulated"] = [*outbound, "goto bypass"]
     bodies["output"] = [
         f"meta mark & {MARK_MASK:#x} == {MARK:#x} accept",
         f'oifname != "{tun}" accept',
@@ -339,9 +348,8 @@ def _bodies(
         f'oifname {{ "lo", "{tun}" }} accept',
         f"meta mark {{ {MARK:#x}, {BYPASS_MARK:#x} }} accept",
         "jump link_scope",
-        *(rule.format("egress") for rule in by_family),
-        # What came out of a tunnel matched its SA's selectors, the other way round than it is asked here.
-        *([f'iifname "{tun}" accept', *unmatched] if unmatched else ()),
+        *egress,
+        *([discard] if discarding else []),
     ]
     never = "meta mark 1 meta mark 2"
     bodies["defragment"] = [
