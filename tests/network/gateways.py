@@ -162,7 +162,13 @@ class Two:
     def rekey(self, what: str, side: Gateway | None = None) -> None:
         """Rekey `ike`, or a child by its name, and wait for it."""
         message = {"ike": "gw"} if what == "ike" else {"child": what}
+        if what == "ike":
+            self.settled()
         self.ask(side or self.moon, "rekey", wait="yes", **message)
+
+    def settled(self) -> None:
+        """Wait until the IKE SA stands for more than a second: sooner the peer refuses to replace it."""
+        until(lambda: all(int(sa["established"]) >= 2 for sa in self.moon.sas()), 5, "an IKE SA of some age")
 
     def children(self, side: Gateway | None = None, name: str = "") -> list[dict[str, Any]]:
         """The installed Child SAs of a side."""
