@@ -14,10 +14,10 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from cygnet.auth.credentials import Credentials
-from cygnet.auth.identity import Identity
 from cygnet.crypto.entropy import Entropy
-from cygnet.ike import reconnect, upkeep
+from cygnet.ike import reconnect, succession, upkeep
 from cygnet.ike.admission import Cookies, HalfOpen, RateLimit
+from cygnet.ike.books import ZERO_SPI, Books
 from cygnet.ike.configuration import Connection, Options, Unique
 from cygnet.ike.connections import Connections
 from cygnet.ike.effects import Effect, Emit, SendDatagram
@@ -26,7 +26,6 @@ from cygnet.ike.events import (
     Dropped,
     Event,
     IkeSaDown,
-    IkeSaRekeyed,
     NegotiationFailed,
 )
 from cygnet.ike.history import Entry, History
@@ -34,15 +33,8 @@ from cygnet.ike.operations import Operations
 from cygnet.ike.policies import Policies
 from cygnet.ike.sa import IkeSa
 from cygnet.ike.state import (
-    Adopt,
-    AttemptKind,
     ChangePath,
-    ChangePhase,
-    CheckLiveness,
     DeleteChild,
-    DeleteIke,
-    ForgetAttempt,
-    Handover,
     Phase,
     RekeyChild,
     RekeyIke,
@@ -68,9 +60,6 @@ NEWCOMERS_PER_SECOND: Final = 50.0
 """Half-open SAs of one source that may take the place of older ones: each costs a key exchange."""
 MAX_IKE_SAS_PER_PEER: Final = 32
 """Established IKE SAs of one pair of identities, unless `unique = never`; beyond it the oldest is closed."""
-REKEYED_PATIENCE: Final = 60.0
-"""Seconds until we delete a rekeyed IKE SA ourselves, if the peer whose task it is does not."""
-REKEYED: Final = Failure(Reason.REPLACED, "rekeyed")
 ORDINARY_ENDS: Final = frozenset(
     {
         Reason.OPERATOR,
@@ -83,20 +72,15 @@ ORDINARY_ENDS: Final = frozenset(
 )
 """What somebody wanted; whatever else ends an IKE SA that was up is a line of history."""
 KEEPALIVE: Final = b"\xff"
-_ZERO_SPI: Final = bytes(8)
 
 
-class Endpoint:
-    """`observe`: build a `MessageSeen` for every message (costs a decoded copy each).
-
-    `spi_tag` are the first two octets of every IKE SPI of ours: by them the kernel can tell live SAs'
-    messages from strangers'.
-    """
+class Endpoint(Books):
+    """`observe`: build a `MessageSeen` for every message (costs a decoded copy each)."""
 
     def __init__(self, options: Options, credentials: Credentials, entropy: Entropy, now: Instant) -> None:
+        super().__init__(entropy)
         self.options = options
         self.credentials = credentials
-        self.entropy = entropy
         self.now = now
         self.observe = False
         self.history = History()
@@ -107,23 +91,11 @@ class Endpoint:
         self.cookies = Cookies(entropy)
         self.strangers = RateLimit(ANSWERS_PER_SECOND, ANSWERS_PER_SECOND)
         self.newcomers = RateLimit(NEWCOMERS_PER_SECOND, NEWCOMERS_PER_SECOND)
-        self.spi_tag = entropy.octets(2)
-        self.by_spi: dict[bytes, IkeSa] = {}
-        self.by_number: dict[int, IkeSa] = {}
-        self.by_pair: dict[int, IkeSa] = {}
-        self.by_connection: dict[str, dict[int, IkeSa]] = {}
-        # Those of them that come up: few, where a connection may have thousands.
-        self._coming: dict[str, dict[int, IkeSa]] = {}
-        # Nearly always one, so a tuple: it costs a tenth of a dict.
-        self.by_peer: dict[tuple[Identity, Identity], tuple[IkeSa, ...]] = {}
         self.reconnecting = reconnect.Reconnecting(self)
-        self._child_spis: set[int] = set()
         self._asks: dict[int, tuple[IkeSa, Task]] = {}
         self._effects: list[Effect] = []
         self._touched: dict[int, IkeSa] = {}
         self._timers: Timers[int] = Timers()
-        self._last_number = 0
-        self._last_pair = 0
         self._last_ask = 0
 
     # -- verbs: datagrams and time ---------------------------------------------------------------
@@ -141,7 +113,7 @@ class Endpoint:
             return
         if header.major != 2:
             self._other_version(header, path)
-        elif header.responder_spi == _ZERO_SPI and header.from_initiator and not header.response:
+        elif header.responder_spi == ZERO_SPI and header.from_initiator and not header.response:
             if header.exchange == Exchange.IKE_SA_INIT:
                 first.receive(self, header, datagram, path)
             else:
@@ -354,200 +326,41 @@ class Endpoint:
 
     def serve(self, sa: IkeSa, received: Received) -> Any:
         if sa.parent and not exchanges.closes(received):
-            self.adopt_on_use(sa)
+            succession.adopt_on_use(self, sa)
         return exchanges.serve(sa, received)
-
-    def obtain_child(self, sa: IkeSa) -> tuple[int, int]:
-        """(SPI, pair). SPIs are random, never 0 to 255, each one once."""
-        while True:
-            spi = int.from_bytes(self.entropy.octets(4), "big")
-            if spi > 255 and spi not in self._child_spis:
-                break
-        self._child_spis.add(spi)
-        self._last_pair += 1
-        return spi, self._last_pair
-
-    def release_child_spi(self, spi: int) -> None:
-        self._child_spis.discard(spi)
-
-    def obtain_spi(self) -> bytes:
-        """An IKE SPI of ours. It is entered with the SA that it is for."""
-        while True:
-            spi = self.spi_tag + self.entropy.octets(6)
-            if spi != _ZERO_SPI and spi not in self.by_spi:
-                return spi
 
     def create(self, connection: Connection, state: SaState, parent: int = 0) -> IkeSa:
         """A new IKE SA on the books. One that may take over from a `parent` is not the connection's yet."""
-        self._last_number += 1
-        sa = IkeSa(self, self._last_number, connection, state)
-        self.by_number[sa.unique_id] = sa
-        self.by_spi[state.local_spi] = sa
+        sa = IkeSa(self, self.next_number(), connection, state)
         sa.parent = parent
-        if not parent:
-            self._join_connection(sa)
+        self.enter(sa)
         self.touch(sa)
         return sa
 
-    def _join_connection(self, sa: IkeSa) -> None:
-        self.by_connection.setdefault(sa.connection.name, {})[sa.unique_id] = sa
-        if sa.state.phase is Phase.CONNECTING:
-            self._coming.setdefault(sa.connection.name, {})[sa.unique_id] = sa
-
-    def _has_come(self, sa: IkeSa) -> None:
-        coming = self._coming.get(sa.connection.name)
-        if coming is not None:
-            coming.pop(sa.unique_id, None)
-            if not coming:
-                del self._coming[sa.connection.name]
-
-    def reassign(self, sa: IkeSa, connection: Connection) -> None:
-        """Authentication decided for another connection than the address had suggested."""
-        if connection.name != sa.connection.name:
-            self._leave_connection(sa)
-            sa.connection = connection
-            self._join_connection(sa)
-        sa.connection = connection
-
-    def _leave_connection(self, sa: IkeSa) -> None:
-        self._has_come(sa)
-        members = self.by_connection.get(sa.connection.name)
-        if members is not None:
-            members.pop(sa.unique_id, None)
-            if not members:
-                del self.by_connection[sa.connection.name]
-
     def create_successor(self, sa: IkeSa, original_initiator: bool, keys: UseKeys) -> int:
-        """The IKE SA that takes over from this one once `Handover` says so (RFC 7296, section 2.18)."""
-        old = sa.state
-        now = self.now.monotonic
-        state = SaState(
-            phase=Phase.ESTABLISHED,
-            original_initiator=original_initiator,
-            spi_i=keys.spi_i,
-            spi_r=keys.spi_r,
-            path=keys.path,
-            created=now,
-            suite=keys.suite,
-            keys=keys.keys,
-            nat_local=old.nat_local,
-            nat_remote=old.nat_remote,
-            forced=old.forced,
-            fragmentation=old.fragmentation,
-            nonce=keys.nonce,
-            local_id=old.local_id,
-            peer=old.peer,
-            established=now,
-            began=old.began,
-        )
-        state = upkeep.with_deadlines(state, sa.connection, old, self.entropy)
-        return self.create(sa.connection, state, sa.unique_id).unique_id
+        return succession.create_successor(self, sa, original_initiator, keys)
 
     def handover(self, sa: IkeSa, before: SaState, number: int) -> None:
-        """Children and queued requests move, all at once."""
-        successor = self.by_number.get(number)
-        if successor is None:
-            return
-        successor.parent = 0
-        successor.connection = sa.connection
-        self._join_connection(successor)
-        successor.commit((Adopt(before.children),))
-        for child in before.children:
-            if child.outbound is not None and not child.replaces and not child.redundant:
-                # Who waited on the old IKE SA to send on it has gone with that.
-                driver.begin_local(successor, exchanges.activate(successor, child.pair))
-        # What the rekey itself has done, or what was about the old one alone, does not move.
-        moving = [w for w in sa.queue or () if w.operation or not isinstance(w, RekeyIke | CheckLiveness)]
-        for wanted in moving:
-            if isinstance(wanted, RekeyIke):
-                self.operation_ended(wanted.operation, None)
-            else:
-                driver.enqueue(successor, wanted)
-        sa.queue = None
-        successor.later, sa.later = sa.later, ()
-        driver.postpone(sa, DeleteIke(REKEYED), self.now.monotonic + REKEYED_PATIENCE)
-        self._leave_peer(sa)
-        self._leave_connection(sa)
-        reconnect.follow(self, sa, number)
-        self.join_peer(successor)
-        self.touch(successor)
-        self.event(IkeSaRekeyed(sa.view(), successor.view()))
+        succession.handover(self, sa, before, number)
 
     def dismiss(self, number: int, *, ours: bool) -> None:
-        """A successor that lost (RFC 7296, section 2.8.2) is closed by whoever began it, without a word to
-        people; the other side waits for that, in measure."""
-        sa = self.by_number.get(number)
-        if sa is None:
-            return
-        sa.parent = 0
-        sa.commit((ChangePhase(Phase.REKEYED),))
-        if ours:
-            driver.enqueue(sa, DeleteIke(REKEYED))
-        else:
-            driver.postpone(sa, DeleteIke(REKEYED), self.now.monotonic + REKEYED_PATIENCE)
+        succession.dismiss(self, number, ours=ours)
 
-    def adopt_on_use(self, sa: IkeSa) -> None:
-        """The peer uses the successor that it made: it has decided the collision of rekeys for it."""
-        parent = self.by_number.get(sa.parent)
-        sa.parent = 0
-        if parent is not None and any(a.result == sa.unique_id for a in parent.state.attempts):
-            parent.commit((Handover(sa.unique_id),))
+    def abandon(self, number: int) -> None:
+        succession.abandon(self, number)
+
+    def closing(self, sa: IkeSa, failure: Failure, *, telling: bool = False) -> None:
+        succession.closing(self, sa, failure, telling=telling)
 
     def connecting_failed(self, sa: IkeSa, failure: Failure) -> None:
         """Our attempt to connect has failed, though the SA still has something to say."""
-        self._leave_connection(sa)
+        self.leave_connection(sa)
         self.reconnecting.failed(sa, failure)
-
-    def abandon(self, number: int) -> None:
-        """A successor that lost, or whose exchange failed: it was never in use."""
-        sa = self.by_number.get(number)
-        if sa is not None:
-            self.forget(sa)
-
-    def join_peer(self, sa: IkeSa) -> None:
-        state = sa.state
-        if state.peer is not None and state.local_id is not None:
-            key = (state.local_id, state.peer.identity)
-            self.by_peer[key] = (*self.by_peer.get(key, ()), sa)
-
-    def _leave_peer(self, sa: IkeSa) -> bool:
-        """Whether it was one of the peer's IKE SAs: one that never came into use is not."""
-        state = sa.state
-        if state.peer is None or state.local_id is None:
-            return False
-        key = (state.local_id, state.peer.identity)
-        members = self.by_peer.get(key, ())
-        left = tuple([other for other in members if other is not sa])
-        if left:
-            self.by_peer[key] = left
-        else:
-            self.by_peer.pop(key, None)
-        return len(left) < len(members)
-
-    def has_contact(self, local: Identity, remote: Identity, besides: IkeSa) -> bool:
-        members = self.by_peer.get((local, remote), ())
-        # One that the peer is just beginning counts: to say that there is none would kill it (section 2.4).
-        coming = self._coming.get(besides.connection.name, {})
-        return any(sa is not besides for sa in members) or any(
-            sa is not besides and sa.state.phase is Phase.CONNECTING and not sa.state.original_initiator
-            for sa in coming.values()
-        )
-
-    def is_calling(self, besides: IkeSa) -> bool:
-        """Whether we are initiating to the same peer meanwhile."""
-        return any(
-            sa is not besides and sa.state.phase is Phase.CONNECTING and sa.state.original_initiator
-            for sa in self._coming.get(besides.connection.name, {}).values()
-        )
 
     def established(self, sa: IkeSa, initial_contact: bool) -> None:
         """Uniqueness (swanctl `unique`), INITIAL_CONTACT, and who else waits for this peer."""
-        self._has_come(sa)
-        others = [
-            other
-            for other in self.by_peer.get(_pair_of(sa), ())
-            if other is not sa and other.state.phase is Phase.ESTABLISHED
-        ]
+        self.has_come(sa)
+        others = self.others_of_peer(sa)
         self.join_peer(sa)
         unique = sa.connection.unique
         for other in others:
@@ -571,33 +384,11 @@ class Endpoint:
                 driver.begin_closing(surplus, failure)
         self.reconnecting.succeeded(sa)
 
-    def closing(self, sa: IkeSa, failure: Failure, *, telling: bool = False) -> None:
-        """It is about to end, its children still stand: what has to come up again is noted now.
-
-        `telling`: the peer will hear of it; what it may have rekeyed to is closed with it."""
-        theirs = [a for a in sa.state.attempts if not a.ours and a.kind is AttemptKind.REKEY_IKE]
-        for attempt in theirs:
-            if telling:
-                self.dismiss(attempt.result, ours=True)
-            else:
-                self.abandon(attempt.result)
-        sa.commit(tuple(map(ForgetAttempt, theirs)))
-        parent = self.by_number.get(sa.parent)
-        if parent is not None:
-            # The peer gives up its rekey of that one: what is left of it is what was before.
-            given_up = [a for a in parent.state.attempts if not a.ours and a.result == sa.unique_id]
-            parent.commit(tuple([ForgetAttempt(a) for a in given_up if a.kind is AttemptKind.REKEY_IKE]))
-        if sa.state.phase is Phase.CONNECTING:
-            if sa.state.original_initiator:
-                self.reconnecting.failed(sa, failure)
-        else:
-            self.reconnecting.lost(sa, failure)
-
     def closed(self, sa: IkeSa, failure: Failure) -> None:
         """It is over: tell, and see who has to be called again."""
         was_up = sa.state.peer is not None and sa.state.phase is not Phase.REKEYED
-        was_up = self._leave_peer(sa) and was_up
-        self._leave_connection(sa)
+        was_up = self.leave_peer(sa) and was_up
+        self.leave_connection(sa)
         self.half_open.release(sa)
         if was_up:
             self.event(IkeSaDown(sa.view(), failure))
@@ -606,12 +397,8 @@ class Endpoint:
 
     def forget(self, sa: IkeSa) -> None:
         """Off the books."""
-        self._leave_peer(sa)
-        self._leave_connection(sa)
+        self.strike(sa)
         self.half_open.release(sa)
-        self.by_number.pop(sa.unique_id, None)
-        if self.by_spi.get(sa.state.local_spi) is sa:
-            del self.by_spi[sa.state.local_spi]
         self._timers.arm(sa.unique_id, None)
         self._touched.pop(sa.unique_id, None)
 
@@ -661,7 +448,7 @@ class Endpoint:
     def _other_version(self, header: Header, path: Path) -> None:
         """A peer that begins with another version: answered as RFC 7296, section 1.5 says, noted."""
         self.event(Dropped(Drop.WRONG_VERSION, f"major version {header.major}", path, 0))
-        if header.response or header.responder_spi != _ZERO_SPI or not self._answers(path):
+        if header.response or header.responder_spi != ZERO_SPI or not self._answers(path):
             return
         loaded = next(iter(self.book.for_address(path.local, path.remote)), None)
         if loaded is not None:
@@ -689,10 +476,3 @@ class Endpoint:
 def _peer_of(sa: IkeSa) -> str:
     peer = sa.state.peer
     return str(peer.identity) if peer is not None else str(sa.state.path.remote)
-
-
-def _pair_of(sa: IkeSa) -> tuple[Identity, Identity]:
-    state = sa.state
-    if state.peer is None or state.local_id is None:
-        raise LocalMisuse(Reason.INTERNAL, "an established SA has identities")
-    return state.local_id, state.peer.identity

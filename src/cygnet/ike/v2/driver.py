@@ -246,7 +246,7 @@ def _step(sa: IkeSa, task: Task, step: Step) -> tuple[bool, Any]:
             task.due = sa.now.monotonic + seconds
             return True, None
         case steps.ObtainChild():
-            spi, pair = gateway.obtain_child(sa)
+            spi, pair = gateway.obtain_child()
             task.ledger.append(("spi", spi))
             return False, (spi, pair)
         case steps.ObtainSpi():
