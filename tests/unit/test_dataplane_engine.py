@@ -81,6 +81,7 @@ class Kernel:
         self.commits: list[list[int]] = []
         self.swept = self.cleared = False
         self.refuse: set[int] = set()
+        self.flushed = False
 
     def put(self, policy: Policy) -> None:
         self.policies[policy.id] = policy
@@ -92,6 +93,12 @@ class Kernel:
         if self.refuse & set(self.policies):
             raise KernelError("no nftables here")
         self.commits.append(sorted(self.policies))
+
+    def refresh(self, tun: str) -> bool:
+        if self.refuse:
+            raise KernelError("no nftables here")
+        flushed, self.flushed = self.flushed, False
+        return flushed
 
     def sweep(self) -> None:
         self.swept = True
@@ -859,3 +866,15 @@ def test_tun_reads_with_headers_that_lie_never_raise(gateway: Gateway) -> None:
             gateway.engine.outward.readable()
             gateway.at_peer()
             gateway.tun.taken()
+
+
+def test_what_somebody_flushed_from_the_kernel_comes_back_and_is_told(gateway: Gateway) -> None:
+    gateway.install()
+    told = []
+    for flushed, refuse in ((True, set[int]()), (False, set[int]()), (False, {1})):
+        gateway.kernel.flushed, gateway.kernel.refuse = flushed, refuse
+        gateway.reports.clear()
+        gateway.engine.state.now += 31
+        gateway.engine.tick()
+        told.append([report.code for report in gateway.reports])
+    assert told == [["policy_restored"], [], ["policy_lost"]]

@@ -104,6 +104,9 @@ class Kernel:
             raise KernelError("refused")
         self.commits += 1
 
+    def refresh(self, tun: str) -> bool:
+        return False
+
     def sweep(self) -> None:
         pass
 

@@ -327,6 +327,8 @@ class Daemon:
         self.plane.attach(pair)
         for policy in self.policies.values():
             self._install_policy(effects.InstallPolicy(policy))
+        # All policies are there again: what the dead one left in the kernel beside them may go.
+        self.plane.sweep()
         self._lost = [(sa.unique_id, child.pair) for sa in self.endpoint.sas() for child in sa.children]
         self._renewing.clear()
         text = f"the data plane is back; {len(self._lost)} Child SAs are renewed"

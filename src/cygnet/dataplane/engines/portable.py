@@ -36,6 +36,8 @@ NAME = "portable"
 TUN_MTU_FLOOR, TUN_MTU_AT_FIRST = 1280, 1400
 """Below 1280 the kernel takes IPv6 off the device (RFC 8200, section 5); smaller paths get ICMP too-big."""
 MEASURE_EVERY = 30.0
+REFRESH_EVERY = 30.0
+"""Seconds between looks at whether routes and guard are still in the kernel."""
 """Seconds between looks at the paths' MTUs: the kernel forgets lowered ones after ten minutes."""
 MEASURED_AT_ONCE = 200
 _TCP_HEADROOM = 321
@@ -50,6 +52,8 @@ class Kernel(Protocol):
     def remove(self, policy: int) -> None: ...
 
     def commit(self, tun: str) -> None: ...
+
+    def refresh(self, tun: str) -> bool: ...
 
     def sweep(self) -> None: ...
 
@@ -102,6 +106,7 @@ class PortableEngine:
         """The smallest `max_inner` among outbound SAs, 0 without any: what the TUN's MTU follows."""
         self._largest_sealed = 0
         self._measured = 0.0
+        self._refreshed = 0.0
         self._to_measure: deque[Outbound] = deque()
         self._ends: list[tuple[float, int, Outbound | Inbound]] = []
         """A heap of when SAs end by time alone; the number keeps entries from being compared."""
@@ -243,6 +248,17 @@ class PortableEngine:
                 state.expire(entry, "seconds")
         self.outward.drop_stale()
         self._measure_some()
+        if state.now - self._refreshed >= REFRESH_EVERY and len(state.spd):
+            self._refreshed = state.now
+            self._refresh()
+
+    def _refresh(self) -> None:
+        """A ruleset may be flushed and a route deleted behind our back; the policy stays in force."""
+        try:
+            if self._kernel.refresh(self._device.name):
+                self.state.report(Warned("policy_restored", "routes or guard were missing; they are back"))
+        except KernelError as error:
+            self.state.report(Warned("policy_lost", f"routes or guard cannot be put back: {error}"))
 
     def _end_at(self, entry: Outbound | Inbound, seconds: float) -> None:
         if not seconds:
