@@ -375,8 +375,13 @@ def activate(context: Context, pair: int) -> Steps[None]:
     child = context.state.child(pair)
     if child is None or child.outbound is None:
         return
+    newer = [other for other in context.state.children if other.replaces == pair and not other.redundant]
+    if any(other.outbound is None for other in newer):
+        # It was rekeyed in its turn, and we send on that already: the data plane sends on what came last.
+        return
     outbound = child.outbound
-    yield from apply(ChangeChild(replace(child, outbound=None, announced=not child.redundant)))
+    told = child.announced or not (child.redundant or any(other.announced for other in newer))
+    yield from apply(ChangeChild(replace(child, outbound=None, announced=told)))
     result = yield from install(outbound, held=False)
     error = installation_error(result, child.name)
     if error is not None and context.state.child(pair) is not None:

@@ -167,7 +167,7 @@ def _replaced_by_peer(state: SaState, old: int, rival: Attempt) -> list[ChangeCh
     changes = []
     if present is not None and present.phase is ChildPhase.INSTALLED:
         changes.append(ChangeChild(replace(present, phase=ChildPhase.REKEYED)))
-    if winner is not None and not winner.announced:
+    if winner is not None and winner.phase is ChildPhase.INSTALLED and not winner.announced:
         changes.append(ChangeChild(replace(winner, announced=True)))
     return changes
 
