@@ -223,8 +223,9 @@ def shown(event: events.Event) -> list[str]:
     line = line_of(event)
     if line is not None:
         text = printable(line.text)
-        lines.append(_NOWHERE._render(line, text))
+        lines.append(_NOWHERE._render(line, text)[len("00:00:00 ") :])
         record = json.loads(_AS_JSON._render(line, text))
+        del record["time"]
         lines += [str(value) for value in record.values()]
         lines += _leaves(shapes.log(line.group, line.level, text, line.connection, line.ike_sa))
     _NOWHERE.tell(event)

@@ -157,7 +157,7 @@ class Commands:
         try:
             return {**DONE, "id": self.control.load_key(requests.key_data(request.message))}
         except Refused as refused:
-            raise CommandFailed(str(refused)) from refused
+            raise CommandFailed(printable(str(refused))) from refused
 
     async def unload_key(self, request: Request) -> Answer:
         return _try(self.control.unload_key, request.text("id"))
@@ -537,7 +537,7 @@ def _try(function: Callable[..., None], *arguments: object) -> Answer:
     try:
         function(*arguments)
     except Refused as refused:
-        raise CommandFailed(str(refused)) from refused
+        raise CommandFailed(printable(str(refused))) from refused
     return DONE
 
 
