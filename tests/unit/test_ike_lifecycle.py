@@ -8,7 +8,7 @@ import pytest
 
 from cygnet.ike.configuration import Connection, StartAction
 from cygnet.ike.errors import LocalMisuse, Reason
-from cygnet.ike.events import ChildSaDown, ChildSaUp, IkeSaDown, IkeSaUp
+from cygnet.ike.events import ChildSaDown, ChildSaUp, IkeSaDown, IkeSaRekeyed, IkeSaUp
 from cygnet.testing import Gateway, Pair, assert_agreement, assert_nothing_left
 from cygnet.wire.numbers import Exchange
 
@@ -324,4 +324,38 @@ def test_a_responder_that_makes_no_child_in_ike_auth_keeps_the_ike_sa() -> None:
     assert pair.a.operations[operation] is not None
     pair.a.initiate("peer", "net")
     pair.settle(10)
+    assert_agreement(*pair.both, up=UP)
+
+
+# -- authenticating anew (RFC 7296, section 2.8.3) ------------------------------------------------
+
+
+@pytest.mark.parametrize("unique", ["no", "replace", "keep", "never"])
+def test_reauthentication_makes_before_it_breaks(unique: str) -> None:
+    pair = Pair(children=("net", "more"), connection=f'unique = "{unique}"').up()
+    (old,) = [view.unique_id for view in pair.a.sas()]
+    operation = pair.a.endpoint.reauthenticate(old, pair.network.now)
+    pair.a._carry_out()
+    for _ in range(20):
+        assert pair.talk(1) == (1, 1)
+    pair.settle(60)
+    if unique == "keep":
+        # The peer keeps what it has: the attempt fails, and nothing is lost.
+        assert pair.a.operations[operation] is not None
+    else:
+        assert pair.a.operations[operation] is None
+        assert old not in [view.unique_id for view in pair.a.sas()]
+    assert_agreement(*pair.both, up=[("peer", "net"), ("peer", "more")])
+
+
+def test_reauth_time_is_kept_across_rekeys_by_the_one_who_began() -> None:
+    pair = Pair()
+    for gateway in pair.both:
+        gateway.load(changed(gateway, reauth_time=4000.0, rekey_time=1500.0, rand_time=10.0, over_time=600.0))
+    pair.a.initiate("peer", "net")
+    pair.settle(3900)
+    assert number_of(pair, Exchange.IKE_SA_INIT) == 1
+    assert pair.a.of(IkeSaRekeyed)
+    pair.settle(200)
+    assert number_of(pair, Exchange.IKE_SA_INIT) == 2
     assert_agreement(*pair.both, up=UP)

@@ -231,6 +231,16 @@ class Endpoint(Books):
         self._settle()
         return operation
 
+    def reauthenticate(self, ike_sa: int, now: Instant) -> int:
+        """Set an IKE SA up anew, with all that it carries, and then close the old one. Raises LocalMisuse
+        when there is none."""
+        self.now = now
+        sa = self._existing(ike_sa, 0)
+        operation = self.operations.begin(1)
+        reconnect.reauthenticate(self, sa, operation)
+        self._settle()
+        return operation
+
     def _existing(self, ike_sa: int, pair: int) -> IkeSa:
         sa = self.by_number.get(ike_sa)
         if sa is None or sa.close_at or sa.state.phase is Phase.REKEYED:
@@ -364,6 +374,8 @@ class Endpoint(Books):
         self.join_peer(sa)
         unique = sa.connection.unique
         for other in others:
+            if reconnect.replaces(sa, other):
+                continue
             if reconnect.crossing(sa, other, initial_contact):
                 reconnect.settle_crossing(sa, other)
             elif initial_contact and unique is not Unique.NEVER:

@@ -56,8 +56,12 @@ def bring_up(gateway: Endpoint, loaded: Loaded, flows: Flows, operation: int) ->
         if not wanted:
             gateway.operation_ended(operation, None)
         return
+    _begin(gateway, loaded.connection, wanted, operation)
+
+
+def _begin(gateway: Endpoint, connection: Connection, wanted: Sequence[CreateChild], operation: int) -> IkeSa:
+    """A new IKE SA, initiated; its first Child SA goes with IKE_AUTH."""
     first = wanted[0] if wanted else None
-    connection = loaded.connection
     nat_t = connection.remote_port != gateway.options.port and connection.local_port == gateway.options.port
     path = Path(
         single_address(connection.local_addrs) or NOWHERE,
@@ -78,6 +82,28 @@ def bring_up(gateway: Endpoint, loaded: Loaded, flows: Flows, operation: int) ->
     for one in wanted[1:]:
         driver.enqueue(sa, one)
     driver.begin_initial(sa, initial.initiate(sa, first), first, operation)
+    return sa
+
+
+def reauthenticate(gateway: Endpoint, sa: IkeSa, operation: int) -> None:
+    """A new IKE SA with all that this one carries, and only then this one goes (RFC 7296, section 2.8.3)."""
+    loaded = gateway.book.get(sa.connection.name)
+    if loaded is None or not can_initiate(loaded.connection):
+        failure = Failure(
+            Reason.NO_SUCH_OBJECT, f"connection {sa.connection.name} names no address to initiate to"
+        )
+        gateway.operation_ended(operation, failure)
+        return
+    up = dict.fromkeys([(child.name, child.flow_index) for child in sa.state.children])
+    wanted = [CreateChild(name, index) for name, index in up if _exists(loaded, name, index)]
+    new = _begin(gateway, loaded.connection, wanted, 0)
+    failure = Failure(Reason.REPLACED, "authenticated anew")
+    driver.enqueue(new, CloseOther(sa.unique_id, failure, operation))
+
+
+def replaces(sa: IkeSa, other: IkeSa) -> bool:
+    """Whether this IKE SA was set up to replace that one, and closes it itself."""
+    return any(isinstance(one, CloseOther) and one.number == other.unique_id for one in sa.queue or ())
 
 
 def _current(gateway: Endpoint, name: str) -> IkeSa | None:
@@ -138,7 +164,7 @@ def _change(gateway: Endpoint, old: Loaded, new: Loaded) -> None:
         if not same_ike:
             again = [flow for flow in dict.fromkeys((*up, *wanted_flows(sa))) if _exists(new, *flow)]
             driver.begin_closing(sa, failure)
-            if again and _can_initiate(new.connection):
+            if again and can_initiate(new.connection):
                 gateway.reconnecting.schedule(new.connection.name, again, 0.0)
             continue
         sa.connection = new.connection
@@ -154,7 +180,8 @@ def _exists(loaded: Loaded, name: str, index: int) -> bool:
     return child is not None and index < len(child.flows)
 
 
-def _can_initiate(connection: Connection) -> bool:
+def can_initiate(connection: Connection) -> bool:
+    """Whether the peer's address is known."""
     return bool(connection.remote_host) or single_address(connection.remote_addrs) is not None
 
 

@@ -305,6 +305,13 @@ class Postpone:
 
 
 @dataclass(frozen=True, slots=True)
+class PostponeReauthentication:
+    """Authenticate anew at this time."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Handover:
     """Children and queued requests move to the successor (its number), all at once."""
 
@@ -320,7 +327,8 @@ class Adopt:
 
 Change = (
     UseKeys | Establish | AddChild | ChangeChild | DropChild | NoteAttempt | ForgetAttempt
-    | NoteEarlyDelete | ChangePhase | ChangePath | Postpone | Handover | Adopt
+    | NoteEarlyDelete | ChangePhase | ChangePath | Postpone
+    | PostponeReauthentication | Handover | Adopt
 )  # fmt: skip
 
 
@@ -426,6 +434,8 @@ def _changed(state: SaState, change: Change) -> SaState:
         case Postpone(pair, at):
             known = state.child(pair)
             return state if known is None else _changed(state, ChangeChild(replace(known, rekey_at=at)))
+        case PostponeReauthentication(at):
+            return replace(state, reauth_at=at)
         case Adopt(children):
             return replace(state, children=(*state.children, *children))
         case Handover(successor):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cygnet.crypto.entropy import Entropy
+from cygnet.ike import reconnect
 from cygnet.ike.configuration import Connection
 from cygnet.ike.effects import SendDatagram
 from cygnet.ike.errors import Failure, Reason
@@ -18,6 +19,7 @@ from cygnet.ike.state import (
     DropChild,
     Phase,
     Postpone,
+    PostponeReauthentication,
     RekeyChild,
     RekeyIke,
     SaState,
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from cygnet.ike.sa import IkeSa
 
 
+REAUTHENTICATE_AGAIN: Final = 300.0
+"""Seconds until another attempt to authenticate anew."""
 UNCONFIRMED_PAUSE: Final = 60.0
 """Seconds until a pair that the peer was not known to hold is rekeyed."""
 
@@ -52,7 +56,11 @@ def lifetimes_due(sa: IkeSa) -> None:
     if state.expires_at and now >= state.expires_at:
         driver.begin_closing(sa, Failure(Reason.EXPIRED, "the lifetime of the IKE SA is over"))
         return
-    if state.rekey_at and now >= state.rekey_at:
+    if state.began and state.reauth_at and now >= state.reauth_at:
+        # If it does not come about, there is another try before the hard end.
+        sa.commit((PostponeReauthentication(now + REAUTHENTICATE_AGAIN),))
+        reconnect.reauthenticate(sa.gateway, sa, 0)
+    elif state.rekey_at and now >= state.rekey_at:
         sa.commit((Postpone(0, 0.0),))
         driver.enqueue(sa, RekeyIke())
     _liveness_due(sa)
