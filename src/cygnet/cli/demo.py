@@ -24,6 +24,7 @@ from rich.markup import escape
 
 from cygnet.auth.identity import Identity
 from cygnet.auth.issue import issue, make_ca
+from cygnet.cli.terminal import fail
 from cygnet.lab.capture import Capture
 from cygnet.lab.gateway import Gateway
 from cygnet.lab.namespaces import LabError, enter_user_namespace, require
@@ -95,8 +96,7 @@ def demo(
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cygnet-demo-")))
             held = _run(console, stack, directory, auth, size * 1_000_000)
     except LabError as error:
-        console.print(f"[red]The demo cannot run here:[/] {escape(str(error))}")
-        raise typer.Exit(3) from None
+        fail(f"the demo cannot run here: {error}")
     except KeyboardInterrupt:
         console.print("Interrupted; everything is taken down.")
         raise typer.Exit(130) from None
@@ -112,7 +112,9 @@ def _run(console: Console, stack: ExitStack, directory: Path, auth: Auth, octets
     net = stack.enter_context(two_gateways())
     _configure(directory, auth)
     outer = Capture(net.sun, OUTER, [MOON_NET, SUN_NET], [MARKER])
+    stack.callback(outer.stop)
     inner = Capture(net.moon, INNER, markers=[MARKER])
+    stack.callback(inner.stop)
     gateways = {}
     for name, namespace in (("moon", net.moon), ("sun", net.sun)):
         gateways[name] = Gateway(namespace, directory / name, (directory / name / "cygnet.toml").read_text())

@@ -60,7 +60,7 @@ class Capture:
 
     def stop(self) -> Seen:
         """End the capture, after everything already queued was read; again, nothing more happens."""
-        if not self._thread.is_alive():
+        if self._wake.fileno() < 0:
             return self.seen
         self._wake.close()
         self._thread.join()
@@ -77,7 +77,11 @@ class Capture:
                 [self._socket] if stopping else [self._socket, self._woken], [], [], 0 if stopping else None
             )
             if self._socket in ready:
-                self._take(self._socket.recv(FRAME))
+                try:
+                    frame = self._socket.recv(FRAME)
+                except OSError:
+                    return  # the link is gone
+                self._take(frame)
             elif stopping:
                 return
             if self._woken in ready:
