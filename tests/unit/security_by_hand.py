@@ -7,6 +7,7 @@ what is shown is printable. `Talk` is an IKE SA with sun at its other end, in ei
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import os
@@ -15,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
+from pathlib import Path as FilePath
 from typing import Any
 
 import pytest
@@ -419,6 +421,16 @@ def _sealed(
     header = encode_header(sun.header(exchange, message_id, response=response), kind, 28 + size)
     associated = header + bytes((first, 0)) + size.to_bytes(2, "big") + numbers
     return associated + iv + AESGCM(key[:-4]).encrypt(key[-4:] + iv, plaintext + b"\x00", associated)
+
+
+@cache
+def product() -> list[tuple[str, list[ast.AST]]]:
+    """The files of the product, and everything that stands in them, for lints."""
+    source = FilePath(__file__).parents[2] / "src" / "cygnet"
+    return [
+        (str(path.relative_to(source)), list(ast.walk(ast.parse(path.read_text()))))
+        for path in sorted(source.rglob("*.py"))
+    ]
 
 
 def notifies(message: Message | None) -> list[int]:

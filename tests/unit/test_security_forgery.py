@@ -15,8 +15,8 @@ from cygnet.crypto.proposals import parse_proposals
 from cygnet.ike.configuration import Unique
 from cygnet.ike.errors import Reason
 from cygnet.ike.events import ChildSaUp
-from cygnet.ike.v2.receiving import HINT_INTERVAL
 from cygnet.ike.v2.ike_sa_init import MAX_COOKIES
+from cygnet.ike.v2.receiving import HINT_INTERVAL
 from cygnet.ike.world import Path
 from cygnet.wire.message import decode, encode
 from cygnet.wire.numbers import Exchange, Flags, KeMethod, Notify, Protocol, TransformType
@@ -530,3 +530,22 @@ def test_t23_our_own_rekey_asks_for_what_the_old_pair_carries(we_answer: bool) -
     request = talk.sun.open(talk.moon.sent[-1])
     assert request.one(TsiPayload).ranges == selectors("1")
     assert request.one(TsrPayload).ranges == selectors("2")
+
+
+@pytest.mark.parametrize("kind", [Notify.REDIRECT, Notify.REDIRECTED_FROM, Notify.REDIRECT_SUPPORTED])
+def test_t18_a_redirect_leads_nowhere(kind: int) -> None:
+    """It is not built and not announced: in clear it is passed over, behind a proof it says nothing to us."""
+    moon = Watched()
+    moon.initiate("peer")
+    assert decode(moon.sent[0]).notify(Notify.REDIRECT_SUPPORTED) is None
+    sun = Sun(False)
+    sun.spi_i = decode(moon.sent[0]).header.initiator_spi
+    elsewhere = NotifyPayload(0, b"", kind, b"\x01\x04\xc0\x00\x02\x42" + b"\x33" * 32)
+    before = moon.picture()
+    header = sun.header(Exchange.IKE_SA_INIT, 0, response=True)
+    assert moon.receive(encode(header, [elsewhere])) == []
+    assert moon.picture() == before
+    sun.first(moon)
+    sun.answer(moon, [*sun.authentication(SUN, with_secret(SECRET)), elsewhere])
+    assert len(moon.established) == 1
+    assert {view.path for view in moon.views} == {PATH}

@@ -265,16 +265,16 @@ def test_t6_fragments_of_strangers_are_bounded_each_and_in_all() -> None:
     for number in range(2, 250):
         datagram = seal_fragment(template.sun, number, 255, bytes(1100), Exchange.IKE_AUTH, 1)
         moon.receive(datagram)
-    assert sa.reassembly is None or sa.reassembly.octets <= admission.MAX_FRAGMENTS_EACH
-    assert moon.endpoint.half_open._octets <= admission.MAX_FRAGMENTS_EACH
+    assert sa.reassembly is None or sa.reassembly.octets <= MAX_CONTENT
+    assert moon.endpoint.half_open._octets <= MAX_CONTENT
     held = 0
     for number in range(2, 1000):
         talk = Talk(True, moon, spi=numbered(number), nonce=number.to_bytes(32, "big"))
         for at in (2, 3):
-            chunk = bytes(15_000)
+            chunk = bytes(25_000)
             moon.receive(seal_fragment(talk.sun, at, 9, chunk, Exchange.IKE_AUTH, 1))
         held = max(held, moon.endpoint.half_open._octets)
-    assert held <= admission.MAX_FRAGMENTS_ALL
+    assert held <= admission.MAX_FRAGMENTS
     assert Counter(moon.drops)["fragment"] > 200
     moon.wait(31)
     assert moon.endpoint.half_open._octets == 0

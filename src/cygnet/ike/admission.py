@@ -20,9 +20,8 @@ SECRET_LIFE: Final = 30.0
 """Seconds until a new cookie secret; the one before it stays good for as long again."""
 MAX_SOURCES: Final = 4096
 """Sources that the rate limit remembers; beyond that the oldest is forgotten."""
-MAX_FRAGMENTS_EACH: Final = 32 * 1024
-MAX_FRAGMENTS_ALL: Final = 16 * 1024 * 1024
-"""Octets of fragments that half-open SAs may hold; three certificates of 4096-bit keys are 5 KB."""
+MAX_FRAGMENTS: Final = 16 * 1024 * 1024
+"""Octets of fragments that all half-open SAs together may hold; one message has 64 KB at most."""
 
 Source = tuple[int, int]
 Key = tuple[IpAddress, bytes, bytes]
@@ -77,7 +76,7 @@ class Cookies:
 class HalfOpen:
     """IKE SAs that strangers began. A repeated first request is found here, by all of its octets.
 
-    They also hold the fragments of messages that are not complete, so many octets each and in all.
+    They also hold the fragments of messages that are not complete, so many octets in all.
     """
 
     __slots__ = ("_by_key", "_by_source", "_entries", "_held", "_octets")
@@ -109,9 +108,7 @@ class HalfOpen:
         if number not in self._entries:
             return True
         held = self._held.get(number, 0)
-        if octets > held and (
-            octets > MAX_FRAGMENTS_EACH or self._octets - held + octets > MAX_FRAGMENTS_ALL
-        ):
+        if octets > held and self._octets - held + octets > MAX_FRAGMENTS:
             return False
         self._octets += octets - held
         if octets:
