@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cygnet.lab.topology import forget_mappings
 from tests.interop.sides import Setup, Sides, sides
 
 BY = pytest.mark.parametrize("by", ["cygnet", "strongswan"])
@@ -84,6 +85,30 @@ def test_rekeying_the_ike_sa_loses_no_packet_and_keeps_the_child(tmp_path: Path,
         eventually(lambda: children(both) not in ([], before), 10, "the child rekeyed on the new IKE SA")
 
 
+def test_behind_a_nat_rekeys_lose_nothing_and_a_forgotten_mapping_is_followed(tmp_path: Path) -> None:
+    # strongSwan's userspace ESP learns of the new mapping from the next message of IKE.
+    with sides(tmp_path, Setup(moon_connection="dpd_delay = 1s"), nat=True) as both:
+        both.up("cygnet")
+        eventually(lambda: int(both.moon.sas()[0]["established"]) >= 2, 5, "an IKE SA of some age")
+        traffic = both.traffic(interval=0.002)
+        assert traffic.wait_for(100, 10)
+        for by in ("cygnet", "strongswan"):
+            before = children(both)
+            rekey(both, by, "child")
+            eventually(lambda before=before: set(children(both)).isdisjoint(before), 10, "a new Child SA")  # type: ignore[misc]
+            assert traffic.wait_for(traffic.echoed + 100, 10)
+        rekey(both, "strongswan", "ike")
+        assert traffic.wait_for(traffic.echoed + 100, 10)
+        report = traffic.stop()
+        assert report.lost == 0, report
+        port = both.sun.sas()[0]["remote-port"]
+        assert both.net.router is not None
+        forget_mappings(both.net.router)
+        eventually(lambda: both.sun.sas()[0]["remote-port"] != port, 10, "a new port")
+        both.assert_traffic_passes()
+        assert len(both.moon.sas()) == 1
+
+
 def test_soft_lifetimes_rekey_by_themselves(tmp_path: Path) -> None:
     short = "rekey_time = 3s\n life_time = 8s\n rand_time = 0"
     with sides(
@@ -121,7 +146,7 @@ def test_the_tunnel_comes_back_after_strongswan_restarts(tmp_path: Path, by: str
 
 
 def reconnect(both: Sides) -> None:
-    both.moon.cygnet("down", "--ike", "peer", timeout=60)
+    both.moon.cygnet("down", "--ike", "peer", "--force")
     both.up("cygnet")
 
 
