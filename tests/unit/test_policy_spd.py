@@ -235,7 +235,22 @@ def test_what_the_peer_sends_into_a_carve_out_is_not_permitted_inbound() -> None
     from_peer = {"source": 0x0A020901, "destination": 0x0A010001, "destination_port": 999, "family": 4}
     assert spd.permits_inbound(1, 6, source_port=23, **from_peer)
     assert not spd.permits_inbound(1, 6, source_port=22, **from_peer)
-    assert not spd.permits_inbound(2, 6, source_port=23, **from_peer)
+
+
+def test_overlapping_flows_of_one_connection_serve_each_other_and_no_other_connection() -> None:
+    """The two ends may list overlapping children in different orders; a peer must not speak for another."""
+    spd = Spd()
+    for number, name, remote in (
+        (1, "a/host", "10.2.9.0/24"),
+        (2, "a/net", "10.2.0.0/16"),
+        (3, "b/net", "10.2.0.0/16"),
+    ):
+        rule = PolicyRule(Action.PROTECT, selector("10.1.0.0/16"), selector(remote), number)
+        spd.put(Policy(number, name, 0, (rule,), True, None, None))
+    packet = {"source": 0x0A020901, "destination": 0x0A010001, "destination_port": 9, "source_port": 9}
+    assert spd.permits_inbound(1, 6, family=4, **packet)
+    assert spd.permits_inbound(2, 6, family=4, **packet)
+    assert not spd.permits_inbound(3, 6, family=4, **packet)
 
 
 def test_trees_are_dropped_and_grow_again_when_they_become_too_large(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import pwd
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +29,7 @@ from cygnet.cli.terminal import (
     out,
 )
 
+DEFAULT_USER = "cygnet"
 app = typer.Typer(
     name="cygnet",
     no_args_is_help=True,
@@ -81,7 +83,7 @@ def run(
     ] = None,
     user: Annotated[
         str, typer.Option(help="Account that the daemon becomes, where there is one.")
-    ] = "cygnet",
+    ] = DEFAULT_USER,
     log_level: Annotated[
         str,
         typer.Option(help="error, warning, info or debug; instead of options.log_level.", show_default=False),
@@ -105,6 +107,11 @@ def run(
 
     if log_level not in ("", "error", "warning", "info", "debug"):
         raise typer.BadParameter("error, warning, info or debug", param_hint="--log-level")
+    if user != DEFAULT_USER:
+        try:
+            pwd.getpwnam(user)
+        except KeyError:
+            raise typer.BadParameter(f"there is no account {user}", param_hint="--user") from None
     settings = Settings(
         configuration=configuration.absolute(),
         socket=socket,

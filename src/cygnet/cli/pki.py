@@ -271,6 +271,7 @@ def _write_pair(made: Issued, certificate: Path, key: Path, *, force: bool) -> N
 
 def _stage(path: Path, data: bytes, mode: int) -> Path:
     """The whole content under another name beside `path`, with its mode."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(descriptor, "wb") as file:
         try:

@@ -32,7 +32,12 @@ EXIT_CODES = (
 SocketOption = Annotated[
     Path,
     typer.Option(
-        "--socket", envvar="CYGNET_SOCKET", help="Control socket of the daemon.", rich_help_panel="Connection"
+        "--socket",
+        envvar="CYGNET_SOCKET",
+        help="Control socket of the daemon.",
+        rich_help_panel="Connection",
+        # Whether it may be used is found out, and told, when it is.
+        readable=False,
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="For programs: JSON on standard output.")]

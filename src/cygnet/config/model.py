@@ -70,6 +70,7 @@ Packets = Annotated[int, PlainValidator(values.packet_count), _kind("number", _S
 Port = Annotated[int, PlainValidator(values.integer(1, 65535)), _kind("1 to 65535", _SCALAR)]
 Count = Annotated[int, PlainValidator(values.integer(0, 1_000_000)), _kind("0 to 1000000", _SCALAR)]
 Text = Annotated[str, PlainValidator(values.text), _kind("text")]
+Device = Annotated[str, PlainValidator(values.device), _kind("name of a device")]
 Texts = Annotated[tuple[str, ...], PlainValidator(values.texts), _kind("list", _LIST)]
 Files = Annotated[
     tuple[str | bytes, ...], PlainValidator(values.names_or_blobs), _kind("list of files", _LIST)
@@ -454,7 +455,7 @@ class Options(Section):
     listen: Addresses = _key((), "Local addresses to listen on.", "all")
     port: Port = _key(500, "UDP port for IKE.")
     port_nat_t: Port = _key(4500, "UDP port for IKE and encapsulated ESP.")
-    tun: Text = _key("cygnet0", "Name of the TUN device.")
+    tun: Device = _key("cygnet0", "Name of the TUN device.")
     default_action: Annotated[
         str, PlainValidator(values.choice(bypass="bypass", discard="discard")), _words(bypass="", discard="")
     ] = _key(

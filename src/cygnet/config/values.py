@@ -186,8 +186,16 @@ def ike_version(value: Any) -> int:
 def name(value: Any) -> str:
     """A name of a connection, child, list, pool: what fits the control socket and can be typed."""
     result = text(value)
-    if not result or len(result.encode()) > MAX_NAME or result != result.strip():
-        raise refuse("cannot be a name", f"1 to {MAX_NAME} octets, no space at either end")
+    if not result or len(result.encode()) > MAX_NAME or result != result.strip() or "/" in result:
+        raise refuse("cannot be a name", f"1 to {MAX_NAME} octets, no / and no space at either end")
+    return result
+
+
+def device(value: Any) -> str:
+    """A name of a network device, as the kernel and nftables take it."""
+    result = text(value)
+    if not re.fullmatch(r"[A-Za-z0-9_.:@-]{1,15}", result) or result in (".", ".."):
+        raise refuse("cannot be a device's name", "1 to 15 letters, digits, and _ . : @ -")
     return result
 
 

@@ -105,6 +105,11 @@ class Program:
             self.answered.set_result(None)
         if not self.daemon.plane.attached:
             return  # it ended, and the next one's pair is on its way
+        if self.daemon.not_in_force:
+            # Whoever starts with a hole in the fence lets through what must not leave in clear.
+            self.say(Severity.ERROR, "not-protected", next(iter(self.daemon.not_in_force.values())))
+            self.end(1)
+            return
         self.supervised.say(b"ready")
         engine = report.engine if isinstance(report, messages.Dumped) else "unknown"
         self.say(

@@ -54,6 +54,11 @@ def open_everything(settings: Settings) -> Opened:
     except control_socket.ControlSocketRefused as error:
         os.close(configuration)
         raise NotStarted(str(error)) from error
+    if header.port == header.port_nat_t:
+        os.close(configuration)
+        listener.close()
+        control_socket.remove(path)
+        raise NotStarted(f"options.port and options.port_nat_t are both {header.port}: they must differ")
     bursts = header.gso == "auto"
     options = Options(
         tun=header.tun, gso=bursts, gro=bursts, tun_offload=bursts, default_discard=header.default_discard

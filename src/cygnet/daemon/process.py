@@ -52,7 +52,8 @@ def now() -> Instant:
 class Daemon:
     """Owns the loop's side of everything; `listeners` get every event, `endpoint` does the rest.
 
-    `policies`: what is in force, so that a restarted data plane gets it again before anything else.
+    `policies`: what is in force, so that a restarted data plane gets it again before anything else;
+    `not_in_force`: those among them that the data plane refused, and why.
     """
 
     def __init__(
@@ -73,6 +74,8 @@ class Daemon:
         self.plane = Plane(loop, self._reported, self.flush, self._plane_lost, epoch)
         self.listeners: list[Callable[[events.Event], None]] = []
         self.policies: dict[int, Policy] = {}
+        self.not_in_force: dict[int, str] = {}
+        self.leaving = False
         self.counters: Counter[str] = Counter()
         self.lag = Lag()
         self.collector = Collector()
@@ -115,7 +118,8 @@ class Daemon:
         self._resolver.shutdown(wait=False, cancel_futures=True)
 
     def leave(self) -> None:
-        """Delete every IKE SA, as the peers are told; `deserted` says when that is done."""
+        """Delete every IKE SA, as the peers are told; `deserted` says when that is done. No other begins."""
+        self.leaving = True
         for sa in tuple(self.endpoint.sas()):
             self.guard.run("leave", self.endpoint.terminate, sa.unique_id, 0, False, now())
         self.flush()
@@ -134,6 +138,8 @@ class Daemon:
         run, receive, instant = self.guard.run, self.endpoint.receive, now()
         self.collector.busy(instant.monotonic)
         for data, path in batch:
+            if self.leaving and not any(data[8:16]):
+                continue  # no responder SPI: a first message
             run("datagram", receive, data, path, instant)
         self.flush()
 
@@ -151,6 +157,8 @@ class Daemon:
                     address(report.local), report.local_port, address(report.remote), report.remote_port
                 )
                 self.lanes.deliver(report.data, path)
+            case messages.Acquire() if self.leaving:
+                pass
             case messages.Acquire():
                 flow = names.endpoint_flow(report.flow)
                 if flow is None:
@@ -239,12 +247,15 @@ class Daemon:
 
     def _policy_installed(self, policy: Policy, report: messages.Report | None) -> None:
         if isinstance(report, messages.Done) and not report.error:
+            self.not_in_force.pop(policy.id, None)
             return
         why = report.error if isinstance(report, messages.Done) else "the data plane does not answer"
-        self.emit(events.Noted("policy-failed", f"policy {policy.name} is not in force: {why}"))
+        self.not_in_force[policy.id] = f"policy {policy.name} is not in force: {why}"
+        self.emit(events.Noted("policy-failed", self.not_in_force[policy.id]))
 
     def _remove_policy(self, effect: effects.RemovePolicy) -> None:
         self.policies.pop(effect.policy, None)
+        self.not_in_force.pop(effect.policy, None)
         self.plane.remove_policy(effect.policy)
 
     def _emit(self, effect: effects.Emit) -> None:

@@ -463,7 +463,8 @@ class Endpoint(Books):
         if header.response or header.responder_spi != ZERO_SPI or not self._answers(path):
             return
         loaded = next(iter(self.book.for_address(path.local, path.remote)), None)
-        if loaded is not None:
+        # Nobody has proved anything: it is worth a note only where no peer has.
+        if loaded is not None and not self.by_connection.get(loaded.connection.name):
             connection = loaded.connection
             detail = f"the peer begins with IKEv{header.major}, connection {connection.name} is IKEv2"
             difference = Difference("IKEv2", f"IKEv{header.major}", "version")

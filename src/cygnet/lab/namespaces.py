@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,8 +49,10 @@ class Namespace:
         self._programs: list[subprocess.Popen[str]] = []
         self._holder = subprocess.Popen(
             # Says when its namespace exists, then waits for us to go away.
+            # Ctrl-C at the terminal is for us, who take things down in order.
             ["unshare", "--net", "--", "sh", "-c", "echo up; exec sleep infinity"],
             preexec_fn=_die_with_parent,
+            start_new_session=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
@@ -90,6 +93,7 @@ class Namespace:
             text=True,
             env=env,
             preexec_fn=_die_with_parent,
+            start_new_session=True,
         )
         self._programs.append(program)
         return program
@@ -157,7 +161,7 @@ def connect(left: Namespace, left_link: str, right: Namespace, right_link: str) 
 def require() -> None:
     """Raise LabError, in a sentence, if this machine cannot run the lab."""
     for program, package in (("ip", "iproute2"), ("nsenter", "util-linux"), ("nft", "nftables")):
-        if not any((Path(place) / program).exists() for place in _search_path()):
+        if shutil.which(program, path=":".join(_search_path())) is None:
             raise LabError(f"`{program}` is missing; on Debian: apt-get install {package}")
     tun = Path("/dev/net/tun")
     if not tun.exists():

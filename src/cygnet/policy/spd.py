@@ -84,6 +84,8 @@ class Spd:
         """`default` is what happens to a packet that no rule matches: BYPASS or DISCARD."""
         self._default = (default, 0)
         self._policies: dict[int, Policy] = {}
+        self._connections: dict[int, str] = {}
+        """Of each flow; a policy's name is CONNECTION/CHILD."""
         self._filed: dict[int, list[tuple[Index, Entry, tuple[tuple[int, int], ...]]]] = {}
         # An entry stands under the side whose addresses it narrows more.
         self._by_remote = {4: Index(32), 6: Index(128)}
@@ -103,6 +105,8 @@ class Spd:
         """Into force, in place of what had the same id."""
         self.remove(policy.id)
         self._policies[policy.id] = policy
+        connection = policy.name.partition("/")[0]
+        self._connections.update((rule.flow, connection) for rule in policy.rules)
         filed = []
         for place, rule in enumerate(policy.rules):
             protocol = intersect_protocols(rule.local.protocol, rule.remote.protocol)
@@ -126,7 +130,9 @@ class Spd:
 
     def remove(self, policy: int) -> None:
         """Nothing happens if there is none of that id."""
-        self._policies.pop(policy, None)
+        former = self._policies.pop(policy, None)
+        for rule in former.rules if former else ():
+            self._connections.pop(rule.flow, None)
         for index, entry, under in self._filed.pop(policy, ()):
             index.discard(entry, under)
 
@@ -166,9 +172,14 @@ class Spd:
         family: int,
     ) -> bool:
         """May a packet with this header come out of an SA of that flow? It may not if an earlier rule
-        takes it: the peer was told more than the list permits, or sends into a carve-out."""
-        verdict = self.lookup_outbound(protocol, destination, source, destination_port, source_port, family)
-        return verdict == (Action.PROTECT, flow)
+        takes it and denies it, or protects it with another connection. Which of one connection's
+        overlapping flows the peer chose is its own affair: its list may have another order."""
+        action, owner = self.lookup_outbound(
+            protocol, destination, source, destination_port, source_port, family
+        )
+        if action != Action.PROTECT:
+            return False
+        return owner == flow or self._connections.get(owner) == self._connections.get(flow, "")
 
 
 def _bounds(selector: TrafficSelector) -> tuple[int, int, int, int]:

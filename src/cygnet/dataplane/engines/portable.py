@@ -36,7 +36,7 @@ NAME = "portable"
 TUN_MTU_FLOOR, TUN_MTU_AT_FIRST = 1280, 1400
 """Below 1280 the kernel takes IPv6 off the device (RFC 8200, section 5); smaller paths get ICMP too-big."""
 MEASURE_EVERY = 30.0
-REFRESH_EVERY = 30.0
+REFRESH_EVERY = 10.0
 """Seconds between looks at whether routes and guard are still in the kernel."""
 """Seconds between looks at the paths' MTUs: the kernel forgets lowered ones after ten minutes."""
 MEASURED_AT_ONCE = 200

@@ -1,0 +1,70 @@
+"""What a critical first user found, one test each."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cygnet.lab.gateway import CYGNET
+from cygnet.lab.topology import ALICE, BOB, two_gateways
+from cygnet.lab.traffic import Traffic
+from tests.network.gateways import NET, NET_AT_SUN, configuration, two, until
+
+pytestmark = pytest.mark.network
+TRAP = 'start_action = "trap"\n'
+
+
+def test_a_gateway_whose_guard_cannot_be_put_up_does_not_start(tmp_path: Path) -> None:
+    refusing = tmp_path / "bin" / "nft"
+    refusing.parent.mkdir()
+    refusing.write_text("#!/bin/sh\necho refused >&2\nexit 1\n")
+    refusing.chmod(0o755)
+    with two_gateways() as net:
+        file = tmp_path / "cygnet.toml"
+        file.touch(mode=0o600)
+        file.write_text(configuration(net, "moon", NET + TRAP))
+        started = subprocess.run(
+            net.moon.argv([*CYGNET, "run", str(file), "--socket", str(tmp_path / "cygnet.vici")]),
+            env={**os.environ, "PATH": f"{refusing.parent}:{Path(sys.executable).parent}:/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert started.returncode == 1
+        assert "is not in force" in started.stderr
+        assert not (tmp_path / "cygnet.vici").exists()
+
+
+def test_a_gateway_that_stops_under_traffic_leaves_nothing_up_at_its_peer(tmp_path: Path) -> None:
+    with two(tmp_path, NET + TRAP, NET_AT_SUN) as pair:
+        traffic = Traffic(pair.net.alice, ALICE, pair.net.bob, BOB, 0.005)
+        try:
+            assert traffic.wait_for(20, 20)
+            pair.moon.stop()
+            until(lambda: not pair.sun.sas(), 10, "sun without SAs")
+        finally:
+            traffic.stop()
+        assert not pair.sun.sas()
+
+
+def test_overlapping_children_in_other_orders_on_the_two_sides_carry_traffic(tmp_path: Path) -> None:
+    def child(name: str, local: str, remote: str) -> str:
+        return (
+            f'[connections.gw.children.{name}]\nlocal_ts = "{local}"\nremote_ts = "{remote}"\n'
+            'start_action = "trap"\n'
+        )
+
+    wide, narrow = ("10.1.0.0/16", "10.2.0.0/16"), ("10.1.0.0/24", "10.2.0.0/24")
+    moon = child("wide", *wide) + child("narrow", *narrow)
+    sun = child("narrow", *narrow[::-1]) + child("wide", *wide[::-1])
+    with two(tmp_path, moon, sun) as pair:
+        traffic = Traffic(pair.net.alice, ALICE, pair.net.bob, BOB, 0.01)
+        try:
+            assert traffic.wait_for(30, 20)
+        finally:
+            traffic.stop()
