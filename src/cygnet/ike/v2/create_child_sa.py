@@ -411,6 +411,11 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
             raise failed
     # What happened while the data plane worked counts too.
     state = context.state
+    present = state.child(old.pair) if old is not None else None
+    if present is not None and collisions.admit(state, Request.REKEY_CHILD, present):
+        # C18: we have begun to close it meanwhile.
+        yield from answer((NotifyPayload(0, b"", Notify.TEMPORARY_FAILURE, b""),))
+        return
     overtaken = collisions.admit(state, Request.CREATE_CHILD, None)
     if overtaken:
         yield from answer((NotifyPayload(0, b"", overtaken, b""),))
@@ -427,7 +432,6 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
         changes.append(AddChild(record))
     else:
         changes += _beats_twin(record, twin)
-    present = state.child(old.pair) if old is not None else None
     if old is not None and contested:
         rival = Attempt(AttemptKind.REKEY_CHILD, False, old.pair, min(theirs, nonce), pair)
         changes.append(NoteAttempt(rival))
