@@ -480,12 +480,12 @@ class Options(Section):
     )
     retransmit_limit: Time = _key(0.0, "Longest single wait; 0: none.", "0s")
     half_open_timeout: Time = _key(30.0, "How long a peer may take to finish a first negotiation.", "30s")
-    cookie_threshold: Count = _key(30, "Half-open IKE SAs from which on cookies are asked for; 0: always.")
+    cookie_threshold: Count = _key(30, "Half-open IKE SAs from which on cookies are asked for; 0: never.")
     cookie_threshold_ip: Count = _key(3, "The same for one source address.")
     block_threshold: Count = _key(
-        5, "Half-open IKE SAs from one address beyond which more are dropped; 0: no limit."
+        5, "Half-open IKE SAs of one source; beyond, a new one takes the oldest one's place; 0: no limit."
     )
-    init_limit_half_open: Count = _key(10_000, "Half-open IKE SAs beyond which first messages are dropped.")
+    init_limit_half_open: Count = _key(10_000, "The same for all sources together.")
     keep_alive: Time = _key(20.0, "Interval of NAT keepalives; 0: none.", "20s")
     delete_rekeyed_delay: Time = _key(5.0, "How long a replaced inbound SA still receives.", "5s")
     fragment_size: Annotated[
