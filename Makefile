@@ -31,7 +31,7 @@ demo: .venv/ready  ## two gateways in namespaces, a tunnel, real traffic; DEMO="
 
 test: .venv/ready  ## everything: unit, simulation, fuzz, network, interop
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup tests/unit tests/simulation tests/fuzz
-	$(BIN)/pytest tests/network tests/interop
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup tests/network tests/interop
 
 unit: .venv/ready  ## only what needs neither privileges nor a peer
 	$(BIN)/pytest -n $(WORKERS) tests/unit
