@@ -554,7 +554,7 @@ def test_v31_memory_is_flat_whatever_is_wrong_with_a_message(site: str) -> None:
             held._buckets.clear()
         moon.endpoint.history._entries.clear()
         gc.collect()
-        return sum(type(one).__module__.startswith("cygnet") for one in gc.get_objects())
+        return sum(str(type(one).__module__).startswith("cygnet") for one in gc.get_objects())
 
     round_(0)
     before = round_(1500)

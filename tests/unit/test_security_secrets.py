@@ -99,7 +99,7 @@ def alive() -> list[object]:
     return [
         one
         for one in gc.get_objects()
-        if type(one).__module__.startswith("cygnet") and not isinstance(one, type)
+        if str(type(one).__module__).startswith("cygnet") and not isinstance(one, type)
     ]
 
 
@@ -246,7 +246,7 @@ def test_t47_a_removed_secret_is_no_longer_referred_to_by_the_store() -> None:
     assert credentials.psk(MOON, SUN) == secret
     credentials.remove_shared("s")
     gc.collect()
-    holders = [one for one in gc.get_referrers(secret) if type(one).__module__.startswith("cygnet")]
+    holders = [one for one in gc.get_referrers(secret) if str(type(one).__module__).startswith("cygnet")]
     assert holders == []
 
 
