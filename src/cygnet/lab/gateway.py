@@ -17,6 +17,7 @@ from cygnet.lab.namespaces import LabError, Namespace
 
 VERSION_REQUEST = b"\0\0\0\x09\0\x07version"
 """VICI's command `version`, as it goes over the socket."""
+START_WITHIN = 60.0
 CYGNET = (sys.executable, "-m", "cygnet.cli.main")
 
 
@@ -70,7 +71,7 @@ class Gateway:
 
     def wait_until_ready(self) -> None:
         """Raises LabError."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + START_WITHIN
         while not self._answers():
             if self._supervisor is None or self._supervisor.poll() is not None or time.monotonic() > deadline:
                 raise LabError(f"cygnet did not start:\n{self.log()[-4000:]}")
