@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,10 +87,9 @@ def test_a_command_that_fails_says_why_in_a_sentence(
 
 
 def test_failures_are_remembered_and_leave_no_sa(moon: Gateway) -> None:
-    until(lambda: not moon.sas(), 10, "no IKE SA")
-    shown = moon.cygnet("status").stdout
-    for reason in ("peer-unreachable", "peer-name-unknown"):
-        assert reason in shown
+    moon.cygnet("up", "named")
+    assert "peer-name-unknown" in moon.cygnet("status", "named").stdout
+    until(lambda: not moon.sas(), 15, "no IKE SA")
 
 
 def test_without_a_daemon_every_command_says_so(net: TwoGateways, tmp_path: Path) -> None:
@@ -156,25 +156,35 @@ def test_the_policy_stays_with_an_ordinary_stop_and_goes_when_it_is_unloaded(tmp
         assert "cygnet0" not in net.moon.run("ip", "-o", "link", "show").stdout
 
 
-def test_ctrl_c_ends_the_demo_and_takes_everything_down(tmp_path: Path) -> None:
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """The demo makes control sockets deep in its directory, and their paths have 107 octets at most."""
+    with tempfile.TemporaryDirectory(prefix="demo-") as made:
+        yield Path(made)
+
+
+def test_ctrl_c_ends_the_demo_and_takes_everything_down(short_path: Path) -> None:
     demo = subprocess.Popen(
         [sys.executable, "-m", "cygnet.cli.main", "demo", "--auth", "psk"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        env={**os.environ, "TMPDIR": str(tmp_path), "NO_COLOR": "1"},
+        env={**os.environ, "TMPDIR": str(short_path), "NO_COLOR": "1"},
     )
     assert demo.stdout is not None
+    said = ""
     for line in demo.stdout:
+        said += line
         if "IKE_SA_INIT" in line:
             break
+    assert demo.poll() is None, said
     os.killpg(demo.pid, signal.SIGINT)
-    said, _ = demo.communicate(timeout=30)
+    said += demo.communicate(timeout=30)[0]
     assert demo.returncode == 130, said
     assert "Traceback" not in said, said[said.index("Traceback") - 300 :]
     until(lambda: processes_of(demo.pid) == [], 10, "no process is left")
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_path.iterdir()) == []
 
 
 def processes_of(session: int) -> list[str]:
