@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,12 @@ def test_closing_on_one_side_closes_the_other(tmp_path: Path, by: str) -> None:
         else:
             assert both.sun.swanctl("--terminate", "--ike", "peer").returncode == 0
         eventually(lambda: not both.moon.sas() and not both.sun.sas(), 10, "both sides empty")
+
+
+def test_when_both_start_at_once_one_ike_sa_remains(tmp_path: Path) -> None:
+    with sides(tmp_path, Setup()) as both:
+        with ThreadPoolExecutor(2) as at_once:
+            list(at_once.map(both.up, ("cygnet", "strongswan")))
+        eventually(lambda: len(both.moon.sas()) == len(both.sun.sas()) == 1, 20, "one IKE SA")
+        eventually(lambda: len(children(both)) == 1, 20, "one pair")
+        both.assert_traffic_passes()
