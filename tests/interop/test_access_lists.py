@@ -14,7 +14,7 @@ import pytest
 from cygnet.lab.topology import ALICE6, BOB6
 from tests.interop.sides import Setup, Sides, sides
 from tests.interop.test_lifecycle import eventually
-from tests.network.probes import ICMP, TCP, UDP, Probe, Probes
+from tests.network.probes import ICMP, SILENCE, TCP, UDP, Probe, Probes
 
 LISTS = """
 acls {
@@ -134,7 +134,7 @@ def test_a_whole_list_goes_through_one_pair(tmp_path: Path, by: str) -> None:
         assert probes.send(*PERMITTED) == ["tunnel"] * len(PERMITTED), both.moon.log()[-3000:]
         assert probes.send(*UNHARMED) == ["clear"] * len(UNHARMED)
         # The peer was told ranges, not pairs: what no rule permits is dropped where the list is.
-        (into,) = probes.send(Probe(TCP, 443).back())
+        (into,) = probes.send(Probe(TCP, 443).back(), patience=SILENCE)
         assert into == "lost"
         child = next(iter(both.moon.sas()[0]["child-sas"].values()))
         assert child["drops-carved_out"] == "1"

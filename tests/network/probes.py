@@ -18,8 +18,10 @@ from cygnet.lab.topology import ALICE, BOB, INNER, OUTER, TwoGateways
 
 TCP, UDP, ICMP, ICMPV6, GRE, OSPF = 6, 17, 1, 58, 47, 89
 ETH_P_ALL = 3
-SILENCE = 0.4
+PATIENCE = 3.0
 """Seconds after which a packet that was not seen counts as lost."""
+SILENCE = 0.4
+"""The same for those that are expected to be."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Probes:
         for sock in (*self._ends.values(), self._outside, *self._senders.values()):
             sock.close()
 
-    def send(self, *probes: Probe, patience: float = SILENCE) -> list[str]:
+    def send(self, *probes: Probe, patience: float = PATIENCE) -> list[str]:
         """Send all at once. `patience`: how long they may take, a negotiation included."""
         self._drain()
         marked = {}

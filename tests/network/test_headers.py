@@ -13,7 +13,7 @@ import pytest
 
 from cygnet.lab.topology import BOB, BOB6, MOON_NET, MOON_NET6, OUTER, SUN_NET, SUN_NET6
 from tests.network.gateways import Two, two, until
-from tests.network.probes import UDP, Probe, Probes
+from tests.network.probes import SILENCE, UDP, Probe, Probes
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(60)]
 EF, ECT0, ECT1, CE = 46 << 2, 2, 1, 3
@@ -137,7 +137,7 @@ def test_what_the_way_marks_outside_comes_in_as_the_child_says(
     moon.run("nft", "-f", "-", stdin=REMARK.format(action=action))
     try:
         if arrives is None:
-            assert link.probes.send(Probe(UDP, port, tos=sent)) == ["lost"]
+            assert link.probes.send(Probe(UDP, port, tos=sent), patience=SILENCE) == ["lost"]
             assert pair.drops(pair.sun)["ecn"] == 1
         else:
             _, inner = link.carry(Probe(UDP, port, tos=sent, size=100))

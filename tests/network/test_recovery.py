@@ -8,7 +8,7 @@ import pytest
 
 from cygnet.lab.topology import ALICE6, BOB6, MOON_NET6, SUN_NET6
 from tests.network.gateways import NET, NET_AT_SUN, Ladder, configuration, two, until
-from tests.network.probes import UDP, Probe, Probes
+from tests.network.probes import SILENCE, UDP, Probe, Probes
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(90)]
 
@@ -115,7 +115,7 @@ esp_proposals = "aes256gcm16, chacha20poly1305"
         until(lambda: not pair.children(pair.sun, "net6"), 5, "sun's pair")
         assert spis("net6") == set()
         # At sun it is still protected, and refused in clear.
-        until(lambda: probes.send(six) == ["leaked"], 5, "the policy's end")
+        until(lambda: probes.send(six, patience=SILENCE) == ["leaked"], 5, "the policy's end")
         assert "net6" not in pair.moon.cygnet("status").stdout
         assert spis("net") == net
         report = traffic.stop()
@@ -152,8 +152,8 @@ def test_unloading_the_last_policy_leaves_traffic_alone(tmp_path: Path) -> None:
         until(lambda: not pair.sun.sas(), 5, "sun's side")
         # The policy outlives its SAs.
         pair.sun.stop()
-        assert probes.send(Probe(UDP, 7)) == ["lost"]
+        assert probes.send(Probe(UDP, 7), patience=SILENCE) == ["lost"]
         pair.ask(pair.moon, "unload-conn", name="gw")
         # Sun's kernel still refuses it.
-        until(lambda: probes.send(Probe(UDP, 7)) == ["leaked"], 5, "the policy's end")
+        until(lambda: probes.send(Probe(UDP, 7), patience=SILENCE) == ["leaked"], 5, "the policy's end")
         probes.close()
