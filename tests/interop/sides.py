@@ -1,4 +1,7 @@
-"""Cygnet on moon, strongSwan on sun, both configured in swanctl.conf's syntax from one description."""
+"""Cygnet on moon, strongSwan on sun, both configured in swanctl.conf's syntax from one description.
+
+Where the test asks for it they change places: then `Sides.moon` is Cygnet on sun all the same.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ from cygnet.lab.traffic import Traffic
 
 SECRET = "a shared secret of thirty octets"
 # Six seconds until a peer counts as unreachable, on both sides (see Setup.options).
-MOON_OPTIONS = "options { retransmit_timeout = 0.5s\n retransmit_tries = 3 }"
+CYGNET_OPTIONS = "options { retransmit_timeout = 0.5s\n retransmit_tries = 3 }"
 MOON_ID, SUN_ID = "moon.example", "sun.example"
 
 
@@ -80,8 +83,8 @@ class Setup:
         return replace(self, **changes)  # type: ignore[arg-type]
 
 
-def swanctl_conf(setup: Setup, side: str, net: TwoGateways) -> str:
-    """swanctl.conf for `moon` or `sun`."""
+def swanctl_conf(setup: Setup, side: str, net: TwoGateways, cygnet: str = "moon") -> str:
+    """swanctl.conf for `moon` or `sun`; `cygnet` is the side where Cygnet is."""
     moon = side == "moon"
     addresses = (MOON6, SUN6) if setup.outer6 else (net.moon_address, SUN)
     nets = (MOON_NET6, SUN_NET6) if setup.inner6 else (MOON_NET, SUN_NET)
@@ -136,7 +139,7 @@ connections {{
   }}
 }}
 {secrets}
-{MOON_OPTIONS if moon else ""}
+{CYGNET_OPTIONS if side == cygnet else ""}
 {setup.moon_extra if moon else setup.sun_extra}
 """
 
@@ -187,6 +190,7 @@ def sides(
     nat: bool = False,
     prepare: object = None,
     clear: bool = False,
+    cygnet: str = "moon",
 ) -> Iterator[Sides]:
     """Cygnet and strongSwan up with `setup`. At the end nothing may have been seen in clear, unless `clear`
     says that the test expects it."""
@@ -196,10 +200,16 @@ def sides(
         capture = Capture(net.sun, OUTER, protected, pcap=directory / "outer.pcap")
         if callable(prepare):
             prepare(directory)
-        sun = StrongSwan(net.sun, directory / "sun", swanctl_conf(setup, "sun", net), setup.options)
-        stack.callback(sun.stop)
-        moon = Gateway(net.moon, directory / "moon", swanctl_conf(setup, "moon", net), name="swanctl.conf")
+        ours, theirs = ("moon", "sun") if cygnet == "moon" else ("sun", "moon")
+        spaces = {"moon": net.moon, "sun": net.sun}
+        configured = swanctl_conf(setup, ours, net, cygnet)
+        moon = Gateway(spaces[ours], directory / ours, configured, name="swanctl.conf", start=False)
         stack.callback(moon.stop)
+        moon.start(wait=False)
+        configured = swanctl_conf(setup, theirs, net, cygnet)
+        sun = StrongSwan(spaces[theirs], directory / theirs, configured, setup.options)
+        stack.callback(sun.stop)
+        moon.wait_until_ready()
         both = Sides(net, setup, moon, sun, capture)
         try:
             yield both

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,4 +126,20 @@ def test_identities_of_each_type_are_proved_by_the_certificate(
     ca.equip(tmp_path / "sun", "sun", sun_san)
     with sides(tmp_path, Setup(auth="pubkey", moon_id=moon_id, sun_id=sun_id)) as both:
         both.up(by)
+        both.assert_traffic_passes()
+
+
+@BY
+def test_large_messages_travel_in_fragments(tmp_path: Path, by: str) -> None:
+    ca = Authority(tmp_path / "ca", key_options=KEYS["rsa"])
+    ca.equip(tmp_path / "moon", "moon", "moon.example")
+    ca.equip(tmp_path / "sun", "sun", "sun.example")
+    setup = Setup(
+        auth="pubkey", connection="fragmentation = yes", moon_extra="options { fragment_size = 600 }"
+    )
+    with sides(tmp_path, setup.but(options=setup.options + "\n fragment_size = 600")) as both:
+        both.up(by)
+        log = both.sun.log()
+        assert re.search(r"received fragment #\d+ of [3-9]", log)
+        assert re.search(r"splitting IKE message .* into [3-9] fragments", log)
         both.assert_traffic_passes()

@@ -110,6 +110,29 @@ def test_behind_a_nat_rekeys_lose_nothing_and_a_forgotten_mapping_is_followed(tm
         assert len(both.moon.sas()) == 1
 
 
+def test_a_strongswan_behind_a_nat_is_followed_when_its_mapping_is_forgotten(tmp_path: Path) -> None:
+    with sides(tmp_path, Setup(), nat=True, cygnet="sun") as both:
+        both.up("strongswan")
+        [sa] = both.moon.sas()
+        assert sa["nat-remote"] == "yes"
+        traffic = both.traffic()
+        assert traffic.wait_for(100, 10)
+        assert both.net.router is not None
+        forget_mappings(both.net.router)
+        # The next authentic ESP packet tells.
+        eventually(lambda: both.moon.sas()[0]["remote-port"] != sa["remote-port"], 5, "a new port")
+        assert traffic.wait_for(traffic.echoed + 100, 10)
+        for by, what in (("cygnet", "child"), ("cygnet", "ike"), ("strongswan", "child")):
+            eventually(lambda: int(both.moon.sas()[0]["established"]) >= 2, 5, "an IKE SA of some age")
+            before = children(both)
+            rekey(both, by, what)
+            if what == "child":
+                eventually(lambda before=before: set(children(both)).isdisjoint(before), 10, "a new pair")  # type: ignore[misc]
+            assert traffic.wait_for(traffic.echoed + 100, 10)
+        assert traffic.stop().longest_gap < 2.0
+        eventually(lambda: len(both.moon.sas()) == 1, 10, "one IKE SA")
+
+
 def test_soft_lifetimes_rekey_by_themselves(tmp_path: Path) -> None:
     short = "rekey_time = 3s\n life_time = 8s\n rand_time = 0"
     with sides(

@@ -43,6 +43,18 @@ def test_traffic_passes_in_each_pair_of_families(tmp_path: Path, by: str, outer6
         both.assert_traffic_passes()
 
 
+@BY
+def test_the_wrong_guess_of_a_key_exchange_is_corrected(tmp_path: Path, by: str) -> None:
+    first, common = "aes256gcm16-prfsha384-x25519", "aes256gcm16-prfsha384-ecp384"
+    ours, theirs = (f"{first}-ecp384", common) if by == "cygnet" else (common, f"{first}-ecp384")
+    with sides(tmp_path, Setup(moon_ike=ours, sun_ike=theirs)) as both:
+        both.up(by)
+        [sa] = both.moon.sas()
+        assert sa["dh-group"] == "ECP_384"
+        assert "INVAL_KE" in both.sun.log()
+        both.assert_traffic_passes()
+
+
 def test_traffic_passes_from_behind_nat(tmp_path: Path) -> None:
     with sides(tmp_path, Setup(), nat=True) as both:
         both.up("cygnet")
