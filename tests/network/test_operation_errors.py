@@ -165,7 +165,7 @@ def short_path() -> Iterator[Path]:
 
 def test_ctrl_c_ends_the_demo_and_takes_everything_down(short_path: Path) -> None:
     demo = subprocess.Popen(
-        [sys.executable, "-m", "cygnet.cli.main", "demo", "--auth", "psk"],
+        [sys.executable, "-m", "cygnet.cli.main", "demo", "--auth", "psk", "--size", "5000"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -10,12 +10,14 @@ from typing import Any, cast
 
 import pytest
 
+from cygnet.daemon import process
 from cygnet.daemon.guard import Guard
 from cygnet.daemon.lanes import Lane
 from cygnet.daemon.process import MAX_RESOLVING, Daemon, Lag, now
 from cygnet.daemon.sources import Sources
 from cygnet.dataplane import messages
 from cygnet.ike import effects, events
+from cygnet.ike.errors import Failure, Reason
 from cygnet.ike.world import Path
 from cygnet.policy.selectors import of_range
 from cygnet.policy.spd import Action, Policy, PolicyRule
@@ -317,6 +319,23 @@ def test_a_new_daemon_negotiates_what_the_former_ones_sas_carry() -> None:
         bench.effect(effects.InstallPolicy(POLICY))
         policy = await bench.command()
         bench.daemon.take_over((policy.rules[0].flow, 12345))
+        assert (await bench.verb())[:4] == ("acquire", 3, NET, NET)
+        assert bench.endpoint.calls == []
+
+    on_loop(body)
+
+
+def test_what_could_not_be_negotiated_anew_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "TAKE_OVER_AGAIN", 0.0)
+
+    async def body(bench: Bench) -> None:
+        bench.effect(effects.InstallPolicy(POLICY))
+        policy = await bench.command()
+        bench.daemon.take_over((policy.rules[0].flow,))
+        await bench.verb()
+        failure = Failure(Reason.PEER_BUSY, "")
+        failed = effects.Emit(events.NegotiationFailed("gw", "net", True, None, "sun", failure))
+        bench.effect(failed, failed)
         assert (await bench.verb())[:4] == ("acquire", 3, NET, NET)
         assert bench.endpoint.calls == []
 

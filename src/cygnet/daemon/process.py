@@ -42,6 +42,8 @@ MAX_TURNS = 10_000
 TICK = 0.25
 LAG_BOUNDS = (0.001, 0.002, 0.005, 0.010, 0.020, 0.050, 0.100, 0.200, 0.500, 1.0)
 RENEW_BATCH = 50
+TAKE_OVER_AGAIN, TAKE_OVER_FOR = 2.0, 60.0
+"""Seconds after a failure until a former daemon's flows are looked at again; how long they are at all."""
 """SAs renewed at a time after a restart, ours or the data plane's."""
 
 
@@ -88,7 +90,9 @@ class Daemon:
         self._resolving: set[int] = set()
         self._lost: list[tuple[int, int]] = []
         self._renewing: dict[int, int] = {}
+        self._taken_over: list[tuple[int, TrafficSelector, TrafficSelector]] = []
         self._orphaned: list[tuple[int, TrafficSelector, TrafficSelector]] = []
+        self._looking_again = False
         self._carry: dict[type, Callable[..., None]] = {
             effects.SendDatagram: self._send,
             effects.InstallSa: self._install_sa,
@@ -262,6 +266,9 @@ class Daemon:
         self.emit(effect.event)
 
     def emit(self, event: events.Event) -> None:
+        if self._taken_over and isinstance(event, events.NegotiationFailed) and not self._looking_again:
+            self._looking_again = True
+            self.loop.call_later(TAKE_OVER_AGAIN, self._take_over_again)
         if self._renewing and isinstance(event, events.OperationDone):
             self._renewed(event)
         for listener in self.listeners:
@@ -300,17 +307,26 @@ class Daemon:
         """Negotiate anew what a former daemon's SAs carry, at once.
 
         Their keys for rekeying died with it. Traffic flows on in them, until the peer finds nobody who
-        answers for them: waiting for that would cost the packets from then on.
+        answers for them: waiting for that would cost the packets from then on. And no packet asks for
+        another SA while there is one, though it leads nowhere any more: so what fails is tried again.
         """
         ours = {flow for name in flows if (flow := self.plane.names.endpoint_flow(name)) is not None}
-        self._orphaned = [
+        self._taken_over = [
             (rule.flow, rule.local, rule.remote)
             for policy in self.policies.values()
             for rule in {rule.flow: rule for rule in policy.rules if rule.flow in ours}.values()
         ]
-        if self._orphaned:
-            text = f"{len(self._orphaned)} flows of a former daemon are negotiated anew"
+        if self._taken_over:
+            text = f"{len(self._taken_over)} flows of a former daemon are negotiated anew"
             self.emit(events.Noted("taken-over", text))
+            self.loop.call_later(TAKE_OVER_FOR, self._taken_over.clear)
+        self._orphaned = list(self._taken_over)
+        self._acquire_orphaned()
+
+    def _take_over_again(self) -> None:
+        self._looking_again = False
+        served = {child.flow for sa in self.endpoint.sas() for child in sa.children}
+        self._orphaned = [orphan for orphan in self._taken_over if orphan[0] not in served]
         self._acquire_orphaned()
 
     def _acquire_orphaned(self) -> None:
