@@ -83,8 +83,9 @@ class ChildSa:
     pair (RFC 7296, section 2.8). `replaces` is the pair that it was made to replace, 0 if none.
     `announced`: people were told that it is up; a rekey hands that on to the new pair.
     `redundant`: lost a collision of rekeys and goes without a word. `policy` is the endpoint's
-    number of the policy that its flow belongs to. `initiator`: we began the exchange that made it, and
-    `nonce` is the lowest of the two that made it.
+    number of the policy that its flow belongs to. `initiator`: we began the exchange that made it.
+    `nonce` is the lowest of the two that made the first pair of its line: a rekey hands it on, so that both
+    ends compare the same when a creation met one (see `v2.collisions.twin`).
     """
 
     pair: int

@@ -140,7 +140,7 @@ def rekey(context: Context, wanted: RekeyChild) -> Steps[None]:
         yield from _rekey_refused(context, old, outcome.notify, rival)
         return
     made, state = outcome.made, context.state
-    made = replace(made, child=replace(made.child, nonce=outcome.nonce))
+    made = replace(made, child=replace(made.child, nonce=old.nonce))
     if _was_deleted(context, made.child):
         # C14: the peer closed it before its own answer came.
         return
@@ -422,7 +422,8 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
         return
     contested = old is not None and collisions.is_rekeying(state, old.pair)
     # A rekey is told when it counts: when the peer is known to hold the new pair, or wins the contest.
-    record = replace(made.child, outbound=made.outbound, announced=old is None, nonce=min(theirs, nonce))
+    created = min(theirs, nonce) if old is None else old.nonce
+    record = replace(made.child, outbound=made.outbound, announced=old is None, nonce=created)
     twin = collisions.twin(state, record) if old is None else None
     changes: list[AddChild | ChangeChild | NoteAttempt] = []
     if twin is None:
