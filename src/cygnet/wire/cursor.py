@@ -80,6 +80,12 @@ class Cursor:
         self.position = self.end
         return self._data[at : self.end]
 
+    def since(self, start: int) -> bytes:
+        """The octets read since the position was `start`."""
+        if not 0 <= start <= self.position:
+            raise Malformed(f"octet {start} is not read yet")
+        return self._data[start : self.position]
+
     def sub(self, count: int) -> Cursor:
         """A cursor over the next `count` octets only; this one moves behind them."""
         at = self.position

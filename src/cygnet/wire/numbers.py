@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 
-class _Registry:
+class Registry:
     """Constants are class attributes; `spelling` overrides names that are no Python identifiers."""
 
     _names: ClassVar[dict[int, str]] = {}
@@ -36,7 +36,7 @@ class _Registry:
         return tuple(cls._names)
 
 
-class Exchange(_Registry):
+class Exchange(Registry):
     """Exchange types of the IKE header; below 34 they are IKEv1's (RFC 2408, section 3.1; RFC 2409, 5)."""
 
     V1_BASE = 1
@@ -59,7 +59,7 @@ class Exchange(_Registry):
     IKE_FOLLOWUP_KE = 44
 
 
-class Flags(_Registry):
+class Flags(Registry):
     """Bits of the header's flags octet (RFC 7296, section 3.1). All other bits are reserved."""
 
     INITIATOR = 0x08
@@ -67,7 +67,7 @@ class Flags(_Registry):
     RESPONSE = 0x20
 
 
-class PayloadType(_Registry):
+class PayloadType(Registry):
     """RFC 7296, section 3.2; the names are the notations of RFC 7296 that ladders and logs use."""
 
     NONE = 0
@@ -95,7 +95,7 @@ class PayloadType(_Registry):
     PS = 54
 
 
-class Protocol(_Registry):
+class Protocol(Registry):
     """Security protocol identifiers (RFC 7296, section 3.3.1)."""
 
     NONE = 0
@@ -106,7 +106,7 @@ class Protocol(_Registry):
     FC_CT_AUTHENTICATION = 5
 
 
-class TransformType(_Registry):
+class TransformType(Registry):
     """RFC 7296, section 3.3.2; additional key exchanges: RFC 9370."""
 
     ENCR = 1
@@ -123,13 +123,13 @@ class TransformType(_Registry):
     ADDITIONAL_KE_7 = 12
 
 
-class TransformAttribute(_Registry):
+class TransformAttribute(Registry):
     """RFC 7296, section 3.3.5."""
 
     KEY_LENGTH = 14
 
 
-class Encr(_Registry, spelling={3: "3DES_CBC", 8: "3IDEA"}):
+class Encr(Registry, spelling={3: "3DES_CBC", 8: "3IDEA"}):
     DES_IV64 = 1
     DES_CBC = 2
     TRIPLE_DES_CBC = 3
@@ -164,7 +164,7 @@ class Encr(_Registry, spelling={3: "3DES_CBC", 8: "3IDEA"}):
     MAGMA_MGM_MAC_KTREE = 35
 
 
-class Prf(_Registry):
+class Prf(Registry):
     PRF_HMAC_MD5 = 1
     PRF_HMAC_SHA1 = 2
     PRF_HMAC_TIGER = 3
@@ -176,7 +176,7 @@ class Prf(_Registry):
     PRF_HMAC_STREEBOG_512 = 9
 
 
-class Integ(_Registry):
+class Integ(Registry):
     NONE = 0
     HMAC_MD5_96 = 1
     HMAC_SHA1_96 = 2
@@ -194,7 +194,7 @@ class Integ(_Registry):
     HMAC_SHA2_512_256 = 14
 
 
-class KeMethod(_Registry):
+class KeMethod(Registry):
     NONE = 0
     MODP_768 = 1
     MODP_1024 = 2
@@ -225,14 +225,14 @@ class KeMethod(_Registry):
     ML_KEM_1024 = 37
 
 
-class Esn(_Registry):
+class Esn(Registry):
     """Sequence numbers of ESP and AH (RFC 7296, section 3.3.2; RFC 9827)."""
 
     NO_EXT_SEQ = 0
     EXT_SEQ = 1
 
 
-class IdType(_Registry):
+class IdType(Registry):
     """RFC 7296, section 3.5."""
 
     IPV4_ADDR = 1
@@ -246,7 +246,7 @@ class IdType(_Registry):
     NULL = 13
 
 
-class CertEncoding(_Registry):
+class CertEncoding(Registry):
     """RFC 7296, section 3.6."""
 
     PKCS7_X509 = 1
@@ -265,7 +265,7 @@ class CertEncoding(_Registry):
     RAW_PUBLIC_KEY = 15
 
 
-class AuthMethod(_Registry):
+class AuthMethod(Registry):
     """RFC 7296, section 3.8; 14: RFC 7427."""
 
     RSA = 1
@@ -279,7 +279,7 @@ class AuthMethod(_Registry):
     DIGITAL_SIGNATURE = 14
 
 
-class HashAlgorithm(_Registry):
+class HashAlgorithm(Registry):
     """RFC 7427, section 7; IDENTITY: RFC 8420."""
 
     SHA1 = 1
@@ -291,7 +291,7 @@ class HashAlgorithm(_Registry):
     STREEBOG_512 = 7
 
 
-class Notify(_Registry):
+class Notify(Registry):
     """RFC 7296, section 3.10.1. Below 16384 they are errors."""
 
     UNSUPPORTED_CRITICAL_PAYLOAD = 1
@@ -386,7 +386,7 @@ class Notify(_Registry):
         return number < 16384
 
 
-class TsType(_Registry):
+class TsType(Registry):
     """RFC 7296, section 3.13.1; SECLABEL: RFC 9478."""
 
     IPV4_ADDR_RANGE = 7
@@ -395,7 +395,7 @@ class TsType(_Registry):
     SECLABEL = 10
 
 
-class CfgType(_Registry):
+class CfgType(Registry):
     """RFC 7296, section 3.15."""
 
     REQUEST = 1
@@ -404,7 +404,7 @@ class CfgType(_Registry):
     ACK = 4
 
 
-class CfgAttribute(_Registry):
+class CfgAttribute(Registry):
     """RFC 7296, section 3.15.1, and the RFCs that added to it."""
 
     INTERNAL_IP4_ADDRESS = 1
