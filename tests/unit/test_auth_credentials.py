@@ -110,8 +110,8 @@ def test_only_the_diagonal_of_peers_and_secrets_fits() -> None:
 def test_secrets_of_other_kinds_are_no_psk() -> None:
     credentials = Credentials()
     for kind in ("eap", "xauth", "ppk", "ntlm"):
-        credentials.add_shared(kind, kind, b"secret of another kind", [SUN])
-        credentials.add_shared(f"{kind}-any", kind, b"secret of another kind")
+        credentials.add_shared(kind, kind, b"of another kind.", [SUN])
+        credentials.add_shared(f"{kind}-any", kind, b"of another kind.")
     assert credentials.psk(MOON, SUN) is None
 
 

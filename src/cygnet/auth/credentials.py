@@ -24,6 +24,7 @@ from cygnet.auth import x509
 from cygnet.auth.certificate import Certificate
 from cygnet.auth.errors import AuthenticationError, CredentialError, Kind
 from cygnet.auth.identity import NO_MATCH, Identity
+from cygnet.auth.passwords import Stored, check_hash
 from cygnet.crypto.signatures import PrivateKey, PublicKey, UnsuitableKey, check_public_key
 from cygnet.wire.numbers import IdType
 
@@ -40,6 +41,7 @@ _PRIVATE_KEYS = (
     ed448.Ed448PrivateKey,
 )
 
+_OF_USERS = frozenset({"eap", "xauth", "ntlm", "scrypt"})
 _NO_CA = "is no CA certificate: its basicConstraints do not say CA"
 
 Address = IPv4Address | IPv6Address
@@ -47,12 +49,14 @@ Address = IPv4Address | IPv6Address
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """A shared secret, for whom it is (none: for anybody), and its kind ("ike": a PSK)."""
+    """A shared secret, for whom it is (none: for anybody), and its kind: "ike" a PSK, "eap" or "xauth" a
+    password, "ntlm" and "scrypt" what is kept of one (`passwords`). `groups`: of which its owners are."""
 
     name: str
     kind: str
     secret: bytes = field(repr=False)
     owners: tuple[Identity, ...]
+    groups: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,6 +98,7 @@ class Credentials:
         # Secrets by kind and exact owner, so that ten thousand peers cost one lookup; the rest is searched.
         self._by_owner: dict[tuple[str, int, bytes], list[Shared]] = {}
         self._patterns: list[Shared] = []
+        self._users: dict[bytes, list[Shared]] = {}
         self._answered: tuple[tuple[object, ...], bytes | None] | None = None
         self._certificates: dict[bytes, Certificate] = {}
         self._anchors: dict[bytes, Certificate] = {}
@@ -111,13 +116,23 @@ class Credentials:
     # Secrets
 
     def add_shared(
-        self, name: str, kind: str, secret: bytes, owners: Iterable[Identity] = ()
+        self,
+        name: str,
+        kind: str,
+        secret: bytes,
+        owners: Iterable[Identity] = (),
+        groups: Iterable[str] = (),
     ) -> tuple[str, ...]:
         """Add or replace a secret. Returns notes for the operator; raises `CredentialError` if empty."""
         if not secret:
             raise CredentialError(f"secret {name}: it is empty")
+        if kind == "ntlm" and len(secret) != 16:
+            raise CredentialError(f"secret {name}: an NT hash has 16 octets")
+        if kind == "scrypt":
+            check_hash(secret)
         self.remove_shared(name)
-        entry = Shared(name, kind, bytes(secret), tuple(owner for owner in owners if not owner.is_any))
+        named = tuple(owner for owner in owners if not owner.is_any)
+        entry = Shared(name, kind, bytes(secret), named, frozenset(groups))
         self._shared[name] = entry
         self._index(entry)
         if kind == "ike" and len(secret) < MIN_SECRET:
@@ -141,6 +156,13 @@ class Credentials:
             else:
                 self._by_owner.pop(key, None)
         self._patterns = [other for other in self._patterns if other is not entry]
+        if entry.kind in _OF_USERS:
+            for user in _user_names(entry):
+                others = [other for other in self._users.get(user, ()) if other is not entry]
+                if others:
+                    self._users[user] = others
+                else:
+                    self._users.pop(user, None)
         return True
 
     def shared_names(self) -> tuple[str, ...]:
@@ -184,7 +206,27 @@ class Credentials:
         self._answered = asked, secret
         return secret
 
+    def user(self, name: bytes) -> Stored | None:
+        """What is kept of the password of the user with this name, in each of its forms; None: nobody is
+        called so. Names compare without regard to case; of `DOMAIN\\name`, as Windows sends it, the name
+        serves where the whole is unknown. Secrets without owners belong to no user."""
+        entries = self._users.get(name.lower()) or self._users.get(name.rpartition(b"\\")[2].lower())
+        if not entries:
+            return None
+        kept = {entry.kind: entry for entry in entries}
+        text = kept.get("eap") or kept.get("xauth")
+        return Stored(
+            name,
+            text.secret if text is not None else b"",
+            kept["ntlm"].secret if "ntlm" in kept else b"",
+            kept["scrypt"].secret.decode() if "scrypt" in kept else "",
+            frozenset().union(*(entry.groups for entry in entries)),
+        )
+
     def _index(self, entry: Shared) -> None:
+        if entry.kind in _OF_USERS:
+            for user in _user_names(entry):
+                self._users.setdefault(user, []).append(entry)
         if not entry.owners or any(owner.has_wildcards for owner in entry.owners):
             self._patterns.append(entry)
             return
@@ -290,6 +332,7 @@ class Credentials:
         for store in (
             self._shared,
             self._by_owner,
+            self._users,
             self._certificates,
             self._anchors,
             self._keys,
@@ -476,6 +519,14 @@ def _public_info(key: PublicKey) -> bytes:
 def _owner_key(kind: str, owner: Identity) -> tuple[str, int, bytes]:
     folded = owner.folded()
     return kind, folded.type, folded.data
+
+
+def _user_names(entry: Shared) -> tuple[bytes, ...]:
+    """Names as they come over EAP and XAUTH: text, whatever type of identity the owner is."""
+    named = (IdType.FQDN, IdType.RFC822_ADDR, IdType.KEY_ID)
+    return tuple(
+        (owner.data if owner.type in named else str(owner).encode()).lower() for owner in entry.owners
+    )
 
 
 def _claims(identity: Identity, address: Address | None) -> tuple[tuple[Identity, int], ...]:

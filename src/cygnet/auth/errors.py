@@ -23,6 +23,9 @@ class Kind(StrEnum):
     CERTIFICATE_MISSING = "certificate-missing"
     PRIVATE_KEY_MISSING = "private-key-missing"
     SIGNATURE_INVALID = "signature-invalid"
+    EAP_FAILED = "eap-failed"
+    EAP_PASSWORD_WRONG = "eap-password-wrong"  # noqa: S105 - a reason
+    EAP_METHOD_MISMATCH = "eap-method-mismatch"
 
 
 class AuthenticationError(Exception):

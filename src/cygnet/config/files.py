@@ -27,12 +27,23 @@ from cryptography.hazmat.primitives.serialization import (
 
 from cygnet.auth.certificate import Certificate, parse_any
 from cygnet.auth.errors import CredentialError
+from cygnet.auth.identity import BadIdentity, Identity
+from cygnet.auth.passwords import read_hash
 
 MAX_FILE = 1 << 20
 """Octets of a certificate or key file."""
 
 KEY_DIRECTORIES = ("private", "rsa", "ecdsa", "pkcs8")
 CERTIFICATE_DIRECTORIES = (("x509", False), ("x509ca", True))
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A line of a file of users. `kept`: (kind of secret, what it is)."""
+
+    name: Identity
+    kept: tuple[tuple[str, bytes], ...] = field(repr=False)
+    groups: tuple[str, ...]
 
 
 class FileProblem(Exception):
@@ -98,6 +109,25 @@ class CredentialFiles:
         except CredentialError as error:
             raise FileProblem(f"{path} cannot be used: {error}") from None
         return _to_der(store.key), certificates
+
+    def users(self, name: str) -> Iterator[User]:
+        """The users of a file: lines of a name, hashes, and `groups=a,b`. Raises `FileProblem`."""
+        path = self.find("", name)
+        refuse_if_public(path)
+        for number, line in enumerate(read_bounded(path).decode(errors="replace").splitlines(), 1):
+            words = line.partition("#")[0].split()
+            if not words:
+                continue
+            try:
+                groups = [word for word in words[1:] if word.startswith("groups=")]
+                hashes = [read_hash(word) for word in words[1:] if word not in groups]
+                user = Identity.parse(words[0])
+            except (CredentialError, BadIdentity) as error:
+                raise FileProblem(f"{path}, line {number}: {error}") from None
+            if not hashes:
+                raise FileProblem(f"{path}, line {number}: holds no hash")
+            members = tuple(one for word in groups for one in word[7:].split(",") if one)
+            yield User(user, tuple(hashes), members)
 
     def listed(self, directory: str) -> list[Path]:
         """The files in one of swanctl's directories, by name."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from cygnet.auth.credentials import Credentials
 from cygnet.auth.errors import CredentialError
 from cygnet.auth.identity import Identity
+from cygnet.auth.passwords import read_hash
 from cygnet.config import model
 from cygnet.config.build import AccessLists, Complaints, Gateway, build_connection, build_gateway
 from cygnet.config.check import check_root, in_order, problem_at
@@ -31,7 +32,6 @@ from cygnet.config.files import (
 )
 from cygnet.config.problems import ConfigurationError, KeyPath, Problem
 from cygnet.config.requests import (
-    SHARED_KINDS,
     Authority,
     CertificateEntry,
     Message,
@@ -75,7 +75,7 @@ class Loaded:
         for key in self.keys:
             store.add_private_key(key)
         for secret in self.secrets:
-            store.add_shared(secret.id, secret.kind, secret.secret, secret.owners)
+            store.add_shared(secret.id, secret.kind, secret.secret, secret.owners, secret.groups)
         return store
 
     def commands(self) -> Iterator[tuple[str, Message]]:
@@ -208,7 +208,7 @@ class _Loader:
     def _secrets(self, section: model.Secrets) -> Iterator[SharedSecret]:
         owners_seen: dict[tuple[str, frozenset[Identity]], str] = {}
         judged: set[str] = set()
-        for kind in SHARED_KINDS:
+        for kind in ("ike", "ntlm", "ppk"):
             for name, entry in getattr(section, kind).items():
                 place: KeyPath = ("secrets", name)
                 self._refuse_public_configuration((*place, "secret"), judged)
@@ -220,6 +220,43 @@ class _Loader:
                 notes = self.store.add_shared(name, kind, entry.secret, owners)
                 self.complaints.notes.extend(((*place, "secret"), note) for note in notes)
                 yield SharedSecret(name, kind, entry.secret, owners)
+        for kind in ("eap", "xauth"):
+            for name, entry in getattr(section, kind).items():
+                self._refuse_public_configuration(("secrets", name), judged)
+                yield from self._password(kind, name, entry)
+        for file in section.users:
+            yield from self._users(file)
+
+    def _password(self, kind: str, name: str, entry: model.Password) -> Iterator[SharedSecret]:
+        place: KeyPath = ("secrets", name)
+        owners = tuple(identity for group in entry.ids.values() for identity in group)
+        kept: list[tuple[str, bytes]] = [] if entry.secret is None else [(kind, entry.secret)]
+        try:
+            kept.extend(read_hash(text) for text in entry.hash)
+            for form, secret in kept:
+                self.store.add_shared(
+                    name if form == kind else f"{name} {form}", form, secret, owners, entry.groups
+                )
+        except CredentialError as error:
+            self.complaints.add((*place, "hash"), str(error), "$scrypt$..., $nt$...")
+            return
+        if not kept:
+            self.complaints.add(place, "holds neither the password nor what is kept of it", "secret, or hash")
+        if not owners:
+            self.complaints.notes.append((place, "names nobody (id), so it is nobody's password"))
+        for form, secret in kept:
+            yield SharedSecret(name if form == kind else f"{name} {form}", form, secret, owners, entry.groups)
+
+    def _users(self, file: str | bytes) -> Iterator[SharedSecret]:
+        place: KeyPath = ("secrets", "users")
+        try:
+            for user in self.files.users(file) if isinstance(file, str) else ():
+                for form, secret in user.kept:
+                    name = f"user {user.name} {form}"
+                    self.store.add_shared(name, form, secret, (user.name,), user.groups)
+                    yield SharedSecret(name, form, secret, (user.name,), user.groups)
+        except (FileProblem, CredentialError) as error:
+            self.complaints.add(place, str(error), "lines of name, hash, groups=...")
 
     def _keep(self, der: bytes, ca: bool) -> None:
         """Remember a certificate; one that was an authority stays one. Raises `CredentialError`."""

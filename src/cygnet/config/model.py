@@ -72,6 +72,7 @@ Count = Annotated[int, PlainValidator(values.integer(0, 1_000_000)), _kind("0 to
 Text = Annotated[str, PlainValidator(values.text), _kind("text")]
 Device = Annotated[str, PlainValidator(values.device), _kind("name of a device")]
 Texts = Annotated[tuple[str, ...], PlainValidator(values.texts), _kind("list", _LIST)]
+Hashes = Annotated[tuple[str, ...], PlainValidator(values.password_hashes), _kind("list of hashes", _LIST)]
 Files = Annotated[
     tuple[str | bytes, ...], PlainValidator(values.names_or_blobs), _kind("list of files", _LIST)
 ]
@@ -388,6 +389,26 @@ class Shared(Section):
     ids: dict[str, Ids] = _key({}, "`id<suffix>`: identities of those who share it; none: everybody.")
 
 
+class Password(Section):
+    GATHER = {"id": "ids"}
+    GATHER_VALUES = frozenset({"id"})
+
+    secret: MaybeSecret = Field(
+        default=None,
+        repr=False,
+        description="The password: text, `0x` and hex digits, or `0s` and base64. Serves every method.",
+        json_schema_extra={"x-default": ""},
+    )
+    hash: Hashes = Field(
+        default=(),
+        repr=False,
+        description="Instead of the password what is kept of it (`cygnet client hash` makes them): "
+        "`$scrypt$...` for EAP-GTC, PAP and XAUTH, `$nt$...` for EAP-MSCHAPv2.",
+    )
+    groups: Texts = _key((), "Groups that the user is a member of; see `remote.groups`.")
+    ids: dict[str, Ids] = _key({}, "`id<suffix>`: names of the user.")
+
+
 class Key(Section):
     file: Text = Field(
         description="File of the private key, PEM, DER or PKCS#12; relative ones in `private/`."
@@ -402,9 +423,14 @@ class Secrets(Section):
     }  # fmt: skip
 
     ike: dict[str, Shared] = _key({}, "`ike<suffix>`: pre-shared keys.")
-    eap: dict[str, Shared] = _key({}, "`eap<suffix>`: passwords; kept, nothing uses them so far.")
-    xauth: dict[str, Shared] = _key({}, "`xauth<suffix>`: the same.")
-    ntlm: dict[str, Shared] = _key({}, "`ntlm<suffix>`: the same.")
+    users: Files = _key(
+        (),
+        "Files of users, one a line: a name, what is kept of the password (`hash` of an `eap` section, one or"
+        " two), and `groups=a,b`; `#` begins a comment.",
+    )
+    eap: dict[str, Password] = _key({}, "`eap<suffix>`: the password of a user.")
+    xauth: dict[str, Password] = _key({}, "`xauth<suffix>`: the same.")
+    ntlm: dict[str, Shared] = _key({}, "`ntlm<suffix>`: the NT hash of a user's password, 16 octets.")
     ppk: dict[str, Shared] = _key(
         {}, "`ppk<suffix>`: postquantum pre-shared keys; kept, nothing uses them so far."
     )

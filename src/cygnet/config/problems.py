@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 KeyPath = tuple[str | int, ...]
 
-SECRET_KEYS = frozenset({"secret", "pin", "data", "passphrase"})
+SECRET_KEYS = frozenset({"secret", "hash", "pin", "data", "passphrase"})
 MAX_FOUND = 80
 """Characters of a found value that an error shows."""
 

@@ -25,17 +25,19 @@ Message = dict[str, Value]
 """A VICI message before encoding: text, octets, lists of them, sections."""
 
 SOCKET = Position("control socket")
-SHARED_KINDS = ("ike", "eap", "xauth", "ntlm", "ppk")
+SHARED_KINDS = ("ike", "eap", "xauth", "ntlm", "scrypt", "ppk")
 
 
 @dataclass(frozen=True, slots=True)
 class SharedSecret:
-    """`kind` is ike, eap, xauth, ntlm or ppk. Without owners it is everybody's."""
+    """`kind` is ike, eap, xauth, ntlm, ppk, or scrypt, which is Cygnet's own: what is kept of a password.
+    Without owners it is everybody's. `groups`: what its owners are members of."""
 
     id: str
     kind: str
     secret: bytes = field(repr=False)
     owners: tuple[Identity, ...] = ()
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ def _word(message: Mapping[str, Any], key: str, default: str = "") -> str:
 
 
 def shared_secret(message: Mapping[str, Any]) -> SharedSecret:
-    """`load-shared {id, type, data, owners[]}`."""
+    """`load-shared {id, type, data, owners[]}`, and Cygnet's own `groups[]`."""
     kind = _word(message, "type").lower()
     if kind not in SHARED_KINDS:
         raise refusal(("type",), "is no kind of secret", kind, ", ".join(SHARED_KINDS))
@@ -129,13 +131,22 @@ def shared_secret(message: Mapping[str, Any]) -> SharedSecret:
             owners.append(Identity.parse(owner))
         except BadIdentity as error:
             raise refusal(("owners",), f"is no identity: {error}", owner) from None
-    return SharedSecret(_word(message, "id"), kind, secret, tuple(owners))
+    groups = plain(message.get("groups", []), ("groups",))
+    return SharedSecret(
+        _word(message, "id"),
+        kind,
+        secret,
+        tuple(owners),
+        tuple([groups] if isinstance(groups, str) else groups),
+    )
 
 
 def shared_message(secret: SharedSecret) -> Message:
     message: Message = {"id": secret.id, "type": secret.kind.upper(), "data": secret.secret}
     if secret.owners:
         message["owners"] = [str(owner) for owner in secret.owners]
+    if secret.groups:
+        message["groups"] = list(secret.groups)
     return message
 
 

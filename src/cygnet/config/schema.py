@@ -63,6 +63,8 @@ PLACES: tuple[tuple[str, type[Section]], ...] = (
     ("connections.<name>.remote<suffix>", model.Remote),
     ("connections.<name>.children.<name>", model.Child),
     ("secrets.ike<suffix>", model.Shared),
+    ("secrets", model.Secrets),
+    ("secrets.eap<suffix>", model.Password),
     ("secrets.private<suffix>", model.Key),
     ("authorities.<name>", model.Authority),
     ("pools.<name>", model.Pool),

@@ -225,6 +225,13 @@ def texts(value: Any) -> tuple[str, ...]:
     return tuple(text(item) for item in items(value))
 
 
+def password_hashes(value: Any) -> tuple[str, ...]:
+    """A list of what is kept of a password. A hash holds commas of its own: each begins with `$kind$`."""
+    parts = [value] if isinstance(value, str) else items(value)
+    found = [one for part in parts for one in re.split(r"[\s,]+(?=\$(?:nt|scrypt)\$)", text(part).strip())]
+    return tuple(found)
+
+
 def names_or_blobs(value: Any) -> tuple[str | bytes, ...]:
     """A list of file names; from the control socket, their contents; inline as 0x hex or 0s base64."""
     values = [value] if isinstance(value, bytes) else items(value)

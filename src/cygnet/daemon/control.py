@@ -75,7 +75,9 @@ class Control:
         if self.shared.get(secret.id) == secret:
             return
         try:
-            notes = self.credentials.add_shared(secret.id, secret.kind.lower(), secret.secret, secret.owners)
+            notes = self.credentials.add_shared(
+                secret.id, secret.kind.lower(), secret.secret, secret.owners, secret.groups
+            )
         except CredentialError as error:
             raise Refused(str(error)) from error
         self.shared[secret.id] = secret

@@ -40,6 +40,9 @@ class Reason(StrEnum):
     CERTIFICATE_MISSING = "certificate-missing"
     PRIVATE_KEY_MISSING = "private-key-missing"
     SIGNATURE_INVALID = "signature-invalid"
+    EAP_FAILED = "eap-failed"
+    EAP_PASSWORD_WRONG = "eap-password-wrong"  # noqa: S105 - a reason
+    EAP_METHOD_MISMATCH = "eap-method-mismatch"
     # the peer or the way to it
     PEER_UNREACHABLE = "peer-unreachable"
     PEER_NAME_UNKNOWN = "peer-name-unknown"

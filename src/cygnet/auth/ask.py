@@ -1,0 +1,48 @@
+"""Questions that authentication asks the outside world: what takes long, or needs a socket.
+
+Whoever runs a verification hands them on (`ike` as an `Ask` effect) and comes back with the answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any
+
+from cygnet.records import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class CheckPassword:
+    """Does the password belong to this hash (`passwords.check`)? It costs some 50 ms by intention, so it is
+    worked out elsewhere. Answered with the very value True, or anything else for no."""
+
+    stored: str = field(repr=False)
+    password: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AskRadius:
+    """One Access-Request. `attributes` by dictionary name, in order; `state`: the server's State of the last
+    challenge; `server`: who gave it, empty for any. Answered with a `RadiusAnswer`, or None: no server
+    answers."""
+
+    attributes: tuple[tuple[str, Any], ...] = field(repr=False)
+    eap: bytes
+    state: tuple[bytes, ...] = ()
+    server: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RadiusAnswer:
+    """A verified answer: `code` is the packet's, `eap` its EAP-Message put together, `msk` the two keys of
+    RFC 2548 decrypted and joined, `attributes` the rest by name."""
+
+    code: int
+    eap: bytes
+    state: tuple[bytes, ...]
+    server: str
+    msk: bytes = field(default=b"", repr=False)
+    attributes: tuple[tuple[str, Any], ...] = ()
+
+
+AuthQuestion = CheckPassword | AskRadius
