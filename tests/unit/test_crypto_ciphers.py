@@ -296,8 +296,9 @@ def test_suites_tell_their_lengths(encryption: int, bits: int, mac: int, lengths
         (Encr.AES_CBC, 127, Integ.HMAC_SHA2_256_128),
         (Encr.AES_GCM_16, 512, Integ.NONE),
         (Encr.CHACHA20_POLY1305, 128, Integ.NONE),
-        (Encr.TRIPLE_DES_CBC, 0, Integ.HMAC_SHA1_96),
-        (Encr.AES_CBC, 128, Integ.HMAC_MD5_96),
+        (Encr.DES_CBC, 0, Integ.HMAC_SHA1_96),
+        (Encr.AES_CBC, 128, Integ.HMAC_MD5_128),
+        (Encr.TRIPLE_DES_CBC, 0, Integ.NONE),
         (4000, 128, Integ.NONE),
     ],
 )
@@ -321,3 +322,29 @@ def test_the_librarys_aead_is_offered_to_engines_where_there_is_one() -> None:
     assert is_aead(Encr.CHACHA20_POLY1305)
     assert not is_aead(Encr.AES_CTR)
     assert not is_aead(4000)
+
+
+@pytest.mark.parametrize(
+    ("key", "ciphertext"),
+    [
+        ("0123456789abcdeffedcba9876543210", "67673138549669730857065648eabe43"),
+        ("0123456789abcdeffedcba98765432100011223344556677", "b4993401b3e996f84ee5cee7d79b09b9"),
+        (
+            "0123456789abcdeffedcba987654321000112233445566778899aabbccddeeff",
+            "9acc237dff16d76c20ef7c919e3a7509",
+        ),
+    ],
+)
+def test_camellia_agrees_with_rfc_3713(key: str, ciphertext: str) -> None:
+    # Appendix A; one block of CBC with a zero IV is one block.
+    chosen = suite(Encr.CAMELLIA_CBC, len(key) * 4, Integ.HMAC_SHA2_256_128)
+    protector = chosen.protector(bytes.fromhex(key), bytes(32))
+    plaintext = bytes.fromhex("0123456789abcdeffedcba9876543210")
+    sealed = protector.seal(b"", bytes(16), plaintext)
+    assert sealed[:16].hex() == ciphertext
+    assert protector.open(b"", bytes(16), sealed) == plaintext
+
+
+def test_gmac_is_an_integrity_algorithm_of_ah_alone() -> None:
+    with pytest.raises(UnsupportedAlgorithm, match="for AH alone"):
+        suite(Encr.AES_CBC, 128, Integ.AES_128_GMAC)

@@ -92,7 +92,7 @@ def test_several_proposals_come_from_a_comma_or_a_list_in_their_order() -> None:
     [
         ("aes128-sha257-modp2048", IKE, "'sha257'"),
         ("aes128-sha256-modp1024", IKE, "'modp1024'"),
-        ("3des-sha1", ESP, "'3des'"),
+        ("des-sha1", ESP, "'des'"),
         ("aes128--sha256", ESP, "''"),
         ("", IKE, "''"),
         ("null-sha256-modp2048", IKE, "'null' has no place in an IKE proposal"),
@@ -188,7 +188,7 @@ def test_what_a_peer_offers_is_printable_whatever_it_is() -> None:
     offered = Proposal(
         77,
         (
-            Transform(TransformType.ENCR, Encr.TRIPLE_DES_CBC),
+            Transform(TransformType.ENCR, Encr.IDEA_CBC),
             Transform(TransformType.ENCR, 1234, 99),
             Transform(TransformType.PRF, Prf.PRF_HMAC_MD5),
             Transform(6, KeMethod.ML_KEM_768),
@@ -196,6 +196,27 @@ def test_what_a_peer_offers_is_printable_whatever_it_is() -> None:
         ),
     )
     assert format_proposal(offered) == (
-        "UNKNOWN_77:3DES_CBC/UNKNOWN_1234_99/PRF_HMAC_MD5/ML_KEM_768/UNKNOWN_241_3"
+        "UNKNOWN_77:IDEA_CBC/UNKNOWN_1234_99/PRF_HMAC_MD5/ML_KEM_768/UNKNOWN_241_3"
     )
-    assert keywords_of(offered).startswith("3DES_CBC-")
+    assert keywords_of(offered).startswith("IDEA_CBC-")
+
+
+def test_an_ah_proposal_holds_integrity_and_gmac_is_one_there() -> None:
+    (proposal,) = parse_proposals("sha256-aes256gmac-x25519-esn", Protocol.AH)
+    assert format_proposal(proposal) == "AH:HMAC_SHA2_256_128/AES_256_GMAC/CURVE_25519/EXT_SEQ"
+    assert keywords_of(proposal) == "sha256-aes256gmac-x25519-esn"
+    (proposal,) = parse_proposals("sha1", Protocol.AH)
+    assert keywords_of(proposal) == "sha1-noesn"
+    with pytest.raises(BadProposal, match="has no integrity algorithm"):
+        parse_proposals("esn", Protocol.AH)
+    with pytest.raises(BadProposal, match="no place in an AH proposal"):
+        parse_proposals("aes128-sha256", Protocol.AH)
+    assert all(p.protocol == Protocol.AH for p in parse_proposals("default", Protocol.AH))
+
+
+@pytest.mark.parametrize("keyword", ["aes128gmac", "aes256gcm16iiv", "aes128ccm8iiv", "chacha20poly1305iiv"])
+def test_what_is_for_packets_alone_protects_no_ike_message(keyword: str) -> None:
+    (proposal,) = parse_proposals(keyword, Protocol.ESP)
+    assert keywords_of(proposal) == f"{keyword}-noesn"
+    with pytest.raises(BadProposal, match="no place in an IKE proposal"):
+        parse_proposals(f"{keyword}-prfsha256-x25519", Protocol.IKE)

@@ -286,3 +286,41 @@ def test_signatures_verify_if_and_only_if_they_are_valid(name: str, scheme: str)
 
 def test_the_classic_scheme_by_number_is_the_one_by_name() -> None:
     assert scheme_by_method(9) is scheme_named("ecdsa-256")
+
+
+def test_gmac_agrees_at_every_key_length() -> None:
+    judged = 0
+    for name in ("wycheproof/aes_gmac_test.json.gz", "kat/gmac_test.json"):
+        for group, case in cases(name):
+            if group["ivSize"] != 96 or group["tagSize"] != 128:
+                continue
+            number = {128: Integ.AES_128_GMAC, 192: Integ.AES_192_GMAC, 256: Integ.AES_256_GMAC}
+            iv = octets(case, "iv")
+            found = integrity(number[group["keySize"]]).compute(
+                octets(case, "key") + iv[:4], iv[4:] + octets(case, "msg")
+            )
+            assert (found == octets(case, "tag")) is (case["result"] == "valid"), case
+            judged += 1
+    assert judged > 50
+
+
+def test_3des_agrees() -> None:
+    judged = 0
+    for _, case in cases("kat/des3_test.json"):
+        key, plaintext = octets(case, "key"), octets(case, "msg")
+        if len(plaintext) % 8 or len(key) != 24:
+            continue
+        protector = suite(Encr.TRIPLE_DES_CBC, 0, Integ.HMAC_MD5_96).protector(key, bytes(16))
+        assert protector.seal(b"", octets(case, "iv"), plaintext)[:-12] == octets(case, "ct")
+        judged += 1
+    assert judged
+
+
+def test_hmac_md5_agrees() -> None:
+    judged = 0
+    for _, case in cases("kat/hmac_md5_test.json"):
+        found = integrity(Integ.HMAC_MD5_96).compute(octets(case, "key"), octets(case, "msg"))
+        tag = octets(case, "tag")[:12]
+        assert found[: len(tag)] == tag
+        judged += 1
+    assert judged

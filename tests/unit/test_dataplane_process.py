@@ -200,7 +200,8 @@ def test_a_refused_policy_is_answered_alone(running: Running) -> None:
 @pytest.mark.parametrize(
     ("changed", "text"),
     [
-        ({"protocol": 51}, "protocol 51"),
+        ({"protocol": 108}, "protocol 108"),
+        ({"protocol": 51}, "AH cannot go through UDP"),
         ({"mode": 2}, "tunnel mode"),
         ({"direction": 7}, "direction"),
         ({"spi": 255}, "reserved"),

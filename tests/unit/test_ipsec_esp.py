@@ -7,12 +7,13 @@ import logging
 import os
 import random
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20Poly1305
 
 from cygnet.crypto.suites import UnsupportedAlgorithm
 from cygnet.ipsec.drops import Drop
@@ -43,6 +44,14 @@ SUITES = {
     "ctr128-xcbc": (Encr.AES_CTR, 128, Integ.AES_XCBC_96, 20, 16),
     "ctr256-cmac": (Encr.AES_CTR, 256, Integ.AES_CMAC_96, 36, 16),
     "null-sha256": (Encr.NULL, 0, Integ.HMAC_SHA2_256_128, 0, 32),
+    "gmac-128": (Encr.NULL_AES_GMAC, 128, Integ.NONE, 20, 0),
+    "gmac-256": (Encr.NULL_AES_GMAC, 256, Integ.NONE, 36, 0),
+    "camellia128-sha256": (Encr.CAMELLIA_CBC, 128, Integ.HMAC_SHA2_256_128, 16, 32),
+    "camellia256-cmac": (Encr.CAMELLIA_CBC, 256, Integ.AES_CMAC_96, 32, 16),
+    "3des-md5": (Encr.TRIPLE_DES_CBC, 0, Integ.HMAC_MD5_96, 24, 16),
+    "gcm16iiv-256": (Encr.AES_GCM_16_IIV, 256, Integ.NONE, 36, 0),
+    "ccm8iiv-128": (Encr.AES_CCM_8_IIV, 128, Integ.NONE, 19, 0),
+    "chachaiiv": (Encr.CHACHA20_POLY1305_IIV, 0, Integ.NONE, 36, 0),
 }
 SCAPY = {
     "gcm16": ("AES-GCM", "NULL"),
@@ -54,6 +63,8 @@ SCAPY = {
     "cbc256-sha512": ("AES-CBC", "SHA2-512-256"),
     "ctr256-cmac": ("AES-CTR", "AES-CMAC-96"),
     "null-sha256": ("NULL", "SHA2-256-128"),
+    "gmac": ("AES-NULL-GMAC", "NULL"),
+    "3des-md5": ("3DES", "HMAC-MD5-96"),
 }
 
 
@@ -152,8 +163,9 @@ def vectors() -> list[dict[str, Any]]:
     if not PACKETS.exists():
         return []
     names = {"AES_GCM": Encr.AES_GCM_16, "AES_CCM": Encr.AES_CCM_16, "AES_CBC": Encr.AES_CBC,
-             "AES_CTR": Encr.AES_CTR, "NULL": Encr.NULL}  # fmt: skip
-    macs = {"SHA256_HMAC": Integ.HMAC_SHA2_256_128, "SHA384_HMAC": Integ.HMAC_SHA2_384_192,
+             "AES_CTR": Encr.AES_CTR, "3DES_CBC": Encr.TRIPLE_DES_CBC, "NULL": Encr.NULL}  # fmt: skip
+    macs = {"MD5_HMAC": Integ.HMAC_MD5_96,
+            "SHA256_HMAC": Integ.HMAC_SHA2_256_128, "SHA384_HMAC": Integ.HMAC_SHA2_384_192,
             "SHA512_HMAC": Integ.HMAC_SHA2_512_256, "AES_XCBC_MAC": Integ.AES_XCBC_96,
             None: Integ.NONE}  # fmt: skip
     found = []
@@ -162,6 +174,11 @@ def vectors() -> list[dict[str, Any]]:
         if item["proto"] == "ESP" and cipher in names and item["auth_alg"] in macs:
             found.append(item | {"encr": names[cipher], "integ": macs[item["auth_alg"]]})
     return found
+
+
+def _one_after_the_other(*octets: bytes) -> Callable[[int], bytes]:
+    left = list(octets)
+    return lambda _: left.pop(0)
 
 
 @pytest.mark.skipif(not PACKETS.exists(), reason="../shared/vectors is not here")
@@ -174,7 +191,7 @@ def test_published_packets_are_sealed_and_opened_octet_for_octet() -> None:
         iv = bytes.fromhex(item.get("iv") or "")
         sa = parameters(
             encryption=item["encr"],
-            key_bits=0 if item["encr"] == Encr.NULL else item["key_length"][0] * 8,
+            key_bits=0 if item["encr"] in (Encr.NULL, Encr.TRIPLE_DES_CBC) else item["key_length"][0] * 8,
             integrity=item["integ"],
             encryption_key=b"" if item["encr"] == Encr.NULL else key,
             integrity_key=bytes.fromhex(item.get("auth_key") or ""),
@@ -182,11 +199,11 @@ def test_published_packets_are_sealed_and_opened_octet_for_octet() -> None:
         )
         assert open_(InboundSa(sa), [packet]) == [inner], item["name"]
         start = (int.from_bytes(iv[:8], "big") - 1) % (1 << 64) if len(iv) == 8 else 0
-        sender = OutboundSa(sa, random={16: iv, 8: start.to_bytes(8, "big")}.__getitem__)
+        sender = OutboundSa(sa, random=_one_after_the_other(start.to_bytes(8, "big"), iv))
         version = 4 if inner[0] >> 4 == 4 else 41
         assert seal(sender, [inner], next_header=version) == [packet], item["name"]
         checked += 1
-    assert checked >= 13
+    assert checked >= 18
 
 
 @pytest.mark.parametrize("esn", [False, True])
@@ -315,7 +332,39 @@ def test_extended_numbers_cross_the_edge_of_their_lower_half() -> None:
     assert receiver.window.top == (1 << 32) + 30
 
 
-@pytest.mark.parametrize("name", ["gcm16-128", "ctr128-xcbc", "chacha", "cbc128-sha1"])
+@pytest.mark.parametrize("name", ["gcm16iiv-256", "ccm8iiv-128", "chachaiiv"])
+@pytest.mark.parametrize("esn", [False, True])
+def test_an_implicit_iv_is_the_sequence_number_and_is_not_sent(name: str, esn: bool) -> None:
+    # The library's AEAD called by hand is the judge (RFC 8750, section 4).
+    p = parameters(name, esn=esn)
+    salt = 3 if "ccm" in name else 4
+    sender = OutboundSa(p)
+    sender.sequence = (1 << 32) + 4 if esn else 4
+    for packet, number in zip(seal(sender, [ipv4(60)] * 9), range(5, 14), strict=True):
+        sequence = number + ((1 << 32) if esn else 0)
+        key, nonce = p.encryption_key[:-salt], p.encryption_key[-salt:] + sequence.to_bytes(8, "big")
+        kinds = {"gcm16iiv": AESGCM, "ccm8iiv": lambda k: AESCCM(k, 8), "chachaiiv": ChaCha20Poly1305}
+        aead: Any = kinds[name.split("-")[0]](key)
+        aad = struct.pack(">IQ", p.spi, sequence) if esn else packet[:8]
+        assert aead.decrypt(nonce, packet[8:], aad) == ipv4(60) + b"\x01\x02\x02\x04"
+
+
+def test_keys_made_by_hand_are_refused_where_a_restart_would_repeat_their_ivs() -> None:
+    # RFC 8221, section 3; RFC 4543, section 2.
+    for name in SUITES:
+        counter = not name.startswith(("cbc", "camellia", "3des", "null"))
+        if counter:
+            with pytest.raises(ValueError, match="RFC 8221"):
+                OutboundSa(parameters(name, manual=True))
+            with pytest.raises(ValueError, match="RFC 8221"):
+                InboundSa(parameters(name, manual=True))
+        else:
+            OutboundSa(parameters(name, manual=True))
+
+
+@pytest.mark.parametrize(
+    "name", ["gcm16-128", "ctr128-xcbc", "chacha", "cbc128-sha1", "gmac-128", "3des-md5"]
+)
 def test_no_iv_ever_repeats_and_a_key_installed_twice_starts_elsewhere(name: str) -> None:
     seen = set()
     for _ in range(2):

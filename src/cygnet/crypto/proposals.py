@@ -5,7 +5,8 @@ alternatives: `aes128-aes256-sha256-modp2048-ecp256`. A comma or a list gives se
 `default` stands for DEFAULT_IKE or DEFAULT_ESP. The rules are strongSwan's: without a PRF keyword
 the PRFs are those of the integrity algorithms; AEADs take no integrity algorithm and never share a
 proposal with other ciphers (RFC 7296, section 3.3); an ESP proposal without `esn` means `noesn`;
-key exchange methods in an ESP proposal ask for PFS, and `none` beside them makes it optional.
+key exchange methods in an ESP or AH proposal ask for PFS, and `none` beside them makes it optional.
+`aes128gmac` is a cipher in ESP and an integrity algorithm in AH.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import field
 
-from cygnet.crypto.suites import is_aead
+from cygnet.crypto.suites import ONLY_ESP, is_aead
 from cygnet.records import dataclass
 from cygnet.wire.numbers import Encr, Esn, Integ, KeMethod, Prf, Protocol, TransformType
 
@@ -57,6 +58,8 @@ def _keywords() -> dict[str, Transform]:
     table = {
         "null": Transform(TransformType.ENCR, Encr.NULL),
         "chacha20poly1305": Transform(TransformType.ENCR, Encr.CHACHA20_POLY1305),
+        "chacha20poly1305iiv": Transform(TransformType.ENCR, Encr.CHACHA20_POLY1305_IIV),
+        "3des": Transform(TransformType.ENCR, Encr.TRIPLE_DES_CBC),
     }
     icv_lengths = (
         ("ccm", Encr.AES_CCM_16, 16, 128),
@@ -69,6 +72,10 @@ def _keywords() -> dict[str, Transform]:
     for bits in (128, 192, 256):
         table[f"aes{bits}"] = Transform(TransformType.ENCR, Encr.AES_CBC, bits)
         table[f"aes{bits}ctr"] = Transform(TransformType.ENCR, Encr.AES_CTR, bits)
+        table[f"aes{bits}gmac"] = Transform(TransformType.ENCR, Encr.NULL_AES_GMAC, bits)
+        table[f"camellia{bits}"] = Transform(TransformType.ENCR, Encr.CAMELLIA_CBC, bits)
+        table[f"aes{bits}gcm16iiv"] = Transform(TransformType.ENCR, Encr.AES_GCM_16_IIV, bits)
+        table[f"aes{bits}ccm8iiv"] = Transform(TransformType.ENCR, Encr.AES_CCM_8_IIV, bits)
         for mode, number, octets, icv_bits in icv_lengths:
             transform = Transform(TransformType.ENCR, number, bits)
             table[f"aes{bits}{mode}{octets}"] = table[f"aes{bits}{mode}{icv_bits}"] = transform
@@ -79,6 +86,7 @@ def _keywords() -> dict[str, Transform]:
             for spelling in spellings:
                 table[spelling] = Transform(transform_type, number)
     table["aes"] = table["aes128"]
+    table["camellia"] = table["camellia128"]
     return table
 
 
@@ -91,6 +99,7 @@ _SINGLE_WORDS: dict[int, dict[int, tuple[str, ...]]] = {
         Integ.HMAC_SHA2_512_256: ("sha512", "sha2_512"),
         Integ.AES_XCBC_96: ("aesxcbc",),
         Integ.AES_CMAC_96: ("aescmac",),
+        Integ.HMAC_MD5_96: ("md5",),
     },
     TransformType.PRF: {
         Prf.PRF_HMAC_SHA1: ("prfsha1",),
@@ -126,6 +135,13 @@ _KEYWORD_OF: dict[Transform, str] = {}
 for _keyword, _transform in KEYWORDS.items():
     _KEYWORD_OF.setdefault(_transform, _keyword)
 
+_AH_OF_GMAC = {
+    KEYWORDS["aes128gmac"]: Transform(TransformType.INTEG, Integ.AES_128_GMAC),
+    KEYWORDS["aes192gmac"]: Transform(TransformType.INTEG, Integ.AES_192_GMAC),
+    KEYWORDS["aes256gmac"]: Transform(TransformType.INTEG, Integ.AES_256_GMAC),
+}
+_KEYWORD_OF |= {integrity: _KEYWORD_OF[cipher] for cipher, integrity in _AH_OF_GMAC.items()}
+
 _PRF_OF_INTEGRITY = {
     Integ.HMAC_SHA1_96: Prf.PRF_HMAC_SHA1,
     Integ.HMAC_SHA2_256_128: Prf.PRF_HMAC_SHA2_256,
@@ -143,9 +159,10 @@ _KIND = {
 }
 _TYPES = {
     Protocol.IKE: (TransformType.ENCR, TransformType.INTEG, TransformType.PRF, TransformType.KE),
+    Protocol.AH: (TransformType.INTEG, TransformType.KE, TransformType.ESN),
     Protocol.ESP: (TransformType.ENCR, TransformType.INTEG, TransformType.KE, TransformType.ESN),
 }
-_PROTOCOL_NAME = {Protocol.IKE: "IKE", Protocol.ESP: "ESP"}
+_PROTOCOL_NAME = {Protocol.IKE: "IKE", Protocol.AH: "AH", Protocol.ESP: "ESP"}
 
 
 def keywords_for(protocol: int, *types: int) -> tuple[str, ...]:
@@ -157,7 +174,9 @@ def keywords_for(protocol: int, *types: int) -> tuple[str, ...]:
     return tuple(
         keyword
         for transform, keyword in _KEYWORD_OF.items()
-        if transform.type in wanted and not (protocol == Protocol.IKE and _only_for_esp(transform))
+        if transform.type in wanted
+        and not (protocol == Protocol.IKE and _only_for_esp(transform))
+        and not (protocol != Protocol.AH and transform in _AH_OF_GMAC.values())
     )
 
 
@@ -169,11 +188,13 @@ def _allowed(protocol: int) -> str:
 
 
 def _only_for_esp(transform: Transform) -> bool:
-    return transform in (KEYWORDS["null"], KEYWORDS["none"])
+    if transform.type == TransformType.ENCR:
+        return transform.id in ONLY_ESP
+    return transform == KEYWORDS["none"]
 
 
 def parse_proposals(text_or_list: str | Iterable[str], protocol: int) -> tuple[Proposal, ...]:
-    """Proposals in order of preference, for Protocol.IKE or Protocol.ESP; raises BadProposal."""
+    """Proposals in order of preference, for one of Protocol; raises BadProposal."""
     texts = [text_or_list] if isinstance(text_or_list, str) else text_or_list
     words = [word.strip() for text in texts for word in text.split(",")]
     proposals: list[Proposal] = []
@@ -198,6 +219,8 @@ def _parse_one(text: str, protocol: int) -> Proposal:
             raise BadProposal(
                 f"unknown keyword {keyword!r} in proposal {text!r}; allowed: {_allowed(protocol)}"
             )
+        if protocol == Protocol.AH:
+            transform = _AH_OF_GMAC.get(transform, transform)
         if transform.type not in chosen or (protocol == Protocol.IKE and _only_for_esp(transform)):
             raise BadProposal(
                 f"keyword {keyword!r} has no place in an {_PROTOCOL_NAME[protocol]} proposal ({text!r}); "
@@ -211,6 +234,12 @@ def _parse_one(text: str, protocol: int) -> Proposal:
 
 def _complete(chosen: dict[int, list[Transform]], text: str, protocol: int) -> None:
     """Fill in what the keywords imply and refuse what cannot work."""
+    if protocol == Protocol.AH:
+        if not chosen[TransformType.INTEG]:
+            raise _lacks(TransformType.INTEG, text, protocol)
+        if not chosen[TransformType.ESN]:
+            chosen[TransformType.ESN].append(KEYWORDS["noesn"])
+        return
     encryption = chosen[TransformType.ENCR]
     if not encryption:
         raise _lacks(TransformType.ENCR, text, protocol)
@@ -226,7 +255,11 @@ def _complete(chosen: dict[int, list[Transform]], text: str, protocol: int) -> N
     if protocol == Protocol.IKE:
         prfs = chosen[TransformType.PRF]
         if not prfs:
-            prfs.extend(Transform(TransformType.PRF, _PRF_OF_INTEGRITY[mac.id]) for mac in integrity)
+            prfs.extend(
+                Transform(TransformType.PRF, _PRF_OF_INTEGRITY[mac.id])
+                for mac in integrity
+                if mac.id in _PRF_OF_INTEGRITY
+            )
         if not prfs:
             raise _lacks(TransformType.PRF, text, protocol)
         if not chosen[TransformType.KE]:
@@ -254,11 +287,14 @@ DEFAULT_ESP: Sequence[str] = (
     "aes256gcm16-aes128gcm16-chacha20poly1305-x25519-ecp256-ecp384-ecp521-x448-modp3072-modp4096-modp2048-none-esn-noesn",
     "aes256-aes192-aes128-sha256-sha384-sha512-x25519-ecp256-ecp384-ecp521-x448-modp3072-modp4096-modp2048-none-esn-noesn",
 )
+DEFAULT_AH: Sequence[str] = (
+    "sha256-sha384-sha512-x25519-ecp256-ecp384-ecp521-x448-modp3072-modp4096-modp2048-none-esn-noesn",
+)
 
 
 def default_proposals(protocol: int) -> tuple[Proposal, ...]:
     """What `default` stands for."""
-    texts = DEFAULT_IKE if protocol == Protocol.IKE else DEFAULT_ESP
+    texts = {Protocol.IKE: DEFAULT_IKE, Protocol.AH: DEFAULT_AH}.get(protocol, DEFAULT_ESP)
     return tuple(_parse_one(text, protocol) for text in texts)
 
 

@@ -5,6 +5,8 @@ and holds no keys. A `Protector` is a suite with keys, made for a message (IKE) 
 (ESP); it costs 1 to 3 µs, so nothing needs to keep one. All protectors speak one language:
 
 - AEAD (RFC 5282, RFC 4106, RFC 4309, RFC 7634): nonce = salt | iv, additional data = `aad`.
+- GMAC (RFC 4543): an AEAD that encrypts nothing; the IV is authenticated too (erratum 1821, as all do it).
+- Implicit IV (RFC 8750): the AEADs with an IV that is not sent, because it is the sequence number.
 - Separate algorithms: encrypt, then MAC over aad | iv | ciphertext | suffix, where `suffix` is what
   is authenticated and not sent: the high half of an extended sequence number (RFC 4303, 2.2.1).
 
@@ -24,6 +26,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20
 
 from cygnet.crypto.errors import IntegrityFailure, UnsupportedAlgorithm
 from cygnet.crypto.integrity import Integrity, integrity
+from cygnet.crypto.old_ciphers import Camellia, TripleDES
 from cygnet.wire.numbers import Encr, Integ
 
 __all__ = ["CipherSuite", "IntegrityFailure", "LibraryAead", "Protector", "UnsupportedAlgorithm", "suite"]
@@ -56,7 +59,8 @@ class Protector:
 class CipherSuite:
     """Lengths are octets. `encryption_key_length` includes the salt, which is the key's end.
 
-    `block` is what plaintext must be padded to a multiple of: 16 for CBC, else 1 (ESP itself wants 4).
+    `block` is what plaintext must be padded to a multiple of: the cipher's for CBC, else 1 (ESP itself
+    wants 4). `iv_length` is what is sent: 0 with an implicit IV, which is the sequence number.
     """
 
     encryption: int
@@ -70,6 +74,13 @@ class CipherSuite:
     block: int
     aead: bool
     make: Callable[[CipherSuite, bytes, bytes], Protector]
+    implicit_iv: bool = False
+
+    @property
+    def counter_mode(self) -> bool:
+        """Whether an IV that comes twice under one key gives the plaintext or the key away: such a cipher
+        is never keyed by hand (RFC 8221, section 3)."""
+        return self.encryption in _COUNTER_MODES
 
     def protector(self, encryption_key: bytes, integrity_key: bytes = b"") -> Protector:
         """Raises ValueError where a key has the wrong length: a caller's mistake."""
@@ -136,17 +147,48 @@ class _ShortTagGcm(Protector):
             raise IntegrityFailure("wrong integrity check value") from None
 
 
+class _Gmac(Protector):
+    """AES-GMAC in ESP (RFC 4543): the payload goes in clear, as additional data of GCM without plaintext."""
+
+    __slots__ = ("_gcm",)
+
+    def __init__(self, key: bytes, salt: bytes) -> None:
+        self.aead = None
+        self.salt = salt
+        self._gcm = AESGCM(key)
+
+    def seal(self, aad: Octets, iv: Octets, plaintext: Octets, suffix: Octets = b"") -> bytes:
+        return bytes(plaintext) + self._gcm.encrypt(self.salt + iv, b"", b"".join((aad, iv, plaintext)))
+
+    def open(self, aad: Octets, iv: Octets, ciphertext_and_icv: Octets, suffix: Octets = b"") -> bytes:
+        if len(iv) != 8 or len(ciphertext_and_icv) < _AES_BLOCK:
+            raise IntegrityFailure("no room for the IV and the integrity check value")
+        clear, tag = ciphertext_and_icv[:-_AES_BLOCK], ciphertext_and_icv[-_AES_BLOCK:]
+        try:
+            self._gcm.decrypt(self.salt + iv, tag, b"".join((aad, iv, clear)))
+        except InvalidTag:
+            raise IntegrityFailure("wrong integrity check value") from None
+        return bytes(clear)
+
+
 class _EncryptThenMac(Protector):
     """Separate encryption and integrity; subclasses are the ciphers."""
 
-    __slots__ = ("_icv_length", "_integrity_key", "_mac")
+    __slots__ = ("_block", "_icv_length", "_integrity_key", "_iv_length", "_mac")
 
-    iv_length = 0
-    block = 1
-
-    def __init__(self, integrity_key: bytes, algorithm: Integrity, salt: bytes = b"") -> None:
+    def __init__(
+        self,
+        integrity_key: bytes,
+        algorithm: Integrity,
+        *,
+        salt: bytes = b"",
+        iv_length: int = 0,
+        block: int = 1,
+    ) -> None:
         self.aead = None
         self.salt = salt
+        self._iv_length = iv_length
+        self._block = block
         self._integrity_key = integrity_key
         self._mac = algorithm.compute
         self._icv_length = algorithm.icv_length
@@ -163,7 +205,7 @@ class _EncryptThenMac(Protector):
 
     def open(self, aad: Octets, iv: Octets, ciphertext_and_icv: Octets, suffix: Octets = b"") -> bytes:
         length = len(ciphertext_and_icv) - self._icv_length
-        if len(iv) != self.iv_length or length < 0 or length % self.block:
+        if len(iv) != self._iv_length or length < 0 or length % self._block:
             raise IntegrityFailure("no room for the IV and the integrity check value, or a broken block")
         ciphertext = ciphertext_and_icv[:length]
         expected = self._mac(self._integrity_key, b"".join((aad, iv, ciphertext, suffix)))
@@ -173,16 +215,19 @@ class _EncryptThenMac(Protector):
 
 
 class _Cbc(_EncryptThenMac):
-    """AES-CBC (RFC 3602)."""
+    """AES-CBC (RFC 3602), Camellia-CBC (RFC 4312), 3DES-CBC (RFC 2451)."""
 
     __slots__ = ("_key",)
 
-    iv_length = _AES_BLOCK
-    block = _AES_BLOCK
-
-    def __init__(self, key: bytes, integrity_key: bytes, algorithm: Integrity) -> None:
-        super().__init__(integrity_key, algorithm)
-        self._key = algorithms.AES(key)
+    def __init__(
+        self,
+        key: algorithms.AES | Camellia | TripleDES,
+        block: int,
+        integrity_key: bytes,
+        algorithm: Integrity,
+    ) -> None:
+        super().__init__(integrity_key, algorithm, iv_length=block, block=block)
+        self._key = key
 
     def encrypt(self, iv: Octets, plaintext: Octets) -> bytes:
         encryptor = Cipher(self._key, modes.CBC(bytes(iv))).encryptor()
@@ -198,10 +243,8 @@ class _Ctr(_EncryptThenMac):
 
     __slots__ = ("_key",)
 
-    iv_length = 8
-
     def __init__(self, key: bytes, salt: bytes, integrity_key: bytes, algorithm: Integrity) -> None:
-        super().__init__(integrity_key, algorithm, salt)
+        super().__init__(integrity_key, algorithm, salt=salt, iv_length=8)
         self._key = algorithms.AES(key)
 
     def encrypt(self, iv: Octets, plaintext: Octets) -> bytes:
@@ -238,8 +281,20 @@ def _make_chacha(chosen: CipherSuite, encryption_key: bytes, integrity_key: byte
     return _Aead(ChaCha20Poly1305(encryption_key[:-4]), encryption_key[-4:], 8)
 
 
+def _make_gmac(chosen: CipherSuite, encryption_key: bytes, integrity_key: bytes) -> Protector:
+    return _Gmac(encryption_key[:-4], encryption_key[-4:])
+
+
 def _make_cbc(chosen: CipherSuite, encryption_key: bytes, integrity_key: bytes) -> Protector:
-    return _Cbc(encryption_key, integrity_key, integrity(chosen.integrity))
+    return _Cbc(algorithms.AES(encryption_key), 16, integrity_key, integrity(chosen.integrity))
+
+
+def _make_camellia(chosen: CipherSuite, encryption_key: bytes, integrity_key: bytes) -> Protector:
+    return _Cbc(Camellia(encryption_key), 16, integrity_key, integrity(chosen.integrity))
+
+
+def _make_triple_des(chosen: CipherSuite, encryption_key: bytes, integrity_key: bytes) -> Protector:
+    return _Cbc(TripleDES(encryption_key), 8, integrity_key, integrity(chosen.integrity))
 
 
 def _make_ctr(chosen: CipherSuite, encryption_key: bytes, integrity_key: bytes) -> Protector:
@@ -259,6 +314,8 @@ class _Encryption:
     """Of the cipher itself; 0: it needs an integrity algorithm."""
     block: int
     make: Callable[[CipherSuite, bytes, bytes], Protector]
+    key: int = 0
+    """Octets where the number of bits is not negotiated."""
 
 
 _AES_BITS = (128, 192, 256)
@@ -273,8 +330,21 @@ _ENCRYPTION = {
     Encr.AES_GCM_12: _Encryption(_AES_BITS, 4, 8, 12, 1, _make_gcm),
     Encr.AES_GCM_16: _Encryption(_AES_BITS, 4, 8, 16, 1, _make_gcm),
     # No Key Length attribute (RFC 7634, section 4); some peers send 256 all the same.
-    Encr.CHACHA20_POLY1305: _Encryption((0, 256), 4, 8, 16, 1, _make_chacha),
+    Encr.CHACHA20_POLY1305: _Encryption((0, 256), 4, 8, 16, 1, _make_chacha, 32),
+    Encr.NULL_AES_GMAC: _Encryption(_AES_BITS, 4, 8, 16, 1, _make_gmac),
+    Encr.CAMELLIA_CBC: _Encryption(_AES_BITS, 0, 16, 0, 16, _make_camellia),
+    # 192 bits, of which 168 count; the parity bits are nobody's affair (RFC 2451, section 2.4).
+    Encr.TRIPLE_DES_CBC: _Encryption((0,), 0, 8, 0, 8, _make_triple_des, 24),
+    # RFC 8750: the IV is not sent.
+    Encr.AES_CCM_8_IIV: _Encryption(_AES_BITS, 3, 0, 8, 1, _make_ccm),
+    Encr.AES_GCM_16_IIV: _Encryption(_AES_BITS, 4, 0, 16, 1, _make_gcm),
+    Encr.CHACHA20_POLY1305_IIV: _Encryption((0, 256), 4, 0, 16, 1, _make_chacha, 32),
 }
+IMPLICIT_IV = frozenset({Encr.AES_CCM_8_IIV, Encr.AES_GCM_16_IIV, Encr.CHACHA20_POLY1305_IIV})
+ONLY_ESP = IMPLICIT_IV | {Encr.NULL, Encr.NULL_AES_GMAC}
+"""What protects no IKE message: the numbers of its messages are not a packet's (RFC 8750, section 7), and
+it must be encrypted."""
+_COUNTER_MODES = frozenset(number for number, kind in _ENCRYPTION.items() if kind.salt)
 SUPPORTED_ENCRYPTION = tuple(_ENCRYPTION)
 
 
@@ -302,7 +372,9 @@ def suite(encryption: int, key_bits: int, integrity_number: int = Integ.NONE) ->
     if not kind.icv and integrity_number == Integ.NONE:
         raise UnsupportedAlgorithm(f"{name} without integrity")
     mac = integrity(integrity_number) if integrity_number != Integ.NONE else None
-    key_length = 32 if encryption == Encr.CHACHA20_POLY1305 else key_bits // 8
+    if mac and mac.iv_length:
+        raise UnsupportedAlgorithm(f"{name} with {Integ.name_of(integrity_number)}: that is for AH alone")
+    key_length = kind.key or key_bits // 8
     return CipherSuite(
         encryption=encryption,
         key_bits=key_bits,
@@ -315,4 +387,5 @@ def suite(encryption: int, key_bits: int, integrity_number: int = Integ.NONE) ->
         block=kind.block,
         aead=mac is None,
         make=kind.make,
+        implicit_iv=encryption in IMPLICIT_IV,
     )

@@ -61,6 +61,12 @@ class InstallPolicy(Command, frozen=True):
     trap: bool
     local: bytes
     remote: bytes
+    mode: int = 1
+    protocols: tuple[int, ...] = (50,)
+    ipcomp: bool = False
+    interface: str = ""
+    if_id: int = 0
+    """These as in `policy.spd.Policy`."""
 
 
 class RemovePolicy(Command, frozen=True):
@@ -103,6 +109,19 @@ class InstallSa(Command, frozen=True):
     copy_ecn: bool
     copy_df: bool
     notify_first_use: bool
+    set_df: bool = False
+    fragment_before: bool = False
+    ipcomp: int = 0
+    tfc_padding: int = 0
+    dummy_interval: float = 0.0
+    bundle: int = 0
+    manual: bool = False
+    original_local: bytes = b""
+    original_remote: bytes = b""
+    interface: str = ""
+    if_id: int = 0
+    mark: int = 0
+    """These as in `policy.sa.SaParameters`; an address that is None is empty."""
 
 
 class UpdateSa(Command, frozen=True):
@@ -234,11 +253,23 @@ class PairCounters(msgspec.Struct, frozen=True, array_like=True):
     drops: dict[str, int]
 
 
+class InterfaceCounters(msgspec.Struct, frozen=True, array_like=True):
+    """A route-based interface: what came out of its tunnels (in) and what was routed into it (out)."""
+
+    name: str
+    bytes_in: int
+    packets_in: int
+    bytes_out: int
+    packets_out: int
+    drops: dict[str, int]
+
+
 class Counters(Report, frozen=True):
     request: int
     pairs: tuple[PairCounters, ...]
     drops: dict[str, int]
     """Of the whole data plane, by stable reason name."""
+    interfaces: tuple[InterfaceCounters, ...] = ()
 
 
 class Dumped(Report, frozen=True):

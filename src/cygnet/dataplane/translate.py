@@ -74,15 +74,22 @@ def policy(message: messages.InstallPolicy) -> Policy:
         message.trap,
         address(message.local) if message.local else None,
         address(message.remote) if message.remote else None,
+        message.mode,
+        message.protocols,
+        message.ipcomp,
+        message.interface,
+        message.if_id,
     )
 
 
 def sa_parameters(message: messages.InstallSa) -> SaParameters:
-    """What this engine cannot do is refused here: anything but ESP in tunnel mode."""
-    if message.protocol != SaProtocol.ESP:
-        raise Refused(f"IP protocol {message.protocol}: only ESP (50) is carried")
-    if message.mode != Mode.TUNNEL:
-        raise Refused("only tunnel mode is carried")
+    """What no engine can do is refused here; what one of them lacks, that one refuses."""
+    if message.protocol not in (SaProtocol.ESP, SaProtocol.AH):
+        raise Refused(f"IP protocol {message.protocol}: only ESP (50) and AH (51) are carried")
+    if message.mode not in (Mode.TUNNEL, Mode.TRANSPORT):
+        raise Refused(f"mode {message.mode}: only tunnel (1) and transport (2) are carried")
+    if not 0 <= message.ipcomp <= 0xFFFF or not 0 <= message.mark <= 0xFFFF:
+        raise Refused("a CPI or a mark of more than 16 bits")
     if message.direction not in (Direction.IN, Direction.OUT):
         raise Refused(f"direction {message.direction}")
     if not 256 <= message.spi <= 0xFFFFFFFF:
@@ -93,6 +100,8 @@ def sa_parameters(message: messages.InstallSa) -> SaParameters:
     encapsulation = None
     if message.local_port or message.remote_port:
         encapsulation = UdpEncapsulation(message.local_port, message.remote_port)
+        if message.protocol == SaProtocol.AH:
+            raise Refused("AH cannot go through UDP: it protects the addresses that a NAT changes (RFC 3948)")
     return SaParameters(
         direction=Direction(message.direction),
         protocol=message.protocol,
@@ -114,6 +123,23 @@ def sa_parameters(message: messages.InstallSa) -> SaParameters:
         remote_selectors=tuple(map(traffic_selector, message.remote_selectors)),
         volume=Volume(message.soft_bytes, message.hard_bytes, message.soft_packets, message.hard_packets),
         hard_seconds=message.hard_seconds,
-        header=TunnelHeader(message.copy_dscp_out, message.copy_dscp_in, message.copy_ecn, message.copy_df),
+        header=TunnelHeader(
+            message.copy_dscp_out,
+            message.copy_dscp_in,
+            message.copy_ecn,
+            message.copy_df,
+            message.set_df,
+            message.fragment_before,
+        ),
         notify_first_use=message.notify_first_use,
+        ipcomp=message.ipcomp,
+        tfc_padding=message.tfc_padding,
+        dummy_interval=message.dummy_interval,
+        bundle=message.bundle,
+        manual=message.manual,
+        original_local=address(message.original_local) if message.original_local else None,
+        original_remote=address(message.original_remote) if message.original_remote else None,
+        interface=message.interface,
+        if_id=message.if_id,
+        mark=message.mark,
     )

@@ -54,7 +54,7 @@ _VARIABLE_KEY: Final = frozenset(
         Encr.RC5_CBC, Encr.CAST_CBC, Encr.BLOWFISH_CBC, Encr.AES_CBC, Encr.AES_CTR, Encr.AES_CCM_8,
         Encr.AES_CCM_12, Encr.AES_CCM_16, Encr.AES_GCM_8, Encr.AES_GCM_12, Encr.AES_GCM_16,
         Encr.NULL_AES_GMAC, Encr.CAMELLIA_CBC, Encr.CAMELLIA_CTR, Encr.CAMELLIA_CCM_8,
-        Encr.CAMELLIA_CCM_12, Encr.CAMELLIA_CCM_16,
+        Encr.CAMELLIA_CCM_12, Encr.CAMELLIA_CCM_16, Encr.AES_CCM_8_IIV, Encr.AES_GCM_16_IIV,
     )
 )  # fmt: skip
 """Ciphers that carry the Key Length attribute; the others must not (RFC 7296, section 3.3.5)."""

@@ -11,7 +11,8 @@ without `encrypt_into`, take the packet-by-packet path; the outcome is the same.
 
 IVs of counter-mode ciphers are a counter that starts at random for each installation, so that a
 key that is wrongly installed twice still never meets the same IV (RFC 4106, section 3.1 asks only
-that it never repeats). CBC takes fresh random octets (RFC 3602, section 3).
+that it never repeats). CBC takes fresh random octets (RFC 3602, section 3). An implicit IV is the
+sequence number and is not sent (RFC 8750).
 """
 
 from __future__ import annotations
@@ -26,15 +27,17 @@ import numpy as np
 from cryptography.exceptions import InvalidTag
 
 from cygnet.crypto.suites import IntegrityFailure, LibraryAead, Protector, suite
+from cygnet.ipsec.association import Association
 from cygnet.ipsec.drops import Drop
 from cygnet.ipsec.replay import ReplayWindow
 from cygnet.ipsec.rows import MAX_ROWS, Rows, Run
-from cygnet.policy.sa import SaParameters
+from cygnet.policy.sa import Mode, SaParameters
 
 HEADER = 8
 """SPI and sequence number."""
-IPV4_IN_IP, IPV6_IN_IP, NO_NEXT_HEADER = 4, 41, 59
+IPV4_IN_IP, IPV6_IN_IP, NO_NEXT_HEADER, IPCOMP = 4, 41, 59, 108
 SEQUENCE_LIMIT, EXTENDED_LIMIT = (1 << 32) - 1, (1 << 64) - 1
+_DROPPED = 0, -1
 _SMALL = 6
 """Rows below which columns cost more than a loop."""
 
@@ -61,23 +64,19 @@ class Workspace:
         self.aads = Rows(MAX_ROWS * 16)
 
 
-class _Sa:
+class _Sa(Association):
     """What both directions have: parameters, geometry, keys made at first use, counters."""
 
     __slots__ = (
         "_protector",
         "align",
-        "bytes",
         "combined",
-        "drops",
         "head",
         "icv",
-        "installed_at",
+        "implicit_iv",
         "iv_length",
-        "last_used",
-        "packets",
-        "parameters",
         "pure_counter_iv",
+        "tunnel",
     )
 
     def __init__(self, parameters: SaParameters, now: float = 0.0) -> None:
@@ -91,19 +90,18 @@ class _Sa:
             or len(parameters.integrity_key) != chosen.integrity_key_length
         ):
             raise ValueError("key length does not fit the cipher suite")
-        self.parameters = parameters
+        if parameters.manual and chosen.counter_mode:
+            raise ValueError("a counter-mode cipher cannot be keyed by hand (RFC 8221, section 3)")
+        super().__init__(parameters, now)
+        self.tunnel = parameters.mode == Mode.TUNNEL
         self.combined = chosen.aead
         self.iv_length = chosen.iv_length
-        self.pure_counter_iv = chosen.iv_length == 8
+        self.pure_counter_iv = chosen.counter_mode and chosen.iv_length == 8
+        self.implicit_iv = chosen.implicit_iv
         self.head = HEADER + chosen.iv_length
         self.icv = chosen.icv_length
         self.align = max(4, chosen.block)
         self._protector: Protector | None = None
-        self.bytes = 0
-        self.packets = 0
-        self.installed_at = now
-        self.last_used = -1.0
-        self.drops: dict[str, int] = {}
 
     @property
     def protector(self) -> Protector:
@@ -125,9 +123,6 @@ class _Sa:
     def largest_payload(self, sealed: int) -> int:
         """The longest payload whose ESP packet has at most `sealed` octets."""
         return (sealed - self.head - self.icv) // self.align * self.align - 2
-
-    def drop(self, reason: Drop, count: int = 1) -> None:
-        self.drops[reason] = self.drops.get(reason, 0) + count
 
 
 class OutboundSa(_Sa):
@@ -190,10 +185,12 @@ class OutboundSa(_Sa):
         padded = self.padded(length)
         spi = self.parameters.spi
         numbers = _ARANGE[:count] + np.uint64(first)
-        ivs = numbers + np.uint64(self._iv_base)
         rows.column(start, stride, ">u4")[:count] = spi
         rows.column(start + 4, stride, ">u4")[:count] = numbers & np.uint64(0xFFFFFFFF)
-        rows.column(start + 8, stride, ">u8")[:count] = ivs
+        ivs = numbers
+        if not self.implicit_iv:
+            ivs = numbers + np.uint64(self._iv_base)
+            rows.column(start + 8, stride, ">u8")[:count] = ivs
         pad = _PADS[padded - length - 2] + bytes((next_header,))
         rows.matrix(start + self.head + length, stride, len(pad))[:count] = np.frombuffer(pad, np.uint8)
         body = rows.slices(start + self.head, stride, padded)
@@ -210,8 +207,12 @@ class OutboundSa(_Sa):
     ) -> None:
         view = work.sealed.view
         spi = self.parameters.spi
-        iv = self._iv_base + sequence & _M64
-        _PACK.pack_into(view, at, spi, sequence & 0xFFFFFFFF, iv)
+        if self.implicit_iv:
+            iv = sequence
+            _PACK_SHORT.pack_into(view, at, spi, sequence & 0xFFFFFFFF)
+        else:
+            iv = self._iv_base + sequence & _M64
+            _PACK.pack_into(view, at, spi, sequence & 0xFFFFFFFF, iv)
         body = at + self.head
         end = body + self.padded(length)
         view[body + length : end] = _PADS[end - body - length - 2] + bytes((next_header,))
@@ -258,7 +259,13 @@ class InboundSa(_Sa):
         equal = count if last == stride else count - 1
         body = stride - self.head - self.icv
         aead = self.protector.aead
-        if aead is not None and equal >= _SMALL and body >= self.align and body % self.align == 0:
+        if (
+            aead is not None
+            and self.tunnel
+            and equal >= _SMALL
+            and body >= self.align
+            and body % self.align == 0
+        ):
             runs = self._open_columns(work, aead, rows, start, stride, equal, body)
             if runs is not None:
                 newest = True
@@ -284,10 +291,10 @@ class InboundSa(_Sa):
             first = window.infer(first)
         if first <= window.top or first + count - 1 > (EXTENDED_LIMIT if esn else SEQUENCE_LIMIT):
             return None
-        ivs = rows.column(start + HEADER, stride, ">u8")[:count]
+        numbers = _ARANGE[:count] + np.uint64(first)
+        ivs = numbers if self.implicit_iv else rows.column(start + HEADER, stride, ">u8")[:count]
         nonces = _fill_nonces(work, self.protector.salt, ivs, count)
         if esn:
-            numbers = _ARANGE[:count] + np.uint64(first)
             aads = _fill_extended_aads(work, self.parameters.spi, numbers, count)
         else:
             aads = rows.slices(start, stride, HEADER)
@@ -320,25 +327,26 @@ class InboundSa(_Sa):
         for index in range(count):
             at = start + index * stride
             size = stride if index < count - 1 else last
-            length = self._open_one(work, rows, at, size, out)
-            if length > 0:
-                runs.append(Run(out, 0, 1, length, length))
+            length, next_header = self._open_one(work, rows, at, size, out)
+            if next_header >= 0:
+                runs.append(Run(out, 0, 1, length, length, next_header))
             out += max(size - self.head - self.icv, 0)
         return runs, self.window.top > before
 
-    def _open_one(self, work: Workspace, rows: Rows, at: int, size: int, out: int) -> int:
-        """The payload's octets, at `out` of `work.opened`; 0 if it was dropped (and counted)."""
+    def _open_one(self, work: Workspace, rows: Rows, at: int, size: int, out: int) -> tuple[int, int]:
+        """The payload's octets, at `out` of `work.opened`, and its next header; that is -1 if the packet was
+        dropped (and counted)."""
         body = size - self.head - self.icv
         if body < self.align or body % self.align:
             self.drop(Drop.SHORT)
-            return 0
+            return _DROPPED
         view = rows.view
         low = int.from_bytes(view[at + 4 : at + 8], "big")
         esn = self.parameters.esn
         sequence = self.window.infer(low) if esn else low
         if sequence < 0 or not self.window.check(sequence):
             self.drop(Drop.REPLAY)
-            return 0
+            return _DROPPED
         begin = at + self.head
         end = begin + body + self.icv
         protector = self.protector
@@ -346,7 +354,9 @@ class InboundSa(_Sa):
         aad, suffix = _authenticated(self.combined, self.parameters.spi, sequence, esn)
         try:
             if protector.aead is not None:
-                nonce = protector.salt + view[at + HEADER : begin]
+                nonce = protector.salt + (
+                    _PACK_IV.pack(sequence) if self.implicit_iv else view[at + HEADER : begin]
+                )
                 protector.aead.decrypt_into(nonce, view[begin:end], aad, opened[out : out + body])
             else:
                 opened[out : out + body] = protector.open(
@@ -354,24 +364,30 @@ class InboundSa(_Sa):
                 )
         except (InvalidTag, IntegrityFailure):
             self.drop(Drop.BAD_ICV)
-            return 0
+            return _DROPPED
         if not self.window.mark(sequence):
             self.drop(Drop.REPLAY)
-            return 0
+            return _DROPPED
         pad, next_header = opened[out + body - 2], opened[out + body - 1]
         length = body - 2 - pad
         if length < 0 or opened[out + length : out + body - 1] != _PADS[pad]:
             self.drop(Drop.BAD_PADDING)
-            return 0
+            return _DROPPED
         if next_header == NO_NEXT_HEADER:
             self.drop(Drop.DUMMY)
-            return 0
-        if length == 0 or next_header != _wanted_next_header(opened[out] >> 4):
+            return _DROPPED
+        if not self._carries(next_header, length, opened[out] >> 4):
             self.drop(Drop.WRONG_PROTOCOL)
-            return 0
+            return _DROPPED
         self.packets += 1
         self.bytes += length
-        return length
+        return length, next_header
+
+    def _carries(self, next_header: int, length: int, version: int) -> bool:
+        """Whether this mode carries such a payload."""
+        if next_header == IPCOMP:
+            return bool(self.parameters.ipcomp)
+        return not self.tunnel or (length > 0 and next_header == _wanted_next_header(version))
 
 
 def _wanted_next_header(version: int) -> int:

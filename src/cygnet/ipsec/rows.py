@@ -18,13 +18,15 @@ _MAX_KEPT = 128
 
 
 class Run(NamedTuple):
-    """Offsets and sizes in octets. `last` is the size of the last packet, `length` that of the others."""
+    """Offsets and sizes in octets. `last` is the size of the last packet, `length` that of the others.
+    `next_header` is known of opened packets that came one by one, else 0: a tunnel's, as it should be."""
 
     start: int
     stride: int
     count: int  # type: ignore[assignment]  # tuple.count is of no use here
     length: int
     last: int
+    next_header: int = 0
 
 
 class Rows:

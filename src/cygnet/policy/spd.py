@@ -13,6 +13,7 @@ from enum import IntEnum
 
 from cygnet.policy import names
 from cygnet.policy.lookup import CHAIN_ENTRY, CHAIN_VERDICT, Entry, Index
+from cygnet.policy.sa import Mode, SaProtocol
 from cygnet.policy.selectors import (
     ANY_PROTOCOL,
     NO_PORT,
@@ -75,6 +76,16 @@ class Policy:
     trap: bool
     local: IpAddress | None
     remote: IpAddress | None
+    mode: int = Mode.TUNNEL
+    """`policy.sa.Mode` of its PROTECT rules."""
+    protocols: tuple[int, ...] = (SaProtocol.ESP,)
+    """`policy.sa.SaProtocol`s from the inside out, as configured first: (ESP,), (AH,), (ESP, AH)."""
+    ipcomp: bool = False
+    interface: str = ""
+    """Route-based: packets are those that are routed into this TUN device, which the data plane makes and
+    removes with the policy; no routes and no guard are made for it. Empty: policy-based."""
+    if_id: int = 0
+    """Route-based: the interface's number; 0: none."""
 
 
 class Spd:

@@ -28,7 +28,7 @@ from cygnet.dataplane.translate import Refused
 from cygnet.dataplane.tun import MAX_PACKET, Offloads
 from cygnet.ipsec.esp import InboundSa, OutboundSa
 from cygnet.ipsec.rows import MAX_ROWS
-from cygnet.policy.sa import Direction, SaParameters, UdpEncapsulation
+from cygnet.policy.sa import Direction, Mode, SaParameters, SaProtocol, UdpEncapsulation
 from cygnet.policy.selectors import IpAddress
 from cygnet.policy.spd import Action, Policy, Spd
 
@@ -172,6 +172,8 @@ class PortableEngine:
     def install_sa(self, parameters: SaParameters) -> None:
         """Raises Refused."""
         state = self.state
+        if parameters.protocol != SaProtocol.ESP or parameters.mode != Mode.TUNNEL:
+            raise Refused("this engine carries ESP in tunnel mode only")
         try:
             if parameters.direction == Direction.IN:
                 inbound = state.sad.install_inbound(InboundSa(parameters, state.now))
