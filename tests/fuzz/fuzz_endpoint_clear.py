@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from cygnet.ike.state import SaState
+from cygnet.ike.v2.sa import IkeV2Sa
 from cygnet.testing import Gateway, corpus, fuzzing
 from cygnet.testing.mutate import with_fitting_length
 from cygnet.testing.replay import Recording
@@ -35,7 +36,8 @@ def states(gateway: Gateway) -> dict[int, tuple[SaState, int]]:
 
     What we send does not count: a hint in clear may make us ask whether the peer is alive (T11).
     """
-    return {sa.unique_id: (sa.state, sa.window.next_in) for sa in gateway.endpoint.by_number.values()}
+    sas = [sa for sa in gateway.endpoint.by_number.values() if isinstance(sa, IkeV2Sa)]
+    return {sa.unique_id: (sa.state, sa.window.next_in) for sa in sas}
 
 
 def one(data: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from cygnet.ike.state import Phase
+from cygnet.ike.v2.sa import IkeV2Sa
 from cygnet.testing import Gateway, corpus, fuzzing
 from cygnet.testing.replay import Recording
 from cygnet.wire.message import decode_payloads, encode_payloads
@@ -33,7 +34,7 @@ def one(data: bytes) -> None:
         return
     stage, second, first, plaintext = data[0] % 5, data[1], data[2], data[3:]
     gateway = kept().pop(stage, None) or fresh(stage)
-    sa = next(iter(gateway.endpoint.by_number.values()))
+    sa = next(sa for sa in gateway.endpoint.by_number.values() if isinstance(sa, IkeV2Sa))
     was_authenticated = sa.state.peer is not None
     if stage == ANSWER_TO_A:
         command(gateway, COMMANDS[second % len(COMMANDS)])

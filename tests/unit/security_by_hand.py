@@ -40,6 +40,7 @@ from cygnet.ike.effects import (
     RemoveSa,
     SendDatagram,
 )
+from cygnet.ike.v2.sa import IkeV2Sa
 from cygnet.ike.view import IkeSaView
 from cygnet.ike.world import Instant, Path
 from cygnet.vici import messages, shapes
@@ -191,6 +192,7 @@ class Watched(Moon):
                     sa.request and (sa.request.message_id, sa.request.refusals),
                 )
                 for sa in self.endpoint.by_number.values()
+                if isinstance(sa, IkeV2Sa)
             ),
             len(self.endpoint.half_open),
             tuple(sorted(self.in_force)),

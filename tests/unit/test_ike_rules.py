@@ -17,6 +17,7 @@ from cygnet.crypto.entropy import SeededEntropy
 from cygnet.crypto.errors import IntegrityFailure
 from cygnet.crypto.kdf import IkeKeys
 from cygnet.crypto.proposals import parse_proposals
+from cygnet.ike import collisions
 from cygnet.ike.admission import MAX_SOURCES, SECRET_LIFE, Cookies, HalfOpen, RateLimit
 from cygnet.ike.configuration import AddressRange, AuthClass, Child, Connection, LocalAuth, RemoteAuth
 from cygnet.ike.connections import Connections, LoadedChild
@@ -45,8 +46,8 @@ from cygnet.ike.state import (
     transition,
 )
 from cygnet.ike.timers import Timers
-from cygnet.ike.v2 import collisions, nat, protection
-from cygnet.ike.v2.collisions import Request
+from cygnet.ike.v2 import nat, protection
+from cygnet.ike.v2.collisions import Request, admit
 from cygnet.ike.world import Path
 from cygnet.policy.selectors import IpAddress
 from cygnet.wire.message import Header, Message, decode
@@ -107,13 +108,13 @@ def ours(kind: AttemptKind, pair: int = 0) -> Attempt:
 
 def test_nothing_under_way_admits_everything() -> None:
     quiet = state(child(1))
-    assert [collisions.admit(quiet, request, child(1)) for request in Request] == [0, 0, 0]
+    assert [admit(quiet, request, child(1)) for request in Request] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("phase", [Phase.CONNECTING, Phase.REKEYED, Phase.DELETING])
 def test_an_ike_sa_that_closes_or_was_rekeyed_admits_nothing(phase: Phase) -> None:
     for request in Request:
-        assert collisions.admit(state(child(1), phase=phase), request, child(1)) == Notify.TEMPORARY_FAILURE
+        assert admit(state(child(1), phase=phase), request, child(1)) == Notify.TEMPORARY_FAILURE
 
 
 @pytest.mark.parametrize(
@@ -139,19 +140,19 @@ def test_an_ike_sa_that_closes_or_was_rekeyed_admits_nothing(phase: Phase) -> No
 )
 def test_collisions_are_admitted_as_the_rfc_says(kind: AttemptKind, request_: Request, verdict: int) -> None:
     busy = state(child(1), attempts=(ours(kind, 1 if "CHILD" in kind.name else 0),))
-    assert collisions.admit(busy, request_, child(1)) == verdict
+    assert admit(busy, request_, child(1)) == verdict
 
 
 def test_what_is_closed_here_is_not_found_and_what_may_still_come_is_waited_for() -> None:
-    assert collisions.admit(state(), Request.REKEY_CHILD, None) == Notify.CHILD_SA_NOT_FOUND
+    assert admit(state(), Request.REKEY_CHILD, None) == Notify.CHILD_SA_NOT_FOUND
     coming = state(attempts=(ours(AttemptKind.CREATE_CHILD),))
-    assert collisions.admit(coming, Request.REKEY_CHILD, None) == Notify.TEMPORARY_FAILURE
+    assert admit(coming, Request.REKEY_CHILD, None) == Notify.TEMPORARY_FAILURE
 
 
 def test_after_the_peer_has_rekeyed_the_ike_sa_nothing_begins_on_the_old_one() -> None:
     theirs = Attempt(AttemptKind.REKEY_IKE, ours=False, nonce=b"n", result=7)
     for request in Request:
-        verdict = collisions.admit(state(child(1), attempts=(theirs,)), request, child(1))
+        verdict = admit(state(child(1), attempts=(theirs,)), request, child(1))
         assert verdict == Notify.TEMPORARY_FAILURE
 
 

@@ -11,11 +11,11 @@ an SA exists only once a request has passed all that can be judged without one.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from cygnet.auth.credentials import Credentials
 from cygnet.crypto.entropy import Entropy
-from cygnet.ike import reconnect, succession, upkeep
+from cygnet.ike import children, reconnect, running, succession, upkeep
 from cygnet.ike.admission import Cookies, HalfOpen, RateLimit
 from cygnet.ike.books import ZERO_SPI, Books
 from cygnet.ike.configuration import Connection, Options, Unique
@@ -31,20 +31,19 @@ from cygnet.ike.events import (
 from cygnet.ike.history import Entry, History
 from cygnet.ike.operations import Operations
 from cygnet.ike.policies import Policies
+from cygnet.ike.running import Task
 from cygnet.ike.sa import IkeSa
 from cygnet.ike.state import (
     ChangePath,
     DeleteChild,
     Phase,
     RekeyChild,
-    RekeyIke,
     SaState,
     UseKeys,
 )
-from cygnet.ike.steps import Received
 from cygnet.ike.timers import Timers
-from cygnet.ike.v2 import driver, exchanges, first, receiving
-from cygnet.ike.v2.driver import Task
+from cygnet.ike.v2 import first
+from cygnet.ike.v2.sa import IkeV2Sa
 from cygnet.ike.v2.sending import NON_ESP_MARKER
 from cygnet.ike.view import IkeSaView
 from cygnet.ike.world import Instant, Path
@@ -71,11 +70,15 @@ ORDINARY_ENDS: Final = frozenset(
     }
 )
 """What somebody wanted; whatever else ends an IKE SA that was up is a line of history."""
+Sa = TypeVar("Sa", bound=IkeSa)
 KEEPALIVE: Final = b"\xff"
 
 
 class Endpoint(Books):
     """`observe`: build a `MessageSeen` for every message (costs a decoded copy each)."""
+
+    kinds: Final[dict[int, type[IkeSa]]] = {2: IkeV2Sa}
+    """What an IKE SA is, by IKE version."""
 
     def __init__(self, options: Options, credentials: Credentials, entropy: Entropy, now: Instant) -> None:
         super().__init__(entropy)
@@ -124,7 +127,7 @@ class Endpoint(Books):
             if sa is None:
                 self._unknown_spi(header, path)
             else:
-                receiving.receive(sa, header, datagram, path)
+                sa.receive(header, datagram, path)
         self._settle()
 
     def next_timeout(self) -> float | None:
@@ -139,7 +142,7 @@ class Endpoint(Books):
                 continue
             sa = self.by_number.get(key)
             if sa is not None:
-                driver.handle_timeout(sa)
+                running.handle_timeout(sa)
                 if self.by_number.get(key) is sa and not sa.close_at:
                     upkeep.lifetimes_due(sa)
             self._settle()
@@ -150,7 +153,7 @@ class Endpoint(Books):
         self.now = now
         waiting = self._asks.pop(ask_id, None)
         if waiting is not None:
-            driver.resume(*waiting, result)
+            running.resume(*waiting, result)
         self._settle()
 
     def effects(self) -> list[Effect]:
@@ -212,13 +215,13 @@ class Endpoint(Books):
         failure = Failure(Reason.OPERATOR, "closed on request")
         operation = self.operations.begin(1)
         if pair:
-            driver.enqueue(sa, DeleteChild(pair, failure, operation))
+            running.enqueue(sa, DeleteChild(pair, failure, operation))
         elif sa.state.phase is Phase.CONNECTING or force:
             self.reconnecting.forget(sa.connection.name)
-            driver.close(sa, failure, linger=False)
+            running.close(sa, failure, linger=False)
             self.operation_ended(operation, None)
         else:
-            driver.begin_closing(sa, failure, operation)
+            running.begin_closing(sa, failure, operation)
         self._settle()
         return operation
 
@@ -227,7 +230,10 @@ class Endpoint(Books):
         self.now = now
         sa = self._existing(ike_sa, pair)
         operation = self.operations.begin(1)
-        driver.enqueue(sa, RekeyChild(pair, operation) if pair else RekeyIke(operation))
+        if pair:
+            running.enqueue(sa, RekeyChild(pair, operation))
+        else:
+            sa.rekey(operation)
         self._settle()
         return operation
 
@@ -274,7 +280,7 @@ class Endpoint(Books):
         sa = self.by_pair.get(pair)
         child = sa.state.child(pair) if sa is not None else None
         if sa is not None and child is not None and child.spi_in == spi and child.outbound is not None:
-            driver.begin_local(sa, exchanges.activate(sa, pair))
+            running.begin_local(sa, children.activate(sa, pair))
         self._settle()
 
     def peer_moved(self, pair: int, remote: IpAddress, port: int, now: Instant) -> None:
@@ -317,7 +323,7 @@ class Endpoint(Books):
             if self.by_number.get(number) is not sa:
                 self._timers.arm(number, None)
                 continue
-            driver.start_next(sa)
+            sa.start_next()
             self._timers.arm(number, sa.due())
 
     def arm_reconnect(self, due: float | None) -> None:
@@ -331,17 +337,9 @@ class Endpoint(Books):
     def forget_ask(self, ask_id: int) -> None:
         self._asks.pop(ask_id, None)
 
-    def begin(self, sa: IkeSa, wanted: Any) -> Any:
-        return exchanges.begin(sa, wanted)
-
-    def serve(self, sa: IkeSa, received: Received) -> Any:
-        if sa.parent and not exchanges.closes(received):
-            succession.adopt_on_use(self, sa)
-        return exchanges.serve(sa, received)
-
-    def create(self, connection: Connection, state: SaState, parent: int = 0) -> IkeSa:
+    def create(self, kind: type[Sa], connection: Connection, state: SaState, parent: int = 0) -> Sa:
         """A new IKE SA on the books. One that may take over from a `parent` is not the connection's yet."""
-        sa = IkeSa(self, self.next_number(), connection, state)
+        sa = kind(self, self.next_number(), connection, state)
         sa.parent = parent
         self.enter(sa)
         self.touch(sa)
@@ -380,20 +378,20 @@ class Endpoint(Books):
                 reconnect.settle_crossing(sa, other)
             elif initial_contact and unique is not Unique.NEVER:
                 # RFC 7296, section 2.4: the peer has forgotten all others; it needs no Delete.
-                driver.close(
+                running.close(
                     other,
                     Failure(Reason.PEER_RESTARTED, "the peer has no other IKE SA with us"),
                     linger=False,
                 )
             elif unique is Unique.REPLACE:
                 failure = Failure(Reason.REPLACED, "replaced by a newer IKE SA of the same peer")
-                driver.begin_closing(other, failure)
+                running.begin_closing(other, failure)
         if unique is not Unique.NEVER:
             for surplus in others[: max(len(others) + 1 - MAX_IKE_SAS_PER_PEER, 0)]:
                 failure = Failure(
                     Reason.LIMIT_REACHED, f"{MAX_IKE_SAS_PER_PEER} IKE SAs of one peer are enough"
                 )
-                driver.begin_closing(surplus, failure)
+                running.begin_closing(surplus, failure)
         self.reconnecting.succeeded(sa)
 
     def closed(self, sa: IkeSa, failure: Failure) -> None:

@@ -13,12 +13,12 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Final
 
+from cygnet.ike import collisions, running
 from cygnet.ike.configuration import Child, Connection, StartAction
 from cygnet.ike.connections import Loaded, LoadedChild, single_address
 from cygnet.ike.errors import Failure, Reason
 from cygnet.ike.state import ChildPhase, ChildSa, CloseOther, CreateChild, DeleteChild, Phase, SaState, Wanted
 from cygnet.ike.timers import Timers
-from cygnet.ike.v2 import collisions, driver, initial
 from cygnet.ike.world import Path
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def bring_up(gateway: Endpoint, loaded: Loaded, flows: Flows, operation: int) ->
     if sa is not None:
         for one in wanted:
             if operation or not _on_its_way(sa, one):
-                driver.enqueue(sa, one)
+                running.enqueue(sa, one)
         if not wanted:
             gateway.operation_ended(operation, None)
         return
@@ -77,11 +77,12 @@ def _begin(gateway: Endpoint, connection: Connection, wanted: Sequence[CreateChi
         spi_r=bytes(8),
         path=path,
         created=gateway.now.monotonic,
+        version=connection.version or 2,
     )
-    sa = gateway.create(connection, state)
+    sa = gateway.create(gateway.kinds[state.version], connection, state)
     for one in wanted[1:]:
-        driver.enqueue(sa, one)
-    driver.begin_initial(sa, initial.initiate(sa, first), first, operation)
+        running.enqueue(sa, one)
+    sa.set_up(first, operation)
     return sa
 
 
@@ -98,7 +99,7 @@ def reauthenticate(gateway: Endpoint, sa: IkeSa, operation: int) -> None:
     wanted = [CreateChild(name, index) for name, index in up if _exists(loaded, name, index)]
     new = _begin(gateway, loaded.connection, wanted, 0)
     failure = Failure(Reason.REPLACED, "authenticated anew")
-    driver.enqueue(new, CloseOther(sa.unique_id, failure, operation))
+    running.enqueue(new, CloseOther(sa.unique_id, failure, operation))
 
 
 def replaces(sa: IkeSa, other: IkeSa) -> bool:
@@ -118,7 +119,7 @@ def _current(gateway: Endpoint, name: str) -> IkeSa | None:
 
 def _on_its_way(sa: IkeSa, wanted: CreateChild) -> bool:
     key = (wanted.name, wanted.index)
-    queued = [*(sa.queue or ()), *[later for _, later in sa.later], sa.own.wanted if sa.own else None]
+    queued = [*(sa.queue or ()), *[later for _, later in sa.later], *[task.wanted for task in sa.tasks()]]
     return any(isinstance(one, CreateChild) and (one.name, one.index) == key for one in queued)
 
 
@@ -163,16 +164,16 @@ def _change(gateway: Endpoint, old: Loaded, new: Loaded) -> None:
         up = [(child.name, child.flow_index) for child in sa.state.children]
         if not same_ike:
             again = [flow for flow in dict.fromkeys((*up, *wanted_flows(sa))) if _exists(new, *flow)]
-            driver.begin_closing(sa, failure)
+            running.begin_closing(sa, failure)
             if again and can_initiate(new.connection):
                 gateway.reconnecting.schedule(new.connection.name, again, 0.0)
             continue
         sa.connection = new.connection
         for child in sa.state.children:
             if child.name not in unchanged:
-                driver.enqueue(sa, DeleteChild(child.pair, failure))
+                running.enqueue(sa, DeleteChild(child.pair, failure))
                 if _exists(new, child.name, child.flow_index):
-                    driver.enqueue(sa, CreateChild(child.name, child.flow_index))
+                    running.enqueue(sa, CreateChild(child.name, child.flow_index))
 
 
 def _exists(loaded: Loaded, name: str, index: int) -> bool:
@@ -195,7 +196,7 @@ def unload(gateway: Endpoint, name: str) -> None:
     gateway.reconnecting.forget(name)
     failure = Failure(Reason.CONFIGURATION_CHANGED, "the connection was unloaded")
     for sa in tuple(gateway.by_connection.get(name, {}).values()):
-        driver.begin_closing(sa, failure)
+        running.begin_closing(sa, failure)
     loaded = gateway.book.remove(name)
     if loaded is not None:
         gateway.policies.unload(loaded)
@@ -270,7 +271,7 @@ class Reconnecting:
         if loaded is not None and failure.reason not in MEANT:
             flow = self._return_of(loaded, child, failure)
             if flow is not None:
-                driver.enqueue(sa, CreateChild(*flow))
+                running.enqueue(sa, CreateChild(*flow))
 
     def _return_of(self, loaded: Loaded, child: ChildSa, failure: Failure) -> tuple[str, int] | None:
         """The flow, if the child's actions want it up again now; a trap is armed for one that is to wait."""
@@ -310,7 +311,7 @@ def settle_crossing(sa: IkeSa, other: IkeSa) -> None:
     failure = Failure(Reason.REPLACED, "both ends began one at once")
     close = CloseOther(loser.unique_id, failure)
     if not loser.state.original_initiator:
-        driver.postpone(winner, close, winner.now.monotonic + GRACE)
+        running.postpone(winner, close, winner.now.monotonic + GRACE)
         return
     wanted = [CreateChild(child.name, child.flow_index) for child in loser.state.children]
     if loser.first is not None:
@@ -318,8 +319,8 @@ def settle_crossing(sa: IkeSa, other: IkeSa) -> None:
     queued = [one for one in loser.queue or () if isinstance(one, CreateChild)]
     loser.queue = deque([one for one in loser.queue or () if not isinstance(one, CreateChild)])
     for one in (*wanted, *queued):
-        driver.enqueue(winner, one)
-    driver.enqueue(winner, close)
+        running.enqueue(winner, one)
+    running.enqueue(winner, close)
 
 
 def follow(gateway: Endpoint, sa: IkeSa, successor: int) -> None:

@@ -2,20 +2,21 @@
 
 `commit` is the only place where the state is replaced: changes and window together, all or
 nothing; then their consequences (registers, effects, events) in the order of the changes. Messages
-are `v2.driver`'s; this file knows none.
+are the version's: `v1.sa` and `v2.sa` say how theirs are exchanged; this file knows none.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cygnet.auth.identity import Identity
 from cygnet.crypto.entropy import Entropy
 from cygnet.ike.configuration import Connection, Options
 from cygnet.ike.connections import Connections
 from cygnet.ike.effects import RemoveSa, UpdateSa
-from cygnet.ike.errors import Failure, Reason
+from cygnet.ike.errors import Failure, IkeError, Reason
 from cygnet.ike.events import ChildSaDown, ChildSaRekeyed, ChildSaUp, IkeSaUp
 from cygnet.ike.state import (
     AddChild,
@@ -33,37 +34,34 @@ from cygnet.ike.state import (
     Phase,
     SaState,
     Wanted,
-    Window,
     taken_over,
     transition,
 )
 from cygnet.ike.view import ChildSaView, IkeSaView
-from cygnet.ike.world import Instant
+from cygnet.ike.world import Instant, Path
 from cygnet.policy.sa import Direction
+from cygnet.wire.message import Header
 
 if TYPE_CHECKING:
     from cygnet.auth.credentials import Credentials
     from cygnet.ike.endpoint import Endpoint
-    from cygnet.ike.steps import AwaitRequest
-    from cygnet.ike.v2.driver import Outstanding, Task
-    from cygnet.ike.v2.fragments import Reassembly
+    from cygnet.ike.running import Task
+    from cygnet.ike.steps import Step, Steps
 
 
 CONFIRM_AFTER: Final = 30.0
 """Seconds until a peer that began and has been silent since IKE_AUTH is asked whether it is there."""
 
 
-class IkeSa:
-    """`own` is our exchange under way, `request` its message in flight; `serving` the peer's request
-    in hand; `background` exchanges that have answered and still wait for the world; `queue` what we
-    want next, `later` what we want after its time. `parent` is the IKE SA that this one may take over
-    from, until it does.
+class IkeSa(ABC):
+    """`background` are exchanges that have answered and still wait for the world; `queue` what we want
+    next, `later` what we want after its time, `first` what is to come up with the SA itself. `parent` is the
+    IKE SA that this one may take over from, until it does. `trouble_since`: the peer has been too busy since.
     """
 
     __slots__ = (
-        "background", "close_at", "connection", "first", "first_fragment", "gateway", "heard", "hinted",
-        "later", "own", "parent", "queue", "reassembly", "request", "responder", "sent", "serving", "state",
-        "trouble_since", "unique_id", "window",
+        "background", "close_at", "connection", "first", "gateway", "heard", "later", "parent", "queue",
+        "sent", "state", "trouble_since", "unique_id",
     )  # fmt: skip
 
     def __init__(self, gateway: Endpoint, unique_id: int, connection: Connection, state: SaState) -> None:
@@ -71,23 +69,79 @@ class IkeSa:
         self.unique_id = unique_id
         self.connection = connection
         self.state = state
-        self.window = Window()
-        self.request: Outstanding | None = None
-        self.own: Task | None = None
-        self.serving: Task | None = None
-        self.responder: tuple[Task, AwaitRequest] | None = None
         self.background: tuple[Task, ...] = ()
         self.queue: deque[Wanted] | None = None
         self.later: tuple[tuple[float, Wanted], ...] = ()
-        self.reassembly: Reassembly | None = None
-        self.first_fragment = b""
         self.first: CreateChild | None = None
         self.parent = 0
         self.heard = state.created
         self.sent = state.created
-        self.hinted = 0.0
         self.trouble_since = 0.0
         self.close_at = 0.0
+
+    # -- what its version does -----------------------------------------------------------------
+
+    @abstractmethod
+    def receive(self, header: Header, datagram: bytes, path: Path) -> None:
+        """A datagram that carries this SA's SPI. It may be anything."""
+
+    @abstractmethod
+    def set_up(self, first: CreateChild | None, operation: int) -> None:
+        """We initiate: begin what sets this SA up, and its first Child SA if one is wanted."""
+
+    @abstractmethod
+    def begin(self, wanted: Wanted) -> Steps[None] | None:
+        """The exchange for what we want; None when it is moot by now."""
+
+    @abstractmethod
+    def rekey(self, operation: int = 0) -> None:
+        """New keys for the SA itself are wanted."""
+
+    @abstractmethod
+    def start_next(self) -> None:
+        """Begin what is next in the queue, if it is its turn."""
+
+    @abstractmethod
+    def tasks(self) -> tuple[Task, ...]:
+        """Every exchange under way, each once."""
+
+    @abstractmethod
+    def is_ours(self, task: Task) -> bool:
+        """Whether we began this exchange."""
+
+    @abstractmethod
+    def leave(self, task: Task) -> None:
+        """The exchange is over: nothing refers to it any more."""
+
+    @abstractmethod
+    def message_step(self, task: Task, step: Step) -> tuple[bool, Any]:
+        """Carry out a step that is a message: (whether the exchange waits now, else what it gets)."""
+
+    @abstractmethod
+    def exchange_finished(self, task: Task) -> None:
+        """The exchange came to its end."""
+
+    @abstractmethod
+    def exchange_failed(self, task: Task, error: IkeError) -> None:
+        """The exchange ended by an error: the peer is told where it may be, people always."""
+
+    @abstractmethod
+    def messages_due(self) -> None:
+        """Repeat what is to be repeated now."""
+
+    @abstractmethod
+    def message_times(self) -> list[float]:
+        """When `messages_due` wants to be called."""
+
+    @property
+    @abstractmethod
+    def is_idle(self) -> bool:
+        """Nothing of ours is under way or waits."""
+
+    @property
+    @abstractmethod
+    def confirmed(self) -> bool:
+        """The peer has said something since it was authenticated, or it answered our proof."""
 
     # -- what exchanges see (steps.Context) ----------------------------------------------------
 
@@ -119,14 +173,15 @@ class IkeSa:
 
     # -- changes -------------------------------------------------------------------------------
 
-    def commit(self, changes: tuple[Change, ...] = (), window: Window | None = None) -> None:
-        """Replace state and window, then let the consequences follow. Raises ImpossibleChange, and then
-        nothing has changed."""
+    def commit(self, changes: tuple[Change, ...] = ()) -> None:
+        """Replace the state, then let the consequences follow. Raises ImpossibleChange, and then nothing has
+        changed."""
+        self.become(transition(self.state, changes), changes)
+
+    def become(self, after: SaState, changes: tuple[Change, ...]) -> None:
+        """These changes have made this state."""
         before = self.state
-        after = transition(before, changes) if changes else before
         self.state = after
-        if window is not None:
-            self.window = window
         for change in changes:
             self._follow(before, change)
 
@@ -190,11 +245,6 @@ class IkeSa:
     # -- time ----------------------------------------------------------------------------------
 
     @property
-    def confirmed(self) -> bool:
-        """The peer has said something since it was authenticated, or it answered our IKE_AUTH."""
-        return self.state.original_initiator or self.window.next_in != 2 or self.window.next_out > 0
-
-    @property
     def patience(self) -> float:
         """Seconds of silence until we ask whether the peer is there; 0: we do not ask.
 
@@ -211,16 +261,11 @@ class IkeSa:
         called again at once and for ever."""
         if self.close_at:
             return self.close_at
-        times = []
+        times = self.message_times()
         state = self.state
-        if self.request is not None:
-            times.append(self.request.due)
-        tasks = (self.own, self.serving, *self.background)
-        times.extend([task.due for task in tasks if task is not None and task.due])
+        times.extend([task.due for task in self.tasks() if task.due])
         if self.later:
             times.append(self.later[0][0])
-        if self.reassembly is not None:
-            times.append(self.reassembly.began + self.options.half_open_timeout)
         if state.phase is Phase.CONNECTING and not state.original_initiator:
             times.append(state.created + self.options.half_open_timeout)
         if state.phase is Phase.ESTABLISHED:
@@ -231,8 +276,7 @@ class IkeSa:
                     times.append(child.rekey_at)
                 if child.expires_at and child.phase is not ChildPhase.DELETING:
                     times.append(child.expires_at)
-            idle = self.request is None and self.own is None and not self.queue
-            if idle and (patience := self.patience):
+            if self.is_idle and (patience := self.patience):
                 times.append(self.heard + patience)
             if state.nat_local and self.options.keep_alive > 0:
                 times.append(self.sent + self.options.keep_alive)
@@ -254,7 +298,7 @@ class IkeSa:
         return IkeSaView(
             unique_id=self.unique_id,
             connection=self.connection.name,
-            version=2,
+            version=state.version,
             state=self.phase_name(),
             initiator=state.original_initiator,
             initiator_spi=int.from_bytes(state.spi_i, "big"),

@@ -5,7 +5,7 @@ hand back `Change`s; `transition` makes the next state of all of them or of none
 (message ids, the answer kept) changes with every message and stands beside it, for speed.
 
 Concurrent exchanges meet in `attempts`: what is being created, rekeyed or closed, by whom, and the
-lowest nonce known (RFC 7296, sections 2.8 and 2.25; the decisions are in `v2.collisions`).
+lowest nonce known (RFC 7296, sections 2.8 and 2.25; the decisions are in `ike.collisions`).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class ChildSa:
     `redundant`: lost a collision of rekeys and goes without a word. `policy` is the endpoint's
     number of the policy that its flow belongs to. `initiator`: we began the exchange that made it.
     `nonce` is the lowest of the two that made the first pair of its line: a rekey hands it on, so that both
-    ends compare the same when a creation met one (see `v2.collisions.twin`).
+    ends compare the same when a creation met one (see `ike.collisions.twin`).
     """
 
     pair: int
@@ -171,6 +171,7 @@ class SaState:
     deleted_early: tuple[int, ...] = ()
     successor: int = 0
     began: bool = False
+    version: int = 2
 
     @property
     def local_spi(self) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from cygnet.ike import reconnect, upkeep
+from cygnet.ike import children, reconnect, running, upkeep
 from cygnet.ike.errors import Failure, Reason
 from cygnet.ike.events import IkeSaRekeyed
 from cygnet.ike.state import (
@@ -24,7 +24,6 @@ from cygnet.ike.state import (
     SaState,
     UseKeys,
 )
-from cygnet.ike.v2 import driver, exchanges
 
 if TYPE_CHECKING:
     from cygnet.ike.endpoint import Endpoint
@@ -59,7 +58,7 @@ def create_successor(gateway: Endpoint, sa: IkeSa, original_initiator: bool, key
         began=old.began,
     )
     state = upkeep.with_deadlines(state, sa.connection, old, gateway.entropy)
-    return gateway.create(sa.connection, state, sa.unique_id).unique_id
+    return gateway.create(type(sa), sa.connection, state, sa.unique_id).unique_id
 
 
 def handover(gateway: Endpoint, sa: IkeSa, before: SaState, number: int) -> None:
@@ -74,17 +73,17 @@ def handover(gateway: Endpoint, sa: IkeSa, before: SaState, number: int) -> None
     for child in before.children:
         if child.outbound is not None and not child.replaces and not child.redundant:
             # Who waited on the old IKE SA to send on it has gone with that.
-            driver.begin_local(successor, exchanges.activate(successor, child.pair))
+            running.begin_local(successor, children.activate(successor, child.pair))
     # What the rekey itself has done, or what was about the old one alone, does not move.
     moving = [w for w in sa.queue or () if w.operation or not isinstance(w, RekeyIke | CheckLiveness)]
     for wanted in moving:
         if isinstance(wanted, RekeyIke):
             gateway.operation_ended(wanted.operation, None)
         else:
-            driver.enqueue(successor, wanted)
+            running.enqueue(successor, wanted)
     sa.queue = None
     successor.later, sa.later = sa.later, ()
-    driver.postpone(sa, DeleteIke(REKEYED), gateway.now.monotonic + REKEYED_PATIENCE)
+    running.postpone(sa, DeleteIke(REKEYED), gateway.now.monotonic + REKEYED_PATIENCE)
     gateway.leave_peer(sa)
     gateway.leave_connection(sa)
     reconnect.follow(gateway, sa, number)
@@ -102,9 +101,9 @@ def dismiss(gateway: Endpoint, number: int, *, ours: bool) -> None:
     sa.parent = 0
     sa.commit((ChangePhase(Phase.REKEYED),))
     if ours:
-        driver.enqueue(sa, DeleteIke(REKEYED))
+        running.enqueue(sa, DeleteIke(REKEYED))
     else:
-        driver.postpone(sa, DeleteIke(REKEYED), gateway.now.monotonic + REKEYED_PATIENCE)
+        running.postpone(sa, DeleteIke(REKEYED), gateway.now.monotonic + REKEYED_PATIENCE)
 
 
 def adopt_on_use(gateway: Endpoint, sa: IkeSa) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cygnet.crypto.entropy import Entropy
-from cygnet.ike import reconnect
+from cygnet.ike import children, collisions, reconnect, running
 from cygnet.ike.configuration import Connection
 from cygnet.ike.effects import SendDatagram
 from cygnet.ike.errors import Failure, Reason
@@ -21,10 +21,8 @@ from cygnet.ike.state import (
     Postpone,
     PostponeReauthentication,
     RekeyChild,
-    RekeyIke,
     SaState,
 )
-from cygnet.ike.v2 import collisions, driver, exchanges
 from cygnet.records import replace
 
 if TYPE_CHECKING:
@@ -54,7 +52,7 @@ def lifetimes_due(sa: IkeSa) -> None:
         return
     _children_due(sa)
     if state.expires_at and now >= state.expires_at:
-        driver.begin_closing(sa, Failure(Reason.EXPIRED, "the lifetime of the IKE SA is over"))
+        running.begin_closing(sa, Failure(Reason.EXPIRED, "the lifetime of the IKE SA is over"))
         return
     if state.began and state.reauth_at and now >= state.reauth_at:
         # If it does not come about, there is another try before the hard end.
@@ -62,7 +60,7 @@ def lifetimes_due(sa: IkeSa) -> None:
         reconnect.reauthenticate(sa.gateway, sa, 0)
     elif state.rekey_at and now >= state.rekey_at:
         sa.commit((Postpone(0, 0.0),))
-        driver.enqueue(sa, RekeyIke())
+        sa.rekey()
     _liveness_due(sa)
     if state.nat_local and sa.options.keep_alive > 0 and now >= sa.sent + sa.options.keep_alive:
         # RFC 3948, section 4: one octet, no marker.
@@ -72,15 +70,14 @@ def lifetimes_due(sa: IkeSa) -> None:
 
 def give_up_half_open(sa: IkeSa, why: str) -> None:
     sa.gateway.event(Noted("half-open-expired", why, sa.connection.name, sa.unique_id))
-    driver.close(sa, Failure(Reason.PEER_UNREACHABLE, why), linger=False)
+    running.close(sa, Failure(Reason.PEER_UNREACHABLE, why), linger=False)
 
 
 def _liveness_due(sa: IkeSa) -> None:
     """RFC 7296, section 2.4: any request asks whether the peer is alive; without one, an empty one."""
     delay = sa.patience
-    idle = sa.request is None and sa.own is None and not sa.queue
-    if delay > 0 and idle and sa.now.monotonic >= sa.heard + delay:
-        driver.enqueue(sa, CheckLiveness())
+    if delay > 0 and sa.is_idle and sa.now.monotonic >= sa.heard + delay:
+        running.enqueue(sa, CheckLiveness())
 
 
 def _children_due(sa: IkeSa) -> None:
@@ -106,17 +103,17 @@ def child_expired(sa: IkeSa, pair: int, hard: bool, why: str) -> None:
             sa.commit((Postpone(pair, sa.now.monotonic + UNCONFIRMED_PAUSE),))
         queued = any(isinstance(w, RekeyChild) and w.pair == pair for w in sa.queue or ())
         if child.phase is ChildPhase.INSTALLED and not queued and not collisions.is_rekeying(sa.state, pair):
-            driver.enqueue(sa, RekeyChild(pair))
+            running.enqueue(sa, RekeyChild(pair))
         sa.gateway.touch(sa)
         return
     failure = Failure(Reason.EXPIRED, f"the lifetime of the Child SA is over ({why})")
     if child.phase is ChildPhase.REKEYED:
         # C4: the peer's Delete is overdue; what replaced it carries the traffic now.
         for successor in collisions.successors(sa.state, [pair]):
-            driver.begin_local(sa, exchanges.activate(sa, successor))
+            running.begin_local(sa, children.activate(sa, successor))
         sa.commit((DropChild(pair, failure),))
         sa.gateway.touch(sa)
     elif child.phase is ChildPhase.INSTALLED:
         # Its time has come once; the Delete may have to wait for its turn.
         sa.commit((ChangeChild(replace(child, expires_at=0.0)),))
-        driver.enqueue(sa, DeleteChild(pair, failure), first=True)
+        running.enqueue(sa, DeleteChild(pair, failure), first=True)

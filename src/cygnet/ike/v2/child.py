@@ -13,27 +13,21 @@ from cygnet.auth.peer import AuthenticatedPeer
 from cygnet.crypto.kdf import child_keys
 from cygnet.crypto.prf import prf
 from cygnet.crypto.suites import suite
-from cygnet.ike import proposals
-from cygnet.ike.configuration import Connection
+from cygnet.ike import children, proposals
+from cygnet.ike.children import Agreed, Pair, Selectors, check_spi, flow_selectors, format_selectors
 from cygnet.ike.connections import Loaded, LoadedChild
-from cygnet.ike.effects import Installed, InstallFailed, TimedOut
 from cygnet.ike.errors import (
     Difference,
-    Failure,
     IkeError,
     LocalMisuse,
     PeerIncompatible,
     PeerMisbehaved,
     Reason,
 )
-from cygnet.ike.lifetimes import child_deadlines, child_volume
-from cygnet.ike.proposals import Selected
-from cygnet.ike.state import ChangeChild, ChildSa, DeleteChild, child_suite
-from cygnet.ike.steps import Context, Received, Steps, apply, complain, enqueue, install, pause, send
+from cygnet.ike.steps import Context, Received, Steps, pause, send
 from cygnet.policy.narrowing import choose, within
-from cygnet.policy.sa import Direction, Mode, SaParameters, SaProtocol, UdpEncapsulation
-from cygnet.policy.selectors import TrafficSelector, format_selector, resolve_all
-from cygnet.records import dataclass, replace
+from cygnet.policy.selectors import TrafficSelector
+from cygnet.records import dataclass
 from cygnet.wire.message import Message
 from cygnet.wire.numbers import Exchange, Notify, Protocol, TsType
 from cygnet.wire.payloads import (
@@ -45,15 +39,12 @@ from cygnet.wire.payloads import (
     WireSelector,
 )
 
-REDUNDANT: Final = Failure(Reason.REPLACED, "both ends made one at once")
 AT_ONCE_PAUSE: Final = 1.0
 """Seconds until a new pair is sent on while one of ours for the same traffic is on its way."""
 NO_TFC: Final = NotifyPayload(0, b"", Notify.ESP_TFC_PADDING_NOT_SUPPORTED, b"")
 _TS_TYPE: Final = {4: TsType.IPV4_ADDR_RANGE, 6: TsType.IPV6_ADDR_RANGE}
 _FAMILY: Final = {TsType.IPV4_ADDR_RANGE: 4, TsType.IPV6_ADDR_RANGE: 6}
 _OCTETS: Final = {4: 4, 6: 16}
-
-Selectors = tuple[TrafficSelector, ...]
 
 
 def to_wire(selectors: Sequence[TrafficSelector]) -> tuple[WireSelector, ...]:
@@ -88,10 +79,6 @@ def from_wire(selectors: Sequence[WireSelector]) -> Selectors:
     )
 
 
-def format_selectors(local: Sequence[TrafficSelector], remote: Sequence[TrafficSelector]) -> str:
-    return " ".join(map(format_selector, local)) + " === " + " ".join(map(format_selector, remote))
-
-
 # -- offering -----------------------------------------------------------------------------------
 
 
@@ -116,12 +103,6 @@ class Offer:
         return TsiPayload(to_wire(self.local)), TsrPayload(to_wire(self.remote))
 
 
-def flow_selectors(context: Context, loaded: LoadedChild, index: int) -> tuple[Selectors, Selectors]:
-    """The flow's two sides with the tunnel's ends put in for `dynamic`."""
-    flow, path = loaded.child.flows[index], context.state.path
-    return resolve_all(flow.local, path.local), resolve_all(flow.remote, path.remote)
-
-
 def make_offer(
     context: Context,
     loaded: LoadedChild,
@@ -137,15 +118,6 @@ def make_offer(
         loaded.child.proposals, spi.to_bytes(4, "big"), key_exchange=key_exchange, first_group=first_group
     )
     return Offer(loaded, index, pair, spi, sa, local, remote)
-
-
-@dataclass(frozen=True, slots=True)
-class Agreed:
-    """What both ends said yes to. `local` is our side."""
-
-    selected: Selected
-    local: Selectors
-    remote: Selectors
 
 
 def check_accepted(offer: Offer, message: Message, *, initiator: bool = True) -> Agreed:
@@ -164,16 +136,6 @@ def check_accepted(offer: Offer, message: Message, *, initiator: bool = True) ->
             ),
         )
     return Agreed(selected, local, remote)
-
-
-def check_spi(selected: Selected) -> int:
-    """The peer's SPI. 1 to 255 are reserved, 0 is none (RFC 4303, section 2.1)."""
-    spi = int.from_bytes(selected.spi, "big")
-    if len(selected.spi) != 4 or spi < 256:
-        raise PeerMisbehaved(
-            Reason.PEER_MISBEHAVED, f"the peer's SPI is {spi:#x}", notify=Notify.INVALID_SYNTAX
-        )
-    return spi
 
 
 # -- choosing -----------------------------------------------------------------------------------
@@ -247,13 +209,6 @@ def choose_child(
 # -- making -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    child: ChildSa
-    inbound: SaParameters
-    outbound: SaParameters
-
-
 def make_pair(
     context: Context,
     peer: AuthenticatedPeer,
@@ -271,94 +226,28 @@ def make_pair(
     replaces: int = 0,
     at_once: bool = False,
 ) -> Pair:
-    """Both SAs of a pair. It takes the authenticated peer: there is no Child SA without one.
+    """Both SAs of a pair, their keys from the IKE SA's SK_d (RFC 7296, section 2.17).
 
-    `policy`: the numbers of its policy and flow; `ni`, `nr`: the nonces of the exchange that makes it,
-    `shared` its g^ir; `initiator`: we began it.
+    `ni`, `nr`: the nonces of the exchange that makes it, `shared` its g^ir; `initiator`: we began it.
     """
-    state = context.state
-    if state.keys is None or state.suite is None or state.peer not in (None, peer):
+    state, selected = context.state, agreed.selected
+    if state.keys is None or state.suite is None:
         raise LocalMisuse(Reason.INTERNAL, "a Child SA needs the keys of its IKE SA")
-    selected, child, path = agreed.selected, loaded.child, state.path
     ciphers = suite(selected.encryption, selected.key_bits, selected.integrity)
-    keys = child_keys(prf(state.suite.prf), state.keys.sk_d, ni, nr, shared, ciphers)
-    ours = (keys.encryption_initiator, keys.integrity_initiator)
-    theirs = (keys.encryption_responder, keys.integrity_responder)
-    if not initiator:
-        ours, theirs = theirs, ours
-    spi_out = int.from_bytes(selected.spi, "big")
-    now = context.now.monotonic
-    rekey_at, expires_at = child_deadlines(child, now, context.entropy)
-    encapsulation = None
-    if state.encapsulated:
-        encapsulation = UdpEncapsulation(context.options.port_nat_t, path.remote_port)
-    inbound = SaParameters(
-        direction=Direction.IN,
-        protocol=SaProtocol.ESP,
-        mode=Mode.TUNNEL,
-        spi=spi_in,
+    return children.make_pair(
+        context,
+        peer,
+        loaded,
+        index,
+        agreed,
         pair=pair,
-        flow=policy[1],
-        local=path.local,
-        remote=path.remote,
-        encapsulation=encapsulation,
-        encryption=selected.encryption,
-        key_bits=selected.key_bits,
-        integrity=selected.integrity,
-        encryption_key=theirs[0],
-        integrity_key=theirs[1],
-        esn=selected.esn,
-        replay_window=child.replay_window,
-        local_selectors=agreed.local,
-        remote_selectors=agreed.remote,
-        volume=child_volume(child, context.entropy),
-        hard_seconds=child.life_time,
-        header=child.header,
-        notify_first_use=(replaces > 0 or at_once) and not initiator,
-    )
-    outbound = replace(
-        inbound,
-        direction=Direction.OUT,
-        spi=spi_out,
-        encryption_key=ours[0],
-        integrity_key=ours[1],
-        notify_first_use=False,
-    )
-    record = ChildSa(
-        pair=pair,
-        name=child.name,
-        flow_index=index,
-        flow=policy[1],
-        policy=policy[0],
         spi_in=spi_in,
-        spi_out=spi_out,
-        mode=Mode.TUNNEL,
-        protocol=SaProtocol.ESP,
-        encapsulated=state.encapsulated,
-        suite=child_suite(
-            selected.encryption, selected.key_bits, selected.integrity, selected.key_exchange, selected.esn
-        ),
-        local_selectors=agreed.local,
-        remote_selectors=agreed.remote,
-        installed=now,
-        rekey_at=rekey_at,
-        expires_at=expires_at,
+        policy=policy,
+        keys=child_keys(prf(state.suite.prf), state.keys.sk_d, ni, nr, shared, ciphers),
         initiator=initiator,
         replaces=replaces,
+        notify_first_use=(replaces > 0 or at_once) and not initiator,
     )
-    return Pair(record, inbound, outbound)
-
-
-def installation_error(result: Installed | InstallFailed | TimedOut, name: str) -> IkeError | None:
-    """None if it stands."""
-    if isinstance(result, Installed):
-        return None
-    detail = result.error if isinstance(result, InstallFailed) else "the data plane does not answer"
-    error = LocalMisuse(
-        Reason.INSTALL_FAILED, f"the SA could not be installed: {detail}", notify=Notify.TEMPORARY_FAILURE
-    )
-    error.child = name
-    return error
 
 
 def activate_new(context: Context, pair: int, *, at_once: bool) -> Steps[None]:
@@ -367,33 +256,7 @@ def activate_new(context: Context, pair: int, *, at_once: bool) -> Steps[None]:
     hold for sure when it is up; so this one waits for its first packet, or for a while."""
     if at_once:
         yield from pause(AT_ONCE_PAUSE)
-    yield from activate(context, pair)
-
-
-def activate(context: Context, pair: int) -> Steps[None]:
-    """The peer holds the pair: send on it from now on (RFC 7296, section 2.8)."""
-    child = context.state.child(pair)
-    if child is None or child.outbound is None:
-        return
-    newer = [other for other in context.state.children if other.replaces == pair and not other.redundant]
-    if any(other.outbound is None for other in newer):
-        # It was rekeyed in its turn, and we send on that already: the data plane sends on what came last.
-        return
-    outbound = child.outbound
-    told = child.announced or not (child.redundant or any(other.announced for other in newer))
-    yield from apply(ChangeChild(replace(child, outbound=None, announced=told)))
-    result = yield from install(outbound, held=False)
-    error = installation_error(result, child.name)
-    if error is not None and context.state.child(pair) is not None:
-        yield from complain(error, child.name)
-        yield from enqueue(DeleteChild(pair, error.failure))
-
-
-def closed_early(name: str) -> PeerIncompatible:
-    """C21: the peer's Delete came before our half was installed."""
-    error = PeerIncompatible(Reason.PEER_CLOSED, "the peer closed it while it was being installed")
-    error.child = name
-    return error
+    yield from children.activate(context, pair)
 
 
 def withdraw(spi_in: int) -> Steps[None]:
@@ -404,15 +267,3 @@ def withdraw(spi_in: int) -> Steps[None]:
 
 def _anything(received: Received) -> Message:
     return received.message
-
-
-def connection_children(context: Context, connection: Connection) -> Loaded:
-    """The connection with its numbers. Raises `LocalMisuse` when it was unloaded meanwhile."""
-    loaded = context.connections.get(connection.name)
-    if loaded is None:
-        raise LocalMisuse(
-            Reason.NO_SUCH_OBJECT,
-            f"connection {connection.name} was unloaded",
-            notify=Notify.TEMPORARY_FAILURE,
-        )
-    return loaded

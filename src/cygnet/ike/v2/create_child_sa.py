@@ -17,7 +17,7 @@ from typing import Final
 
 from cygnet.auth.peer import AuthenticatedPeer
 from cygnet.crypto.key_exchange import KeyExchange, generate
-from cygnet.ike import proposals
+from cygnet.ike import children, collisions, proposals
 from cygnet.ike.effects import Installed
 from cygnet.ike.errors import IkeError, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
 from cygnet.ike.state import (
@@ -50,9 +50,9 @@ from cygnet.ike.steps import (
     send,
     use_policy,
 )
-from cygnet.ike.v2 import child as children
-from cygnet.ike.v2 import collisions, rekey_ike
-from cygnet.ike.v2.collisions import Request
+from cygnet.ike.v2 import child as offers
+from cygnet.ike.v2 import rekey_ike
+from cygnet.ike.v2.collisions import Request, admit
 from cygnet.ike.v2.fresh_keys import (
     OtherGroup,
     Refusal,
@@ -216,7 +216,7 @@ def _negotiate(
     tried = {group}
     while True:
         nonce = context.entropy.octets(NONCE_LENGTH)
-        offer = children.make_offer(
+        offer = offers.make_offer(
             context, loaded, index, pair, spi, key_exchange=True, first_group=ours.group if ours else 0
         )
         if old is not None:
@@ -227,7 +227,7 @@ def _negotiate(
             Exchange.CREATE_CHILD_SA,
             (
                 *_rekeyed(old),
-                children.NO_TFC,
+                offers.NO_TFC,
                 offer.sa,
                 NoncePayload(nonce),
                 *public_value(ours),
@@ -245,11 +245,11 @@ def _negotiate(
         return answered
     if isinstance(answered, IkeError):
         yield from complain(answered, name)
-        yield from children.withdraw(spi)
+        yield from offers.withdraw(spi)
         raise answered
     agreed = answered.agreed
     policy = yield from use_policy(loaded, index, agreed.local, agreed.remote, old)
-    made = children.make_pair(
+    made = offers.make_pair(
         context,
         peer,
         loaded,
@@ -268,7 +268,7 @@ def _negotiate(
         result = yield from install(parameters)
         error = children.installation_error(result, name)
         if error is not None:
-            yield from children.withdraw(spi)
+            yield from offers.withdraw(spi)
             raise error
     return _Created(made, min(nonce, answered.nonce))
 
@@ -302,7 +302,7 @@ class _Answered:
 @dataclass(frozen=True, slots=True)
 class _Judge:
     context: Context
-    offer: children.Offer
+    offer: offers.Offer
     ours: KeyExchange | None
     nonce: bytes
     other_groups: frozenset[int]
@@ -315,7 +315,7 @@ class _Judge:
         if refusal is not None:
             return refusal
         try:
-            agreed = children.check_accepted(self.offer, message)
+            agreed = offers.check_accepted(self.offer, message)
             nonce = message.one(NoncePayload).data
             _check_nonce(self.context, nonce, self.nonce)
             shared = shared_secret(message, self.ours, agreed.selected, self.nonce)
@@ -346,7 +346,7 @@ def respond(context: Context, received: Received) -> Steps[None]:
             old = None
     else:
         request, old = Request.CREATE_CHILD, None
-    refusal = collisions.admit(context.state, request, old)
+    refusal = admit(context.state, request, old)
     if refusal == Notify.CHILD_SA_NOT_FOUND and rekeyed is not None:
         yield from answer((NotifyPayload(rekeyed.protocol, rekeyed.spi, refusal, b""),))
     elif refusal:
@@ -370,7 +370,7 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
     try:
         loaded = children.connection_children(context, context.connection)
         public = message.maybe(KePayload)
-        chosen = children.choose_child(
+        chosen = offers.choose_child(
             context,
             loaded,
             message,
@@ -388,7 +388,7 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
     agreed = chosen.agreed
     policy = yield from use_policy(chosen.loaded, chosen.index, agreed.local, agreed.remote, old)
     at_once = any(a.ours and a.kind is AttemptKind.CREATE_CHILD for a in context.state.attempts)
-    made = children.make_pair(
+    made = offers.make_pair(
         context,
         peer,
         chosen.loaded,
@@ -412,11 +412,11 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
     # What happened while the data plane worked counts too.
     state = context.state
     present = state.child(old.pair) if old is not None else None
-    if present is not None and collisions.admit(state, Request.REKEY_CHILD, present):
+    if present is not None and admit(state, Request.REKEY_CHILD, present):
         # C18: we have begun to close it meanwhile.
         yield from answer((NotifyPayload(0, b"", Notify.TEMPORARY_FAILURE, b""),))
         return
-    overtaken = collisions.admit(state, Request.CREATE_CHILD, None)
+    overtaken = admit(state, Request.CREATE_CHILD, None)
     if overtaken:
         yield from answer((NotifyPayload(0, b"", overtaken, b""),))
         return
@@ -440,12 +440,12 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
         changes.append(ChangeChild(replace(present, phase=ChildPhase.REKEYED)))
     yield from answer(
         (
-            children.NO_TFC,
+            offers.NO_TFC,
             proposals.answer(chosen.agreed.selected, spi.to_bytes(4, "big")),
             NoncePayload(nonce),
             *public_value(ours),
-            TsiPayload(children.to_wire(chosen.agreed.remote)),
-            TsrPayload(children.to_wire(chosen.agreed.local)),
+            TsiPayload(offers.to_wire(chosen.agreed.remote)),
+            TsrPayload(offers.to_wire(chosen.agreed.local)),
             *additional(chosen),
         ),
         *changes,
@@ -456,7 +456,7 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
         yield from children.activate(context, pair)
         yield from enqueue(DeleteChild(twin.pair, children.REDUNDANT), 0.0 if twin.initiator else GRACE)
     elif old is None:
-        yield from children.activate_new(context, pair, at_once=at_once)
+        yield from offers.activate_new(context, pair, at_once=at_once)
     elif present is None:
         # A new one carries traffic at once; a rekeyed one when the peer is known to hold it (section 2.8).
         yield from children.activate(context, pair)

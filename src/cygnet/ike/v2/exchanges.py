@@ -19,11 +19,10 @@ from cygnet.ike.state import (
 )
 from cygnet.ike.steps import Context, Received, Steps
 from cygnet.ike.v2 import create_child_sa, informational, rekey_ike
-from cygnet.ike.v2.child import activate
 from cygnet.wire.numbers import Exchange, Notify, Protocol
 from cygnet.wire.payloads import DeletePayload
 
-__all__ = ["activate", "begin", "serve"]
+__all__ = ["begin", "closes", "serve"]
 
 
 def begin(context: Context, wanted: Wanted) -> Steps[None] | None:

@@ -24,6 +24,7 @@ from cygnet.ike.proposals import Selected
 from cygnet.ike.state import Phase, SaState
 from cygnet.ike.steps import Received
 from cygnet.ike.v2 import ike_auth, ike_sa_init, initial, legality, receiving
+from cygnet.ike.v2.sa import IkeV2Sa
 from cygnet.ike.v2.sending import digest
 from cygnet.ike.world import Path
 from cygnet.wire.cursor import Malformed
@@ -45,7 +46,7 @@ def receive(gateway: Endpoint, header: Header, datagram: bytes, path: Path) -> N
     """An IKE_SA_INIT request."""
     octets_digest = digest(datagram)
     known = gateway.half_open.find(path.remote, header.initiator_spi, octets_digest)
-    if known is not None:
+    if isinstance(known, IkeV2Sa):
         if known.window.next_in == 1 and known.window.answered == octets_digest:
             receiving.resend_answer(known, path)
         else:
@@ -103,7 +104,7 @@ def receive(gateway: Endpoint, header: Header, datagram: bytes, path: Path) -> N
         path=path,
         created=gateway.now.monotonic,
     )
-    sa = gateway.create(loaded.connection, state)
+    sa = gateway.create(IkeV2Sa, loaded.connection, state)
     gateway.half_open.add(sa, path.remote, header.initiator_spi, octets_digest)
     receiving.serve_initial(sa, initial.respond(sa, admitted), header, octets_digest, path)
 

@@ -32,7 +32,7 @@ from cygnet.auth.proof import (
 )
 from cygnet.crypto.prf import prf
 from cygnet.crypto.proposals import Proposal
-from cygnet.ike import proposals
+from cygnet.ike import children, proposals
 from cygnet.ike.configuration import AuthClass, Connection, LocalAuth, RemoteAuth, SendCert, Unique
 from cygnet.ike.connections import Loaded
 from cygnet.ike.effects import Installed
@@ -54,7 +54,7 @@ from cygnet.ike.steps import (
     send,
     use_policy,
 )
-from cygnet.ike.v2 import child as children
+from cygnet.ike.v2 import child as offers
 from cygnet.ike.v2.ike_sa_init import HASHES, Initial
 from cygnet.ike.v2.notifications import error_of, of_authentication
 from cygnet.records import replace
@@ -99,8 +99,8 @@ def initiate(context: Context, initial: Initial, wanted: CreateChild | None) -> 
         if loaded is None:
             raise LocalMisuse(Reason.NO_SUCH_OBJECT, f"no child {wanted.name} in {connection.name}")
         spi, pair = yield from obtain_child()
-        offer = children.make_offer(context, loaded, wanted.index, pair, spi, key_exchange=False)
-        child_payloads = (children.NO_TFC, offer.sa, *offer.payloads)
+        offer = offers.make_offer(context, loaded, wanted.index, pair, spi, key_exchange=False)
+        child_payloads = (offers.NO_TFC, offer.sa, *offer.payloads)
     exchanged = yield from send(
         Exchange.IKE_AUTH,
         (
@@ -149,7 +149,7 @@ def _comes_later(connection: Connection, initial: Initial, wanted: CreateChild |
 
 
 def _first_child(
-    context: Context, peer: AuthenticatedPeer, offer: children.Offer, message: Message, initial: Initial
+    context: Context, peer: AuthenticatedPeer, offer: offers.Offer, message: Message, initial: Initial
 ) -> Steps[None]:
     """The peer's answer to the Child SA that went along; its failure is not the IKE SA's."""
     error = message.error()
@@ -165,9 +165,9 @@ def _first_child(
         yield from complain(failed, offer.name)
         return
     try:
-        agreed = children.check_accepted(offer, message)
+        agreed = offers.check_accepted(offer, message)
         policy = yield from use_policy(offer.loaded, offer.index, agreed.local, agreed.remote)
-        made = children.make_pair(
+        made = offers.make_pair(
             context,
             peer,
             offer.loaded,
@@ -183,7 +183,7 @@ def _first_child(
         )
     except IkeError as unacceptable:
         yield from complain(unacceptable, offer.name)
-        yield from children.withdraw(offer.spi)
+        yield from offers.withdraw(offer.spi)
         return
     yield from begin(Attempt(AttemptKind.CREATE_CHILD, ours=True))
     for parameters in (made.inbound, made.outbound):
@@ -191,7 +191,7 @@ def _first_child(
         failure = children.installation_error(result, offer.name)
         if failure is not None:
             yield from complain(failure, offer.name)
-            yield from children.withdraw(offer.spi)
+            yield from offers.withdraw(offer.spi)
             return
     if made.child.spi_out in context.state.deleted_early:
         yield from complain(children.closed_early(offer.name), offer.name)
@@ -247,12 +247,12 @@ def respond(context: Context, initial: Initial) -> Steps[None]:
                 "no Child SA is made in IKE_AUTH here (`childless = force`)",
                 notify=Notify.NO_ADDITIONAL_SAS,
             )
-        chosen = children.choose_child(context, loaded, message, key_exchange=False)
+        chosen = offers.choose_child(context, loaded, message, key_exchange=False)
         spi, pair = yield from obtain_child()
         at_once = context.is_calling()
         agreed = chosen.agreed
         policy = yield from use_policy(chosen.loaded, chosen.index, agreed.local, agreed.remote)
-        made = children.make_pair(
+        made = offers.make_pair(
             context,
             peer,
             chosen.loaded,
@@ -278,12 +278,12 @@ def respond(context: Context, initial: Initial) -> Steps[None]:
             yield from answer((*proven, _refusal(failed)), establish)
             yield from complain(failed, made.child.name)
         return
-    tsi = TsiPayload(children.to_wire(chosen.agreed.remote))
-    tsr = TsrPayload(children.to_wire(chosen.agreed.local))
+    tsi = TsiPayload(offers.to_wire(chosen.agreed.remote))
+    tsr = TsrPayload(offers.to_wire(chosen.agreed.local))
     yield from answer(
         (
             *proven,
-            children.NO_TFC,
+            offers.NO_TFC,
             proposals.answer(chosen.agreed.selected, spi.to_bytes(4, "big")),
             tsi,
             tsr,
@@ -292,10 +292,10 @@ def respond(context: Context, initial: Initial) -> Steps[None]:
         establish,
         AddChild(replace(made.child, outbound=made.outbound)),
     )
-    yield from children.activate_new(context, pair, at_once=at_once)
+    yield from offers.activate_new(context, pair, at_once=at_once)
 
 
-def additional(chosen: children.Chosen) -> tuple[NotifyPayload, ...]:
+def additional(chosen: offers.Chosen) -> tuple[NotifyPayload, ...]:
     """RFC 7296, section 2.9: other parts of the offer may be asked for separately."""
     if not chosen.additional:
         return ()

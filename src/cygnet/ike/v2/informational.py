@@ -10,6 +10,8 @@ HDR, SK {[N,] [D,]
 
 from __future__ import annotations
 
+from cygnet.ike import collisions
+from cygnet.ike.children import activate
 from cygnet.ike.errors import Failure, Reason
 from cygnet.ike.state import (
     Attempt,
@@ -25,8 +27,6 @@ from cygnet.ike.state import (
     Phase,
 )
 from cygnet.ike.steps import Context, Received, SaClosed, Steps, answer, apply, begin, close_sa, send
-from cygnet.ike.v2 import collisions
-from cygnet.ike.v2.child import activate
 from cygnet.records import replace
 from cygnet.wire.message import Message
 from cygnet.wire.numbers import Exchange, Notify, Protocol

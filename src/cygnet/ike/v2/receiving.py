@@ -12,21 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cygnet.crypto.errors import IntegrityFailure
 from cygnet.ike.errors import Drop, IkeError
+from cygnet.ike.running import Task, enqueue, malformed, resume_error, run
 from cygnet.ike.state import ChangePath, CheckLiveness, Phase, Window
 from cygnet.ike.steps import Exchanged, Received, Refused, Steps
 from cygnet.ike.v2 import legality, protection
-from cygnet.ike.v2.driver import (
-    Outstanding,
-    Serving,
-    Task,
-    enqueue,
-    fail,
-    forget_fragments,
-    resume_error,
-    run,
-)
+from cygnet.ike.v2.driver import Outstanding, Serving, fail, forget_fragments
 from cygnet.ike.v2.fragments import FragmentRefused, Reassembly
-from cygnet.ike.v2.sending import digest, drop, malformed, seen, transmit
+from cygnet.ike.v2.sending import digest, drop, seen, transmit
 from cygnet.ike.world import Path
 from cygnet.wire.cursor import Malformed
 from cygnet.wire.message import Header, Message, decode, decode_payloads
@@ -34,7 +26,7 @@ from cygnet.wire.numbers import Exchange, Notify
 from cygnet.wire.payloads import EncryptedFragmentPayload
 
 if TYPE_CHECKING:
-    from cygnet.ike.sa import IkeSa
+    from cygnet.ike.v2.sa import IkeV2Sa
 
 HINT_INTERVAL: Final = 20.0
 """Seconds between liveness checks that unprotected messages may cause (RFC 7296, section 2.21.4)."""
@@ -42,7 +34,7 @@ HINTED_RESEND: Final = 1.0
 """Seconds after which an IKE_SA_INIT that was refused in clear is sent again."""
 
 
-def receive(sa: IkeSa, header: Header, datagram: bytes, path: Path) -> None:
+def receive(sa: IkeV2Sa, header: Header, datagram: bytes, path: Path) -> None:
     """A datagram that carries this SA's SPI. It may be anything."""
     state = sa.state
     if header.from_initiator == state.original_initiator:
@@ -58,7 +50,7 @@ def receive(sa: IkeSa, header: Header, datagram: bytes, path: Path) -> None:
         _receive_request(sa, header, datagram, path)
 
 
-def _receive_answer(sa: IkeSa, header: Header, datagram: bytes, path: Path) -> None:
+def _receive_answer(sa: IkeV2Sa, header: Header, datagram: bytes, path: Path) -> None:
     request = sa.request
     if request is None or header.message_id != request.message_id:
         # INVALID_IKE_SPI and the like may carry any id; they are hints whatever it is.
@@ -92,7 +84,7 @@ def _receive_answer(sa: IkeSa, header: Header, datagram: bytes, path: Path) -> N
     run(sa, request.task, Exchanged(value, request.datagrams[0], opened))
 
 
-def _initial_answer(sa: IkeSa, request: Outstanding, datagram: bytes, path: Path) -> None:
+def _initial_answer(sa: IkeV2Sa, request: Outstanding, datagram: bytes, path: Path) -> None:
     """The answer to IKE_SA_INIT: nothing protects it, so nothing but a good one changes anything."""
     try:
         message = decode(datagram)
@@ -112,7 +104,7 @@ def _initial_answer(sa: IkeSa, request: Outstanding, datagram: bytes, path: Path
         run(sa, request.task, Exchanged(value, request.datagrams[0], received))
 
 
-def _refused(sa: IkeSa, request: Outstanding, error: IkeError, path: Path) -> None:
+def _refused(sa: IkeV2Sa, request: Outstanding, error: IkeError, path: Path) -> None:
     """RFC 7296, section 2.21.1: go on for some time; a refusal counts once for each time that we sent."""
     if request.refused_try == request.tries:
         drop(sa, Drop.UNPROTECTED_HINT, error.detail, path)
@@ -123,7 +115,7 @@ def _refused(sa: IkeSa, request: Outstanding, error: IkeError, path: Path) -> No
     request.due = min(request.due, sa.now.monotonic + HINTED_RESEND)
 
 
-def _accept_answer(sa: IkeSa) -> None:
+def _accept_answer(sa: IkeV2Sa) -> None:
     request = sa.request
     if request is not None:
         sa.request = None
@@ -131,7 +123,7 @@ def _accept_answer(sa: IkeSa) -> None:
         sa.window = Window(request.message_id + 1, window.next_in, window.iv, window.answered, window.answer)
 
 
-def _receive_request(sa: IkeSa, header: Header, datagram: bytes, path: Path) -> None:
+def _receive_request(sa: IkeV2Sa, header: Header, datagram: bytes, path: Path) -> None:
     window = sa.window
     if header.message_id == window.next_in - 1:
         if window.answered and digest(datagram) == window.answered:
@@ -165,7 +157,7 @@ def _receive_request(sa: IkeSa, header: Header, datagram: bytes, path: Path) -> 
         sa.responder = None
     else:
         task, awaited = Task(None, None), None
-    task.serving = Serving(header, path, sa.first_fragment or digest(datagram))
+    sa.in_hand = Serving(header, path, sa.first_fragment or digest(datagram))
     sa.first_fragment = b""
     sa.serving = task
     try:
@@ -175,7 +167,7 @@ def _receive_request(sa: IkeSa, header: Header, datagram: bytes, path: Path) -> 
         if awaited is not None:
             value = Exchanged(awaited.expect(opened), b"", opened)
         else:
-            task.exchange = sa.gateway.serve(sa, opened)
+            task.exchange = sa.serve(opened)
             value = None
     except IkeError as error:
         fail(sa, task, error)
@@ -185,15 +177,17 @@ def _receive_request(sa: IkeSa, header: Header, datagram: bytes, path: Path) -> 
         run(sa, task, value)
 
 
-def serve_initial(sa: IkeSa, exchange: Steps[Any], header: Header, octets_digest: bytes, path: Path) -> None:
+def serve_initial(
+    sa: IkeV2Sa, exchange: Steps[Any], header: Header, octets_digest: bytes, path: Path
+) -> None:
     """The first request, judged by `first`: its exchange begins."""
     task = Task(exchange, None)
-    task.serving = Serving(header, path, octets_digest)
+    sa.in_hand = Serving(header, path, octets_digest)
     sa.serving = task
     run(sa, task)
 
 
-def resend_answer(sa: IkeSa, path: Path) -> None:
+def resend_answer(sa: IkeV2Sa, path: Path) -> None:
     """A repeat of the request that was answered last: the same octets again (RFC 7296, section 2.1).
 
     From elsewhere they are rationed: whoever saw the request could have sent it in a third one's name.
@@ -205,7 +199,7 @@ def resend_answer(sa: IkeSa, path: Path) -> None:
     transmit(sa, sa.window.answer, path)
 
 
-def _open(sa: IkeSa, datagram: bytes, path: Path) -> Received | IkeError | None:
+def _open(sa: IkeV2Sa, datagram: bytes, path: Path) -> Received | IkeError | None:
     """The message inside SK; an error of the authentic sender's; or None: dropped, or not complete."""
     state = sa.state
     if state.keys is None or state.suite is None:
@@ -255,7 +249,7 @@ def _open(sa: IkeSa, datagram: bytes, path: Path) -> Received | IkeError | None:
     return Received(message, datagram, path)
 
 
-def _keep_fragments(sa: IkeSa, reassembly: Reassembly) -> None:
+def _keep_fragments(sa: IkeV2Sa, reassembly: Reassembly) -> None:
     """What came is authentic, and not all of it. Raises `FragmentRefused` where strangers hold too much."""
     if not sa.gateway.half_open.hold(sa, reassembly.octets):
         forget_fragments(sa)
@@ -269,7 +263,7 @@ def _fragment_key(header: Header) -> int:
     return header.message_id * 2 + header.response
 
 
-def _hint(sa: IkeSa, datagram: bytes, path: Path) -> bool:
+def _hint(sa: IkeV2Sa, datagram: bytes, path: Path) -> bool:
     """Whether this is a notification in clear. It may cause a liveness check now and then, nothing more
     (RFC 7296, section 2.21.4)."""
     try:
@@ -287,7 +281,7 @@ def _hint(sa: IkeSa, datagram: bytes, path: Path) -> bool:
     return True
 
 
-def _heard(sa: IkeSa, path: Path) -> None:
+def _heard(sa: IkeV2Sa, path: Path) -> None:
     """An authentic, fresh message came on `path`. Where the peer may move, we follow (RFC 7296, 2.23)."""
     sa.heard = sa.now.monotonic
     state = sa.state

@@ -18,7 +18,7 @@ from cygnet.crypto.kdf import ike_sa_keys
 from cygnet.crypto.key_exchange import KeyExchange, generate
 from cygnet.crypto.prf import prf
 from cygnet.crypto.suites import suite
-from cygnet.ike import proposals
+from cygnet.ike import collisions, proposals
 from cygnet.ike.errors import Failure, LocalMisuse, Reason
 from cygnet.ike.proposals import Selected
 from cygnet.ike.state import (
@@ -44,7 +44,6 @@ from cygnet.ike.steps import (
     obtain_spi,
     send,
 )
-from cygnet.ike.v2 import collisions
 from cygnet.ike.v2.fresh_keys import (
     OtherGroup,
     Refusal,

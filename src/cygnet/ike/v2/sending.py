@@ -7,18 +7,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from cygnet.ike.effects import SendDatagram
-from cygnet.ike.errors import Drop, LocalMisuse, PeerMisbehaved, Reason
+from cygnet.ike.errors import Drop, LocalMisuse, Reason
 from cygnet.ike.events import Dropped, MessageSeen
 from cygnet.ike.state import Window
 from cygnet.ike.v2 import protection
 from cygnet.ike.world import Path
-from cygnet.wire.cursor import Malformed
 from cygnet.wire.message import Header, Message, encode
-from cygnet.wire.numbers import Exchange, Flags, Notify
+from cygnet.wire.numbers import Exchange, Flags
 from cygnet.wire.payloads import Payload
 
 if TYPE_CHECKING:
-    from cygnet.ike.sa import IkeSa
+    from cygnet.ike.v2.sa import IkeV2Sa
 
 NON_ESP_MARKER: Final = bytes(4)
 """Before every IKE message on port 4500 (RFC 3948, section 2.2)."""
@@ -29,7 +28,7 @@ def digest(datagram: bytes) -> bytes:
     return hashlib.blake2s(datagram, digest_size=16).digest()
 
 
-def header_of(sa: IkeSa, exchange: int, message_id: int, *, response: bool) -> Header:
+def header_of(sa: IkeV2Sa, exchange: int, message_id: int, *, response: bool) -> Header:
     """The header of a message of ours."""
     state = sa.state
     flags = (Flags.INITIATOR if state.original_initiator else 0) | (Flags.RESPONSE if response else 0)
@@ -37,7 +36,7 @@ def header_of(sa: IkeSa, exchange: int, message_id: int, *, response: bool) -> H
 
 
 def seal(
-    sa: IkeSa, header: Header, payloads: Sequence[Payload], window: Window
+    sa: IkeV2Sa, header: Header, payloads: Sequence[Payload], window: Window
 ) -> tuple[tuple[bytes, ...], Window]:
     """The datagrams of a message, and the window with the IVs that they took."""
     state = sa.state
@@ -58,7 +57,7 @@ def seal(
     return datagrams, Window(window.next_out, window.next_in, iv, window.answered, window.answer)
 
 
-def transmit(sa: IkeSa, datagrams: Sequence[bytes], path: Path) -> None:
+def transmit(sa: IkeV2Sa, datagrams: Sequence[bytes], path: Path) -> None:
     """Send the datagrams of one message."""
     gateway = sa.gateway
     marker = NON_ESP_MARKER if path.local_port == gateway.options.port_nat_t else b""
@@ -67,17 +66,12 @@ def transmit(sa: IkeSa, datagrams: Sequence[bytes], path: Path) -> None:
     sa.sent = sa.now.monotonic
 
 
-def malformed(error: Malformed) -> PeerMisbehaved:
-    """What an authentic message is that cannot be parsed."""
-    return PeerMisbehaved(Reason.PEER_MISBEHAVED, str(error), notify=Notify.INVALID_SYNTAX)
-
-
-def drop(sa: IkeSa, reason: Drop, detail: str, path: Path) -> None:
+def drop(sa: IkeV2Sa, reason: Drop, detail: str, path: Path) -> None:
     """A datagram is dropped in silence."""
     sa.gateway.event(Dropped(reason, detail, path, sa.unique_id))
 
 
-def seen(sa: IkeSa, sent: bool, path: Path, message: Message | None, *, repeat: bool = False) -> None:
+def seen(sa: IkeV2Sa, sent: bool, path: Path, message: Message | None, *, repeat: bool = False) -> None:
     """A message left or came; built and told only if someone listens."""
     if sa.gateway.observe and message is not None:
         sa.gateway.event(MessageSeen(sent, path, message, sa.unique_id, sa.connection.name, repeat))

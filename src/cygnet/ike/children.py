@@ -1,0 +1,210 @@
+"""Child SAs, whichever version negotiates them: selectors, parameters for the data plane, sending on them.
+
+The inbound SA is installed before the peer is told its SPI; the outbound one when the peer is known to
+hold it. What each version offers and chooses, and how its keys come about, is in `v2.child` and
+`v1.quick_mode`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from cygnet.auth.peer import AuthenticatedPeer
+from cygnet.crypto.kdf import ChildKeys
+from cygnet.ike.configuration import Connection
+from cygnet.ike.connections import Loaded, LoadedChild
+from cygnet.ike.effects import Installed, InstallFailed, TimedOut
+from cygnet.ike.errors import Failure, IkeError, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
+from cygnet.ike.lifetimes import child_deadlines, child_volume
+from cygnet.ike.proposals import Selected
+from cygnet.ike.state import ChangeChild, ChildSa, DeleteChild, child_suite
+from cygnet.ike.steps import Context, Steps, apply, complain, enqueue, install
+from cygnet.policy.sa import Direction, Mode, SaParameters, SaProtocol, UdpEncapsulation
+from cygnet.policy.selectors import TrafficSelector, format_selector, resolve_all
+from cygnet.records import dataclass, replace
+from cygnet.wire.numbers import Notify
+
+REDUNDANT: Final = Failure(Reason.REPLACED, "both ends made one at once")
+
+Selectors = tuple[TrafficSelector, ...]
+
+
+def format_selectors(local: Sequence[TrafficSelector], remote: Sequence[TrafficSelector]) -> str:
+    return " ".join(map(format_selector, local)) + " === " + " ".join(map(format_selector, remote))
+
+
+def flow_selectors(context: Context, loaded: LoadedChild, index: int) -> tuple[Selectors, Selectors]:
+    """The flow's two sides with the tunnel's ends put in for `dynamic`."""
+    flow, path = loaded.child.flows[index], context.state.path
+    return resolve_all(flow.local, path.local), resolve_all(flow.remote, path.remote)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """What both ends said yes to. `local` is our side."""
+
+    selected: Selected
+    local: Selectors
+    remote: Selectors
+
+
+def check_spi(selected: Selected) -> int:
+    """The peer's SPI. 1 to 255 are reserved, 0 is none (RFC 4303, section 2.1)."""
+    spi = int.from_bytes(selected.spi, "big")
+    if len(selected.spi) != 4 or spi < 256:
+        raise PeerMisbehaved(
+            Reason.PEER_MISBEHAVED, f"the peer's SPI is {spi:#x}", notify=Notify.INVALID_SYNTAX
+        )
+    return spi
+
+
+# -- making -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    child: ChildSa
+    inbound: SaParameters
+    outbound: SaParameters
+
+
+def make_pair(
+    context: Context,
+    peer: AuthenticatedPeer,
+    loaded: LoadedChild,
+    index: int,
+    agreed: Agreed,
+    *,
+    pair: int,
+    spi_in: int,
+    policy: tuple[int, int],
+    keys: ChildKeys,
+    initiator: bool,
+    replaces: int,
+    notify_first_use: bool,
+) -> Pair:
+    """Both SAs of a pair. It takes the authenticated peer: there is no Child SA without one.
+
+    `policy`: the numbers of its policy and flow; `initiator`: we began the exchange that makes it;
+    `notify_first_use`: its first packet says that the peer holds it.
+    """
+    state = context.state
+    if state.peer not in (None, peer):
+        raise LocalMisuse(Reason.INTERNAL, "a Child SA is its own peer's")
+    selected, child, path = agreed.selected, loaded.child, state.path
+    ours = (keys.encryption_initiator, keys.integrity_initiator)
+    theirs = (keys.encryption_responder, keys.integrity_responder)
+    if not initiator:
+        ours, theirs = theirs, ours
+    spi_out = int.from_bytes(selected.spi, "big")
+    now = context.now.monotonic
+    rekey_at, expires_at = child_deadlines(child, now, context.entropy)
+    encapsulation = None
+    if state.encapsulated:
+        encapsulation = UdpEncapsulation(context.options.port_nat_t, path.remote_port)
+    inbound = SaParameters(
+        direction=Direction.IN,
+        protocol=SaProtocol.ESP,
+        mode=Mode.TUNNEL,
+        spi=spi_in,
+        pair=pair,
+        flow=policy[1],
+        local=path.local,
+        remote=path.remote,
+        encapsulation=encapsulation,
+        encryption=selected.encryption,
+        key_bits=selected.key_bits,
+        integrity=selected.integrity,
+        encryption_key=theirs[0],
+        integrity_key=theirs[1],
+        esn=selected.esn,
+        replay_window=child.replay_window,
+        local_selectors=agreed.local,
+        remote_selectors=agreed.remote,
+        volume=child_volume(child, context.entropy),
+        hard_seconds=child.life_time,
+        header=child.header,
+        notify_first_use=notify_first_use,
+    )
+    outbound = replace(
+        inbound,
+        direction=Direction.OUT,
+        spi=spi_out,
+        encryption_key=ours[0],
+        integrity_key=ours[1],
+        notify_first_use=False,
+    )
+    record = ChildSa(
+        pair=pair,
+        name=child.name,
+        flow_index=index,
+        flow=policy[1],
+        policy=policy[0],
+        spi_in=spi_in,
+        spi_out=spi_out,
+        mode=Mode.TUNNEL,
+        protocol=SaProtocol.ESP,
+        encapsulated=state.encapsulated,
+        suite=child_suite(
+            selected.encryption, selected.key_bits, selected.integrity, selected.key_exchange, selected.esn
+        ),
+        local_selectors=agreed.local,
+        remote_selectors=agreed.remote,
+        installed=now,
+        rekey_at=rekey_at,
+        expires_at=expires_at,
+        initiator=initiator,
+        replaces=replaces,
+    )
+    return Pair(record, inbound, outbound)
+
+
+def installation_error(result: Installed | InstallFailed | TimedOut, name: str) -> IkeError | None:
+    """None if it stands."""
+    if isinstance(result, Installed):
+        return None
+    detail = result.error if isinstance(result, InstallFailed) else "the data plane does not answer"
+    error = LocalMisuse(
+        Reason.INSTALL_FAILED, f"the SA could not be installed: {detail}", notify=Notify.TEMPORARY_FAILURE
+    )
+    error.child = name
+    return error
+
+
+def activate(context: Context, pair: int) -> Steps[None]:
+    """The peer holds the pair: send on it from now on (RFC 7296, section 2.8)."""
+    child = context.state.child(pair)
+    if child is None or child.outbound is None:
+        return
+    newer = [other for other in context.state.children if other.replaces == pair and not other.redundant]
+    if any(other.outbound is None for other in newer):
+        # It was rekeyed in its turn, and we send on that already: the data plane sends on what came last.
+        return
+    outbound = child.outbound
+    told = child.announced or not (child.redundant or any(other.announced for other in newer))
+    yield from apply(ChangeChild(replace(child, outbound=None, announced=told)))
+    result = yield from install(outbound, held=False)
+    error = installation_error(result, child.name)
+    if error is not None and context.state.child(pair) is not None:
+        yield from complain(error, child.name)
+        yield from enqueue(DeleteChild(pair, error.failure))
+
+
+def closed_early(name: str) -> PeerIncompatible:
+    """C21: the peer's Delete came before our half was installed."""
+    error = PeerIncompatible(Reason.PEER_CLOSED, "the peer closed it while it was being installed")
+    error.child = name
+    return error
+
+
+def connection_children(context: Context, connection: Connection) -> Loaded:
+    """The connection with its numbers. Raises `LocalMisuse` when it was unloaded meanwhile."""
+    loaded = context.connections.get(connection.name)
+    if loaded is None:
+        raise LocalMisuse(
+            Reason.NO_SUCH_OBJECT,
+            f"connection {connection.name} was unloaded",
+            notify=Notify.TEMPORARY_FAILURE,
+        )
+    return loaded
