@@ -8,7 +8,7 @@ PYTHON ?= $(shell /usr/bin/python3 -c 'import sys, ensurepip, venv; sys.exit(sys
 BIN := .venv/bin
 WORKERS ?= auto
 
-.PHONY: help setup packages demo test unit simulation network interop fuzz bench lint format clean
+.PHONY: help setup packages demo test unit simulation network interop guest fuzz bench lint format clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,7 +31,7 @@ demo: .venv/ready  ## two gateways in namespaces, a tunnel, real traffic; DEMO="
 
 test: .venv/ready  ## everything: unit, simulation, fuzz, network, interop
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup tests/unit tests/simulation tests/fuzz
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup tests/network tests/interop
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup tests/network tests/interop tests/guest
 
 unit: .venv/ready  ## only what needs neither privileges nor a peer
 	$(BIN)/pytest -n $(WORKERS) tests/unit
@@ -44,6 +44,9 @@ network: .venv/ready  ## the real daemon in namespaces
 
 interop: .venv/ready  ## against strongSwan
 	$(BIN)/pytest tests/interop
+
+guest: .venv/ready  ## what this machine's kernel may lack, in an emulator
+	$(BIN)/pytest tests/guest
 
 fuzz: .venv/ready  ## coverage-guided, FUZZ_SECONDS for each target
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
