@@ -296,9 +296,11 @@ def test_suites_tell_their_lengths(encryption: int, bits: int, mac: int, lengths
         (Encr.AES_CBC, 127, Integ.HMAC_SHA2_256_128),
         (Encr.AES_GCM_16, 512, Integ.NONE),
         (Encr.CHACHA20_POLY1305, 128, Integ.NONE),
-        (Encr.DES_CBC, 0, Integ.HMAC_SHA1_96),
         (Encr.AES_CBC, 128, Integ.HMAC_MD5_128),
         (Encr.TRIPLE_DES_CBC, 0, Integ.NONE),
+        (Encr.TRIPLE_DES_CBC, 192, Integ.HMAC_SHA1_96),
+        (Encr.BLOWFISH_CBC, 128, Integ.HMAC_SHA1_96),
+        (Encr.AES_CBC, 128, Integ.KPDK_MD5),
         (4000, 128, Integ.NONE),
     ],
 )

@@ -336,9 +336,9 @@ def test_small_order_points_of_x448_are_refused(value: int) -> None:
     refused(KeMethod.CURVE_448, value.to_bytes(56, "little"))
 
 
-@pytest.mark.parametrize("group", [0, 1, 2, 5, 22, 23, 24, 25, 26, 27, 35, 4000])
+@pytest.mark.parametrize("group", [0, 22, 23, 24, 25, 26, 27, 35, 4000])
 def test_weak_withdrawn_and_unknown_groups_are_not_there(group: int) -> None:
-    """Groups 1, 2, 5 are too small, 22 to 24 hide their subgroups (RFC 8247, section 2.4)."""
+    """Groups 22 to 24 hide their subgroups (RFC 8247, section 2.4); 1, 2, 5 are there by name only."""
     for attempt in (
         lambda: generate(group, SystemEntropy()),
         lambda: check_public(group, bytes(128)),
@@ -346,6 +346,21 @@ def test_weak_withdrawn_and_unknown_groups_are_not_there(group: int) -> None:
     ):
         with pytest.raises(UnsupportedAlgorithm):
             attempt()
+
+
+def test_the_small_groups_have_the_primes_that_rfc_2409_prints() -> None:
+    """RFC 2409, sections 6.1 and 6.2; RFC 3526, section 2, for the middle of group 5."""
+    head = (
+        "ffffffffffffffffc90fdaa22168c234c4c6628b80dc1cd129024e088a67cc74020bbea63b139b22514a08798e3404dd"
+        "ef9519b3cd3a431b302b0a6df25f14374fe1356d6d51c245e485b576625e7ec6f44c42e9"
+    )
+    assert f"{modp.prime(KeMethod.MODP_768):x}" == head + "a63a3620ffffffffffffffff"
+    assert f"{modp.prime(KeMethod.MODP_1024):x}" == (
+        head + "a637ed6b0bff5cb6f406b7edee386bfb5a899fa5ae9f24117c4b1fe649286651ece65381ffffffffffffffff"
+    )
+    middle = f"{modp.prime(KeMethod.MODP_1536):x}"
+    assert len(middle) == 384
+    assert middle.endswith("9ed529077096966d670c354e4abc9804f1746c08ca237327ffffffffffffffff")
 
 
 def test_finite_field_exchange_warns_nobody() -> None:

@@ -18,6 +18,7 @@ from cygnet.crypto.proposals import (
     format_proposal,
     keywords_for,
     keywords_of,
+    legacy_keywords,
     parse_proposals,
     without_key_exchange,
 )
@@ -91,8 +92,8 @@ def test_several_proposals_come_from_a_comma_or_a_list_in_their_order() -> None:
     ("text", "protocol", "said"),
     [
         ("aes128-sha257-modp2048", IKE, "'sha257'"),
-        ("aes128-sha256-modp1024", IKE, "'modp1024'"),
-        ("des-sha1", ESP, "'des'"),
+        ("aes128-sha256-modp1024s160", IKE, "'modp1024s160'"),
+        ("blowfish128-sha1", ESP, "'blowfish128'"),
         ("aes128--sha256", ESP, "''"),
         ("", IKE, "''"),
         ("null-sha256-modp2048", IKE, "'null' has no place in an IKE proposal"),
@@ -220,3 +221,12 @@ def test_what_is_for_packets_alone_protects_no_ike_message(keyword: str) -> None
     assert keywords_of(proposal) == f"{keyword}-noesn"
     with pytest.raises(BadProposal, match="no place in an IKE proposal"):
         parse_proposals(f"{keyword}-prfsha256-x25519", Protocol.IKE)
+
+
+def test_what_is_too_weak_for_today_is_in_no_default_and_has_a_name_to_be_asked_by() -> None:
+    for protocol in (IKE, ESP):
+        assert legacy_keywords(parse_proposals("default", protocol)) == ()
+    (old,) = parse_proposals("3des-des-md5-modp768-modp1024-modp1536-modp2048", IKE)
+    assert legacy_keywords([old]) == ("3des", "des", "md5", "prfmd5", "modp768", "modp1024", "modp1536")
+    assert keywords_of(old) == "3des-des-md5-prfmd5-modp768-modp1024-modp1536-modp2048"
+    assert legacy_keywords(parse_proposals("aes128-sha1-modp2048", IKE)) == ()

@@ -113,11 +113,26 @@ def test_cbc_agrees() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "number"), [("kat/des_test.json", Encr.DES_CBC), ("kat/des3_test.json", Encr.TRIPLE_DES_CBC)]
+)
+def test_des_and_triple_des_agree(name: str, number: int) -> None:
+    judged = 0
+    for _, case in cases(name):
+        protector = suite(number, 0, Integ.HMAC_MD5_96).protector(octets(case, "key"), bytes(16))
+        sealed = protector.seal(b"", octets(case, "iv"), octets(case, "msg"))
+        assert sealed[:-12].hex() == case["ct"], case
+        assert protector.open(b"", octets(case, "iv"), sealed) == octets(case, "msg")
+        judged += 1
+    assert judged >= 2
+
+
+@pytest.mark.parametrize(
     ("name", "compute"),
     [
         ("kat/xcbc_test.json", aes_mac.xcbc),
         ("kat/cmac_128_test.json", aes_mac.cmac),
         ("wycheproof/aes_cmac_test.json.gz", aes_mac.cmac),
+        ("kat/hmac_md5_test.json", prf(Prf.PRF_HMAC_MD5).compute),
         ("kat/hmac_sha1_test.json", prf(Prf.PRF_HMAC_SHA1).compute),
         ("kat/hmac_sha256_test.json", prf(Prf.PRF_HMAC_SHA2_256).compute),
         ("kat/hmac_sha512_test.json", prf(Prf.PRF_HMAC_SHA2_512).compute),

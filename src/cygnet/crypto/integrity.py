@@ -13,7 +13,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from cygnet.crypto import aes_mac
+from cygnet.crypto import aes_mac, legacy
 from cygnet.crypto.errors import UnsupportedAlgorithm
 from cygnet.wire.numbers import Integ
 
@@ -56,7 +56,7 @@ def _gmac(key: bytes, data: bytes) -> bytes:
 
 # RFC 2403, RFC 2404, RFC 4868 (ICV = half the digest, key = the whole), RFC 3566, RFC 4494.
 _INTEGRITY = {
-    Integ.HMAC_MD5_96: Integrity(Integ.HMAC_MD5_96, 16, 12, _hmac(hashlib.md5, 12)),
+    Integ.HMAC_MD5_96: Integrity(Integ.HMAC_MD5_96, 16, 12, _hmac(legacy.md5, 12)),
     Integ.HMAC_SHA1_96: Integrity(Integ.HMAC_SHA1_96, 20, 12, _hmac(hashlib.sha1, 12)),
     Integ.HMAC_SHA2_256_128: Integrity(Integ.HMAC_SHA2_256_128, 32, 16, _hmac(hashlib.sha256, 16)),
     Integ.HMAC_SHA2_384_192: Integrity(Integ.HMAC_SHA2_384_192, 48, 24, _hmac(hashlib.sha384, 24)),

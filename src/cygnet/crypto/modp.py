@@ -1,4 +1,5 @@
-"""Finite-field Diffie-Hellman over the MODP groups of RFC 3526: the one import place of the library's DH.
+"""Finite-field Diffie-Hellman over the MODP groups of RFC 3526 and 2409: the one import place of the
+library's DH.
 
 `cryptography` deprecates it from 50 and moves it into its `decrepit` module from 53; IKE cannot do
 without it. When it moves, this file follows, and nothing else does.
@@ -12,18 +13,20 @@ import warnings
 from cryptography.hazmat.primitives.asymmetric import dh
 from cryptography.utils import CryptographyDeprecationWarning
 
+from cygnet.crypto import legacy
 from cygnet.crypto.entropy import Entropy, SystemEntropy
 from cygnet.crypto.errors import InvalidPublicValue
 from cygnet.wire.numbers import KeMethod
 
 GENERATOR = 2
 # group: (bits, the constant that RFC 3526 adds to pi's digits to make the number a safe prime)
-_GROUPS = {
+_GROUPS: dict[int, tuple[int, int]] = {
     KeMethod.MODP_2048: (2048, 124476),
     KeMethod.MODP_3072: (3072, 1690314),
     KeMethod.MODP_4096: (4096, 240904),
     KeMethod.MODP_6144: (6144, 929484),
     KeMethod.MODP_8192: (8192, 4743158),
+    **legacy.MODP_GROUPS,
 }
 GROUPS = tuple(_GROUPS)
 # Twice the security strength that RFC 3526, section 8, gives the largest group (310 bits), rounded up.

@@ -1,4 +1,4 @@
-"""Pseudo-random functions of IKEv2 by their IANA number, and prf+ (RFC 7296, section 2.13).
+"""Pseudo-random functions by their IKEv2 IANA number, and prf+ (RFC 7296, section 2.13).
 
 A single HMAC is one-shot (`hmac.digest`); a chain of them under one key starts from a context that
 took in the key once, and no context outlives a call.
@@ -16,7 +16,7 @@ from typing import Any
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.hmac import HMAC
 
-from cygnet.crypto import aes_mac
+from cygnet.crypto import aes_mac, legacy
 from cygnet.crypto.errors import UnsupportedAlgorithm
 from cygnet.wire.numbers import Prf as PrfNumber
 
@@ -81,6 +81,7 @@ def _aes(number: int, compute: Callable[[bytes, bytes], bytes]) -> Prf:
 _PRFS = {
     known.id: known
     for known in (
+        _hmac(PrfNumber.PRF_HMAC_MD5, legacy.md5, legacy.MD5_ALGORITHM),
         _hmac(PrfNumber.PRF_HMAC_SHA1, hashlib.sha1, hashes.SHA1()),  # noqa: S303 - by name only, for old peers
         _hmac(PrfNumber.PRF_HMAC_SHA2_256, hashlib.sha256, hashes.SHA256()),
         _hmac(PrfNumber.PRF_HMAC_SHA2_384, hashlib.sha384, hashes.SHA384()),

@@ -15,6 +15,7 @@ import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import field
 
+from cygnet.crypto.legacy import LEGACY
 from cygnet.crypto.suites import ONLY_ESP, is_aead
 from cygnet.records import dataclass
 from cygnet.wire.numbers import Encr, Esn, Integ, KeMethod, Prf, Protocol, TransformType
@@ -60,6 +61,7 @@ def _keywords() -> dict[str, Transform]:
         "chacha20poly1305": Transform(TransformType.ENCR, Encr.CHACHA20_POLY1305),
         "chacha20poly1305iiv": Transform(TransformType.ENCR, Encr.CHACHA20_POLY1305_IIV),
         "3des": Transform(TransformType.ENCR, Encr.TRIPLE_DES_CBC),
+        "des": Transform(TransformType.ENCR, Encr.DES_CBC),
     }
     icv_lengths = (
         ("ccm", Encr.AES_CCM_16, 16, 128),
@@ -108,6 +110,7 @@ _SINGLE_WORDS: dict[int, dict[int, tuple[str, ...]]] = {
         Prf.PRF_HMAC_SHA2_512: ("prfsha512",),
         Prf.PRF_AES128_XCBC: ("prfaesxcbc",),
         Prf.PRF_AES128_CMAC: ("prfaescmac",),
+        Prf.PRF_HMAC_MD5: ("prfmd5",),
     },
     TransformType.KE: {
         KeMethod.NONE: ("none", "modpnone"),
@@ -116,6 +119,9 @@ _SINGLE_WORDS: dict[int, dict[int, tuple[str, ...]]] = {
         KeMethod.MODP_4096: ("modp4096",),
         KeMethod.MODP_6144: ("modp6144",),
         KeMethod.MODP_8192: ("modp8192",),
+        KeMethod.MODP_768: ("modp768",),
+        KeMethod.MODP_1024: ("modp1024",),
+        KeMethod.MODP_1536: ("modp1536",),
         KeMethod.ECP_256: ("ecp256",),
         KeMethod.ECP_384: ("ecp384",),
         KeMethod.ECP_521: ("ecp521",),
@@ -149,6 +155,7 @@ _PRF_OF_INTEGRITY = {
     Integ.HMAC_SHA2_512_256: Prf.PRF_HMAC_SHA2_512,
     Integ.AES_XCBC_96: Prf.PRF_AES128_XCBC,
     Integ.AES_CMAC_96: Prf.PRF_AES128_CMAC,
+    Integ.HMAC_MD5_96: Prf.PRF_HMAC_MD5,
 }
 _KIND = {
     TransformType.ENCR: "encryption",
@@ -303,6 +310,17 @@ def without_key_exchange(proposal: Proposal) -> Proposal:
     return Proposal(
         proposal.protocol, tuple(item for item in proposal.transforms if item.type != TransformType.KE)
     )
+
+
+def legacy_keywords(proposals: Iterable[Proposal]) -> tuple[str, ...]:
+    """The keywords of what `crypto.legacy` calls too weak for today, each once: to be warned of."""
+    found = {
+        _KEYWORD_OF[transform]: None
+        for proposal in proposals
+        for transform in proposal.transforms
+        if (transform.type, transform.id) in LEGACY and transform in _KEYWORD_OF
+    }
+    return tuple(found)
 
 
 def transform_name(transform: Transform) -> str:

@@ -21,12 +21,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import BlockCipherAlgorithm, Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20Poly1305
 
+from cygnet.crypto import legacy
 from cygnet.crypto.errors import IntegrityFailure, UnsupportedAlgorithm
 from cygnet.crypto.integrity import Integrity, integrity
-from cygnet.crypto.old_ciphers import Camellia, TripleDES
 from cygnet.wire.numbers import Encr, Integ
 
 __all__ = ["CipherSuite", "IntegrityFailure", "LibraryAead", "Protector", "UnsupportedAlgorithm", "suite"]
@@ -215,13 +215,13 @@ class _EncryptThenMac(Protector):
 
 
 class _Cbc(_EncryptThenMac):
-    """AES-CBC (RFC 3602), Camellia-CBC (RFC 4312), 3DES-CBC (RFC 2451)."""
+    """AES-CBC (RFC 3602), Camellia-CBC (RFC 4312), 3DES-CBC (RFC 2451), DES-CBC (RFC 2405)."""
 
     __slots__ = ("_key",)
 
     def __init__(
         self,
-        key: algorithms.AES | Camellia | TripleDES,
+        key: BlockCipherAlgorithm,
         block: int,
         integrity_key: bytes,
         algorithm: Integrity,
@@ -259,6 +259,9 @@ class _Null(_EncryptThenMac):
 
     __slots__ = ()
 
+    iv_length = 0
+    block = 1
+
     def encrypt(self, iv: Octets, plaintext: Octets) -> bytes:
         return bytes(plaintext)
 
@@ -290,11 +293,15 @@ def _make_cbc(chosen: CipherSuite, encryption_key: bytes, integrity_key: bytes) 
 
 
 def _make_camellia(chosen: CipherSuite, encryption_key: bytes, integrity_key: bytes) -> Protector:
-    return _Cbc(Camellia(encryption_key), 16, integrity_key, integrity(chosen.integrity))
+    return _Cbc(legacy.Camellia(encryption_key), 16, integrity_key, integrity(chosen.integrity))
 
 
 def _make_triple_des(chosen: CipherSuite, encryption_key: bytes, integrity_key: bytes) -> Protector:
-    return _Cbc(TripleDES(encryption_key), 8, integrity_key, integrity(chosen.integrity))
+    return _Cbc(legacy.triple_des_cipher(encryption_key), 8, integrity_key, integrity(chosen.integrity))
+
+
+def _make_des(chosen: CipherSuite, encryption_key: bytes, integrity_key: bytes) -> Protector:
+    return _Cbc(legacy.des_cipher(encryption_key), 8, integrity_key, integrity(chosen.integrity))
 
 
 def _make_ctr(chosen: CipherSuite, encryption_key: bytes, integrity_key: bytes) -> Protector:
@@ -334,7 +341,8 @@ _ENCRYPTION = {
     Encr.NULL_AES_GMAC: _Encryption(_AES_BITS, 4, 8, 16, 1, _make_gmac),
     Encr.CAMELLIA_CBC: _Encryption(_AES_BITS, 0, 16, 0, 16, _make_camellia),
     # 192 bits, of which 168 count; the parity bits are nobody's affair (RFC 2451, section 2.4).
-    Encr.TRIPLE_DES_CBC: _Encryption((0,), 0, 8, 0, 8, _make_triple_des, 24),
+    Encr.TRIPLE_DES_CBC: _Encryption((0,), 0, 8, 0, 8, _make_triple_des, legacy.TRIPLE_DES_KEY),
+    Encr.DES_CBC: _Encryption((0,), 0, 8, 0, 8, _make_des, legacy.DES_KEY),
     # RFC 8750: the IV is not sent.
     Encr.AES_CCM_8_IIV: _Encryption(_AES_BITS, 3, 0, 8, 1, _make_ccm),
     Encr.AES_GCM_16_IIV: _Encryption(_AES_BITS, 4, 0, 16, 1, _make_gcm),
