@@ -202,7 +202,7 @@ def test_a_refused_policy_is_answered_alone(running: Running) -> None:
     [
         ({"protocol": 108}, "protocol 108"),
         ({"protocol": 51}, "AH cannot go through UDP"),
-        ({"mode": 2}, "tunnel mode"),
+        ({"mode": 3}, "mode 3"),
         ({"direction": 7}, "direction"),
         ({"spi": 255}, "reserved"),
         ({"local": b""}, "address"),

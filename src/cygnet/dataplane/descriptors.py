@@ -2,7 +2,7 @@
 
     UDP 500:   lane 0 (doubtful)  lane 1 (our IKE SAs)
     UDP 4500:  lane 0             lane 1                lane 2 (ESP)
-    raw protocol 50 (IPv4, IPv6), TUN
+    raw protocol 50 (IPv4, IPv6), raw protocol 51 (the same; they also send whole packets), TUN
 
 Lanes 0 and 1 are the daemon's, the rest the data plane's. The sockets of a port share it by
 SO_REUSEPORT, and a classic BPF program picks the lane: an optimisation, not a guarantee, because
@@ -41,7 +41,8 @@ _SO_RCVBUFFORCE, _SO_SNDBUFFORCE, _SO_ATTACH_REUSEPORT_CBPF = 33, 32, 51
 _UDP_GRO = 104
 _IP_PKTINFO, _IP_RECVTOS, _IP_MTU_DISCOVER, _IP_PMTUDISC_DO = 8, 13, 10, 2
 _IPV6_MTU_DISCOVER, _IPV6_PMTUDISC_DO = 23, 2
-_ESP = 50
+_IPV6_HDRINCL, _IPV6_RECVHOPOPTS, _IPV6_RECVRTHDR, _IPV6_RECVDSTOPTS = 36, 53, 56, 58
+_ESP, _AH = 50, 51
 
 # Classic BPF (linux/filter.h): load, jump, return.
 _LD_LEN, _LD_W, _LD_H, _JEQ, _JGE, _RET = 0x80, 0x20, 0x28, 0x15, 0x35, 0x06
@@ -92,6 +93,9 @@ class Inherited(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ports: tuple[int, int]
     """UDP ports of IKE, without and with the non-ESP marker."""
     options: Options
+    wire4: int = -1
+    wire6: int = -1
+    """Raw sockets of AH, which take whole packets of any protocol."""
 
 
 class Descriptors:
@@ -106,6 +110,7 @@ class Descriptors:
         ports: tuple[int, int],
         options: Options,
         tag: int,
+        wire: list[socket.socket] | None = None,
     ) -> None:
         self.tun = tun
         self.ports = ports
@@ -115,6 +120,7 @@ class Descriptors:
         self._daemon_lanes = daemon_lanes
         self._esp_lanes = esp_lanes
         self._raw = raw
+        self._wire = wire or []
 
     @property
     def lanes(self) -> tuple[tuple[int, bool], ...]:
@@ -128,6 +134,7 @@ class Descriptors:
 
         lanes4, lanes6 = numbers(self._esp_lanes, socket.AF_INET), numbers(self._esp_lanes, socket.AF_INET6)
         raw4, raw6 = numbers(self._raw, socket.AF_INET), numbers(self._raw, socket.AF_INET6)
+        wire4, wire6 = numbers(self._wire, socket.AF_INET), numbers(self._wire, socket.AF_INET6)
         inherited = Inherited(
             self.tun,
             lanes4,
@@ -137,13 +144,15 @@ class Descriptors:
             pair,
             self.ports,
             self.options,
+            wire4[0] if wire4 else -1,
+            wire6[0] if wire6 else -1,
         )
-        fds = [self.tun, *lanes4, *lanes6, *raw4, *raw6, pair]
+        fds = [self.tun, *lanes4, *lanes6, *raw4, *raw6, *wire4, *wire6, pair]
         return [msgspec.json.encode(inherited).decode()], fds
 
     def close(self) -> None:
         os.close(self.tun)
-        for sock in [*(s for s, _ in self._daemon_lanes), *self._esp_lanes, *self._raw]:
+        for sock in [*(s for s, _ in self._daemon_lanes), *self._esp_lanes, *self._raw, *self._wire]:
             sock.close()
 
 
@@ -178,17 +187,22 @@ def open_all(
                 if lane == 0:
                     _attach(sock, nat_program(tag))
         raw: list[socket.socket] = []
+        wire: list[socket.socket] = []
         if options.raw:
             for family in _families():
                 sock = _raw(family)
                 opened.append(sock)
                 raw.append(sock)
+            for family in _families():
+                sock = _wire(family)
+                opened.append(sock)
+                wire.append(sock)
     except DescriptorError:
         os.close(tun)
         for sock in opened:
             sock.close()
         raise
-    return Descriptors(tun, daemon_lanes, esp_lanes, raw, (ike_port, nat_port), options, tag)
+    return Descriptors(tun, daemon_lanes, esp_lanes, raw, (ike_port, nat_port), options, tag, wire)
 
 
 def _families() -> list[int]:
@@ -224,14 +238,28 @@ def _udp(family: int, port: int, options: Options) -> socket.socket:
     return sock
 
 
-def _raw(family: int) -> socket.socket:
+def _raw(family: int, protocol: int = _ESP) -> socket.socket:
     try:
-        sock = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _ESP)
+        sock = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
     except PermissionError as error:
-        raise DescriptorError("raw sockets for ESP need CAP_NET_RAW: start as root") from error
+        raise DescriptorError("raw sockets for ESP and AH need CAP_NET_RAW: start as root") from error
     except OSError as error:
-        raise DescriptorError(f"no raw socket for ESP: {error.strerror}") from error
+        raise DescriptorError(f"no raw socket for protocol {protocol}: {error.strerror}") from error
     _common(sock, family)
+    if family == socket.AF_INET6:
+        # What stood before ESP or AH: AH authenticates it, transport mode gives it back.
+        for option in (_IPV6_RECVHOPOPTS, _IPV6_RECVRTHDR, _IPV6_RECVDSTOPTS):
+            sock.setsockopt(socket.IPPROTO_IPV6, option, 1)
+    return sock
+
+
+def _wire(family: int) -> socket.socket:
+    """AH comes in, and whole packets go out, header and all."""
+    sock = _raw(family, _AH)
+    if family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_HDRINCL, 1)
     return sock
 
 

@@ -62,6 +62,7 @@ class Process:
         self._poll = select.epoll()
         lanes = [socket.socket(fileno=fd) for fd in (*inherited.lanes4, *inherited.lanes6)]
         raws = [socket.socket(fileno=fd) for fd in (inherited.raw4, inherited.raw6) if fd >= 0]
+        wires = [socket.socket(fileno=fd) for fd in (inherited.wire4, inherited.wire6) if fd >= 0]
 
         def first(sockets: list[socket.socket], family: int) -> socket.socket | None:
             return next((s for s in sockets if s.family == family), None)
@@ -73,6 +74,8 @@ class Process:
                 first(lanes, socket.AF_INET6),
                 first(raws, socket.AF_INET),
                 first(raws, socket.AF_INET6),
+                first(wires, socket.AF_INET),
+                first(wires, socket.AF_INET6),
             ),
             kernel,
             inherited.options,
@@ -82,7 +85,7 @@ class Process:
         self._ready: dict[int, Callable[[], None]] = {inherited.tun: self.engine.outward.readable}
         for sock in lanes:
             self._ready[sock.fileno()] = self._lane(sock)
-        for sock in raws:
+        for sock in [*raws, *wires]:
             self._ready[sock.fileno()] = self._raw(sock)
         for fd in self._ready:
             self._poll.register(fd, select.EPOLLIN)

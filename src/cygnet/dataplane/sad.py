@@ -10,17 +10,33 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address
-from typing import Any
+from typing import Any, cast
 
+from cygnet.dataplane.descriptors import MARK
+from cygnet.ipsec.ah import AhInbound, AhOutbound
 from cygnet.ipsec.drops import Drop
 from cygnet.ipsec.esp import InboundSa, OutboundSa
 from cygnet.ipsec.inner import FlowKey, Inner, within
-from cygnet.policy.sa import Direction, SaParameters, UdpEncapsulation
+from cygnet.ipsec.ipcomp import Compressor
+from cygnet.policy.sa import Direction, Mode, SaParameters, SaProtocol, UdpEncapsulation
 from cygnet.policy.selectors import IpAddress
 
 _NEVER = 1 << 127
 MAX_ADMITTED = 4096
 """Flows that one inbound SA keeps verdicts of."""
+
+
+def goes_singly(parameters: SaParameters) -> bool:
+    """Packet by packet (engines.singly): all but ESP tunnels without extras."""
+    return bool(
+        parameters.mode != Mode.TUNNEL
+        or parameters.protocol != SaProtocol.ESP
+        or parameters.bundle
+        or parameters.ipcomp
+        or parameters.tfc_padding
+        or parameters.dummy_interval
+        or parameters.mark
+    )
 
 
 class Outbound:
@@ -29,21 +45,36 @@ class Outbound:
     __slots__ = (
         "address",
         "ancillary",
+        "around",
         "bytes_alarm",
+        "compressor",
+        "esp",
         "hard_bytes",
         "hard_packets",
         "hard_told",
+        "mark",
         "max_inner",
         "path_mtu",
         "sa",
         "sequence_alarm",
+        "singly",
         "socket",
         "soft_told",
+        "wire",
     )
 
-    def __init__(self, sa: OutboundSa) -> None:
+    def __init__(self, sa: OutboundSa | AhOutbound, around: int = 0) -> None:
+        """`around`: octets of the AH that goes around it (a bundle)."""
         self.sa = sa
+        self.esp = cast(OutboundSa, sa)
+        """The same, to those who know that it is ESP: what does not go singly."""
+        self.singly = goes_singly(sa.parameters)
+        self.around = around
+        self.compressor = Compressor(sa.parameters.ipcomp) if sa.parameters.ipcomp else None
+        self.mark = MARK | sa.parameters.mark
         self.socket: Any = None
+        self.wire: Any = None
+        """Where whole packets go that are made here, header and all."""
         self.address: tuple[Any, ...] = ()
         self.ancillary: dict[tuple[int, int], list[tuple[int, int, bytes]]] = {}
         """Control messages by (segment size or 0, traffic class); cleared when the ends move."""
@@ -59,6 +90,12 @@ class Outbound:
         self.sequence_alarm = min(volume.soft_packets or self.hard_packets, sa.limit // 5 * 4)
         """RFC 4303, 3.3.3: a new SA before the numbers run out, here at 80 %."""
 
+    def used_up(self, count: int) -> str:
+        """Which hard limit keeps `count` packets from being sealed; empty: none."""
+        if self.sa.sequence + count > self.hard_packets:
+            return "sequence" if self.hard_packets == self.sa.limit else "packets"
+        return "bytes" if self.sa.bytes >= self.hard_bytes else ""
+
     def rearm(self) -> None:
         """After the soft limit only the hard ones are left to watch."""
         if self.soft_told:
@@ -71,17 +108,22 @@ class Inbound:
     __slots__ = (
         "admitted",
         "bytes_alarm",
+        "esp",
         "hard_bytes",
         "hard_packets",
         "hard_told",
         "packets_alarm",
         "sa",
+        "singly",
         "soft_told",
         "source",
     )
 
-    def __init__(self, sa: InboundSa) -> None:
+    def __init__(self, sa: InboundSa | AhInbound) -> None:
         self.sa = sa
+        self.esp = cast(InboundSa, sa)
+        """As of `Outbound`."""
+        self.singly = goes_singly(sa.parameters)
         self.source = _source(sa.parameters)
         self.admitted: dict[FlowKey, Drop | None] = {}
         self.soft_told = False
@@ -113,10 +155,11 @@ class Sad:
 
     def install_outbound(self, entry: Outbound) -> None:
         parameters = entry.sa.parameters
-        self._outbound.setdefault(parameters.flow, []).insert(0, entry)
+        if not _is_outer(parameters):
+            self._outbound.setdefault(parameters.flow, []).insert(0, entry)
         self._file(entry)
 
-    def install_inbound(self, sa: InboundSa) -> Inbound:
+    def install_inbound(self, sa: InboundSa | AhInbound) -> Inbound:
         """Raises ValueError if this SPI is in use at this destination."""
         parameters = sa.parameters
         key = parameters.spi, parameters.local.packed
@@ -128,6 +171,12 @@ class Sad:
 
     def inbound(self, spi: int, destination: bytes) -> Inbound | None:
         return self._inbound.get((spi, destination))
+
+    def outbound_of_pair(self, pair: int) -> Outbound | None:
+        for entry in self.pairs.get(pair, {}).get(Direction.OUT, ()):
+            if isinstance(entry, Outbound):
+                return entry
+        return None
 
     def outbound(self, flow: int, packet: Inner) -> Outbound | None:
         for entry in self._outbound.get(flow, ()):
@@ -221,8 +270,16 @@ class Sad:
         self._by_spi.setdefault((int(parameters.direction), parameters.spi), []).append(entry)
 
 
-def overhead(sa: OutboundSa) -> int:
-    """Octets of the headers before the ESP packet."""
-    parameters = sa.parameters
+def _is_outer(parameters: SaParameters) -> bool:
+    """AH of a bundle: no flow takes it by itself."""
+    return parameters.protocol == SaProtocol.AH and bool(parameters.bundle)
+
+
+def largest_inner(entry: Outbound) -> int:
+    """Octets of the largest packet from the inside that leaves in one piece. In transport mode its own header
+    is the outer one; options and extension headers are taken off again where they are seen."""
+    parameters = entry.sa.parameters
     outer = 20 if isinstance(parameters.local, IPv4Address) else 40
-    return outer + (8 if parameters.encapsulation else 0)
+    encapsulation = 8 if parameters.encapsulation else 0
+    payload = entry.sa.largest_payload(entry.path_mtu - outer - encapsulation - entry.around)
+    return payload if entry.sa.tunnel else payload + outer

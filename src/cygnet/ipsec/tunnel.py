@@ -31,6 +31,11 @@ def dont_fragment(view: memoryview, at: int) -> bool:
     return view[at] >> 4 != 4 or bool(view[at + 6] & 0x40)
 
 
+def outer_df(header: TunnelHeader, inner: bool) -> bool:
+    """DF of the outer header, of a packet whose own is `inner` (RFC 4301, section 8.1)."""
+    return inner if header.copy_df else header.set_df
+
+
 def outer_traffic_class(inner: int, header: TunnelHeader) -> int:
     dscp = inner & 0xFC if header.copy_dscp_out else 0
     return dscp | inner & 3 if header.copy_ecn else dscp

@@ -13,7 +13,9 @@ import errno
 import os
 import socket
 from collections.abc import Callable
+from ipaddress import ip_address
 
+from cygnet.dataplane.engines.singly import Head, Singly, arrived_head_6, made_head
 from cygnet.dataplane.engines.state import State
 from cygnet.dataplane.messages import FirstUse, ForeignDatagram, PeerMoved
 from cygnet.dataplane.offload import TCP, Kind, join, joinable, kind_of
@@ -28,6 +30,11 @@ from cygnet.ipsec.tunnel import changes_inner, decapsulate
 RECEIVES = 16
 """Receives per socket and turn of the loop."""
 _UDP_GRO, _IP_TOS, _IP_PKTINFO, _IPV6_TCLASS = 104, 1, 8, 67
+_ANCILLARY_RAW = socket.CMSG_SPACE(20) + socket.CMSG_SPACE(4) + 8 * socket.CMSG_SPACE(256)
+"""Extension headers of IPv6 come this way; a packet that has more of them is dropped."""
+_EXTENSIONS = {54: 0, 57: 43, 59: 60}
+"""IPV6_HOPOPTS, IPV6_RTHDR, IPV6_DSTOPTS, and what the headers' own numbers are."""
+_ESP = 50
 _ANCILLARY = socket.CMSG_SPACE(20) + 2 * socket.CMSG_SPACE(4)
 _JOIN = 4
 """Packets from which on joining costs less than writing each."""
@@ -37,8 +44,9 @@ Address = tuple[str, int]
 
 
 class Inward:
-    def __init__(self, state: State, drain_commands: Callable[[], None]) -> None:
+    def __init__(self, state: State, drain_commands: Callable[[], None], singly: Singly) -> None:
         self._state = state
+        self._singly = singly
         self._drain_commands = drain_commands
         self._received = Rows(MAX_PACKET + 1 + MAX_ROWS)
         self._out = Rows(VNET + 2 * MAX_PACKET)
@@ -73,28 +81,53 @@ class Inward:
             self._cut(size, min(segment, size), tos, local, port, source[:2])
 
     def raw_readable(self, sock: socket.socket) -> None:
-        """Plain ESP. IPv4 gives the outer header too, IPv6 does not."""
+        """Plain ESP, and AH. IPv4 gives the outer header too, IPv6 its parts."""
         receive, view = sock.recvmsg_into, self._received.view
         buffer = (self._received.buffer,)
         version = 4 if sock.family == socket.AF_INET else 6
+        protocol = sock.proto
         for _ in range(RECEIVES):
             try:
-                size, ancillary, _, source = receive(buffer, _ANCILLARY)
+                size, ancillary, flags, source = receive(buffer, _ANCILLARY_RAW)
             except (BlockingIOError, ConnectionError):
                 return
             start, tos, local = 0, 0, b""
+            extensions: list[tuple[int, bytes]] = []
             if version == 4:
                 start, tos, local = (view[0] & 15) * 4, view[1], bytes(view[16:20])
             else:
                 for level, kind, value in ancillary:
-                    if level == _IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO:
+                    if level != _IPPROTO_IPV6:
+                        continue
+                    if kind == socket.IPV6_PKTINFO:
                         local = value[:16]
-                    elif level == _IPPROTO_IPV6 and kind == _IPV6_TCLASS:
+                    elif kind == _IPV6_TCLASS:
                         tos = value[0]
-            if size - start < 8:
+                    elif kind in _EXTENSIONS:
+                        extensions.append((_EXTENSIONS[kind], value))
+            if size - start < 8 or flags & socket.MSG_CTRUNC:
                 self._state.drops[Drop.SHORT] += 1
                 continue
-            self._open(start, size - start, 1, size - start, tos, local, (source[0], 0))
+            head = self._arrived_head(version, start, size, tos, local, source[0], extensions, protocol)
+            self._open(start, size - start, 1, size - start, tos, local, (source[0], 0), head, protocol)
+
+    def _arrived_head(
+        self,
+        version: int,
+        start: int,
+        size: int,
+        tos: int,
+        local: bytes,
+        source: str,
+        extensions: list[tuple[int, bytes]],
+        protocol: int,
+    ) -> Callable[[], Head]:
+        """Few SAs want it, so it is made when it is asked for."""
+        if version == 4:
+            view = self._received.view
+            return lambda: Head(bytes(view[:start]), 9)
+        remote = socket.inet_pton(socket.AF_INET6, source.partition("%")[0])
+        return lambda: arrived_head_6(remote, local, tos, extensions, size, protocol)
 
     def forwarded(self, data: bytes, local: bytes, port: int, source: Address) -> None:
         """An ESP datagram that the kernel handed to a lane of the daemon's. Its traffic class is lost."""
@@ -158,10 +191,20 @@ class Inward:
             self._state.report(ForeignDatagram(local, port, remote, source[1], bytes(view[at:end])))
 
     def _open(
-        self, start: int, stride: int, count: int, last: int, tos: int, local: bytes, source: Address
+        self,
+        start: int,
+        stride: int,
+        count: int,
+        last: int,
+        tos: int,
+        local: bytes,
+        source: Address,
+        head: Callable[[], Head] | None = None,
+        protocol: int = _ESP,
     ) -> None:
         state, rows = self._state, self._received
-        spi = int.from_bytes(rows.view[start : start + 4], "big")
+        at = start if protocol == _ESP else start + 4
+        spi = int.from_bytes(rows.view[at : at + 4], "big")
         entry = state.sad.inbound(spi, local)
         if entry is None:
             self._drain_commands()
@@ -169,20 +212,67 @@ class Inward:
             if entry is None:
                 state.drops[Drop.NO_SA] += count
                 return
-        sa = entry.sa
+        if entry.sa.parameters.protocol != protocol:
+            state.drops[Drop.NO_SA] += count
+            return
+        if entry.singly:
+            for index in range(count):
+                at = start + index * stride
+                size = stride if index < count - 1 else last
+                self._open_singly(entry, bytes(rows.view[at : at + size]), head, tos, local, source)
+            return
+        sa = entry.esp
         runs, newest = sa.open_batch(state.work, rows, start, stride, count, last)
         if not runs:
             return
         sa.last_used = state.now
-        if not sa.seen:
-            sa.seen = True
-            if sa.parameters.notify_first_use:
-                state.report(FirstUse(sa.parameters.pair, spi))
-        if newest and source != entry.source:
-            self._moved(entry, source, local)
+        self._authentic(entry, newest, local, source)
         self._deliver(entry, runs, tos)
         if sa.packets >= entry.packets_alarm or sa.bytes >= entry.bytes_alarm:
             state.alarm(entry)
+
+    def _authentic(self, entry: Inbound, newest: bool, local: bytes, source: Address) -> None:
+        sa = entry.sa
+        if not sa.seen:
+            sa.seen = True
+            if sa.parameters.notify_first_use:
+                self._state.report(FirstUse(sa.parameters.pair, sa.parameters.spi))
+        if newest and source != entry.source:
+            self._moved(entry, source, local)
+
+    def _open_singly(
+        self,
+        entry: Inbound,
+        data: bytes,
+        head: Callable[[], Head] | None,
+        tos: int,
+        local: bytes,
+        source: Address,
+    ) -> None:
+        """One packet of an SA that is more than an ESP tunnel. Out of UDP its header is made anew."""
+        sa, state = entry.sa, self._state
+        before = sa.window.top
+        made = head() if head is not None else self._head_of_datagram(local, source, tos)
+        inner, opened = self._singly.open(entry, made, data)
+        for used in {entry, inner}:
+            if used.sa.packets and used.sa.last_used == state.now:
+                self._authentic(used, sa.window.top > before, local, source)
+        if opened.reason is not None:
+            inner.sa.drop(opened.reason)
+        elif opened.packet:
+            size = len(opened.packet)
+            self._state.work.opened.buffer[:size] = opened.packet
+            if inner.sa.tunnel:
+                self._deliver(inner, [Run(0, size, 1, size, size)], tos)
+            else:
+                self._deliver_one(inner, 0, size)
+        for used in {entry, inner}:
+            if used.sa.packets >= used.packets_alarm or used.sa.bytes >= used.bytes_alarm:
+                state.alarm(used)
+
+    @staticmethod
+    def _head_of_datagram(local: bytes, source: Address, tos: int) -> Head:
+        return made_head(ip_address(source[0].partition("%")[0]), ip_address(local), tos, 0, False)
 
     def _moved(self, entry: Inbound, source: Address, local: bytes) -> None:
         """Authentic, newest, from elsewhere (RFC 7296, section 2.23): the daemon decides what that means."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from cygnet.dataplane.engines.singly import Singly
 from cygnet.dataplane.engines.state import State
 from cygnet.dataplane.engines.transmit import MTU_FLOOR, Transmitter
 from cygnet.dataplane.messages import Acquire, Selector
@@ -28,8 +29,9 @@ from cygnet.ipsec.drops import Drop
 from cygnet.ipsec.esp import IPV4_IN_IP, IPV6_IN_IP
 from cygnet.ipsec.fragments import Fragments
 from cygnet.ipsec.inner import UDP, FlowKey, Inner, describe, flow_key
+from cygnet.ipsec.pieces import cut
 from cygnet.ipsec.rows import MAX_ROWS, Rows
-from cygnet.ipsec.tunnel import dont_fragment, outer_traffic_class, traffic_class
+from cygnet.ipsec.tunnel import dont_fragment, outer_df, outer_traffic_class, traffic_class
 from cygnet.policy.spd import Action
 
 READS = 64
@@ -52,7 +54,7 @@ HELD_PACKETS, HELD_OCTETS, HELD_SECONDS = 16, 1 << 20, 10.0
 MAX_HELD_FLOWS = 256
 ACQUIRE_AGAIN = 1.0
 
-_ESP_PROTOCOL, _ICMP, _ICMPV6 = 50, 1, 58
+_SEALED, _ICMP, _ICMPV6 = (50, 51), 1, 58
 
 
 @dataclass(slots=True)
@@ -62,9 +64,10 @@ class Held:
 
 
 class Outward:
-    def __init__(self, state: State, transmitter: Transmitter) -> None:
+    def __init__(self, state: State, transmitter: Transmitter, singly: Singly) -> None:
         self._state = state
         self._transmitter = transmitter
+        self._singly = singly
         # Reads lie one behind the other; the last may be a whole burst, with a segment's room behind it.
         self._read = Rows(MAX_ROWS * _SMALL + 2 * (MAX_PACKET + 1) + 64)
         self._slots: dict[int, tuple[memoryview]] = {}
@@ -142,16 +145,39 @@ class Outward:
         if full > max(route.max_inner, MTU_FLOOR[read.view[at] >> 4]):
             self._too_big(route, at, length)
             return
-        self._send_burst(route, what, full <= route.max_inner)
+        if route.singly:
+            self._send_burst_singly(route, what)
+        else:
+            self._send_burst(route, what, full <= route.max_inner)
+
+    def _send_burst_singly(self, route: Outbound, what: Burst) -> None:
+        sealed, full = self._state.work.sealed, what.header + what.segment
+        stride = full + 8
+        most = max(1, min(MAX_ROWS, sealed.size // stride - 1))
+        for first in range(0, what.count, most):
+            count = min(most, what.count - first)
+            last = split(self._read, what, first, count, sealed, 0, stride)
+            # Sealing uses the same buffer.
+            segments = [
+                bytes(sealed.view[row * stride : row * stride + (full if row < count - 1 else last)])
+                for row in range(count)
+            ]
+            for segment in segments:
+                self._send_singly(route, segment)
+
+    def _send_singly(self, route: Outbound, packet: bytes) -> None:
+        failed = self._singly.send(route, packet)
+        if failed is not None:
+            route.sa.drop(failed)
 
     def _send_burst(self, route: Outbound, what: Burst, whole: bool) -> None:
-        sa, work, view = route.sa, self._state.work, self._read.view
+        sa, work, view = route.esp, self._state.work, self._read.view
         full = what.header + what.segment
         stride = sa.sealed_length(full)
         most = self._transmitter.rows_per_send(route, stride)
         header = sa.parameters.header
         tos = outer_traffic_class(traffic_class(view, what.at), header)
-        df = whole and header.copy_df and dont_fragment(view, what.at)
+        df = whole and outer_df(header, dont_fragment(view, what.at))
         next_header = IPV4_IN_IP if view[what.at] >> 4 == 4 else IPV6_IN_IP
         for first in range(0, what.count, most):
             count = min(most, what.count - first)
@@ -163,10 +189,11 @@ class Outward:
         self, route: Outbound, count: int, length: int, last: int, next_header: int, tos: int, df: bool
     ) -> bool:
         """What lies ready in `work.sealed`; false when the SA is used up."""
-        sa, state = route.sa, self._state
-        if sa.sequence + count > route.hard_packets or sa.bytes >= route.hard_bytes:
+        sa, state = route.esp, self._state
+        used_up = route.used_up(count)
+        if used_up:
             sa.drop(Drop.HARD_LIMIT, count)
-            state.expire(route, "bytes" if sa.bytes >= route.hard_bytes else self._count_limit(route))
+            state.expire(route, used_up)
             return False
         end = sa.seal_batch(state.work, 0, count, length, last, next_header)
         sa.last_used = state.now
@@ -182,10 +209,6 @@ class Outward:
         if sa.sequence >= route.sequence_alarm or sa.bytes >= route.bytes_alarm:
             state.alarm(route)
         return True
-
-    @staticmethod
-    def _count_limit(route: Outbound) -> str:
-        return "sequence" if route.hard_packets == route.sa.limit else "packets"
 
     def _seal_singles(self, packets: list[tuple[int, int]]) -> None:
         """Packets as they were read, one behind the other."""
@@ -206,7 +229,7 @@ class Outward:
         read, view = self._read, self._read.view
         key = flow_key(view, at, length)
         route = self._routes.get(key) if key is not None else None
-        if not isinstance(route, Outbound) or length > route.max_inner:
+        if not isinstance(route, Outbound) or length > route.max_inner or route.singly:
             return False
         mask = _SAME_4 if view[at] >> 4 == 4 else _SAME_6
         if length < mask.size * 4:
@@ -221,7 +244,7 @@ class Outward:
                 return False
         header = route.sa.parameters.header
         tos = outer_traffic_class(traffic_class(view, at), header)
-        self._seal_run(route, at, gap, length, count, tos, header.copy_df and dont_fragment(view, at))
+        self._seal_run(route, at, gap, length, count, tos, outer_df(header, dont_fragment(view, at)))
         return True
 
     def _seal_each(self, packets: list[tuple[int, int]]) -> None:
@@ -236,10 +259,16 @@ class Outward:
             if this is not None:
                 header = this.sa.parameters.header
                 this_tos = outer_traffic_class(traffic_class(view, at), header)
-                this_df = header.copy_df and dont_fragment(view, at)
+                this_df = outer_df(header, dont_fragment(view, at))
                 whole = length <= this.max_inner
                 if length > max(this.max_inner, MTU_FLOOR[view[at] >> 4]) and dont_fragment(view, at):
                     self._too_big(this, at, length)
+                    this = None
+                elif this.singly:
+                    self._send_singly(this, bytes(view[at : at + length]))
+                    this = None
+                elif not whole and header.fragment_before and not dont_fragment(view, at):
+                    self._seal_pieces(this, bytes(view[at : at + length]), this_tos)
                     this = None
             if run and (
                 this is not route
@@ -258,6 +287,15 @@ class Outward:
             run += 1
         if run:
             self._seal_packets(route, packets, begin, run, tos, df)
+
+    def _seal_pieces(self, route: Outbound, packet: bytes, tos: int) -> None:
+        """Cut inside the tunnel (RFC 4301, section 8.2.1): the sealed packets stay whole."""
+        sa, sealed = route.esp, self._state.work.sealed
+        df = outer_df(sa.parameters.header, False)
+        for piece in cut(packet, max(route.max_inner, MTU_FLOOR[4])):
+            sealed.buffer[sa.head : sa.head + len(piece)] = piece
+            if not self._seal_and_send(route, 1, len(piece), len(piece), IPV4_IN_IP, tos, df):
+                return
 
     def _finish(self, at: int, length: int) -> bool:
         """Do the checksum that the sender left undone."""
@@ -287,7 +325,7 @@ class Outward:
         self, route: Outbound, at: int, gap: int, length: int, count: int, tos: int, df: bool
     ) -> None:
         """Equal packets that lie `gap` apart."""
-        sa, read, sealed = route.sa, self._read, self._state.work.sealed
+        sa, read, sealed = route.esp, self._read, self._state.work.sealed
         stride = sa.sealed_length(length)
         next_header = IPV4_IN_IP if read.view[at] >> 4 == 4 else IPV6_IN_IP
         most = self._transmitter.rows_per_send(route, stride)
@@ -422,7 +460,7 @@ def _is_own(packet: Inner, entry: Outbound) -> bool:
     parameters = entry.sa.parameters
     if packet.destination != int(parameters.remote) or packet.family != parameters.remote.version:
         return False
-    if packet.protocol == _ESP_PROTOCOL:
+    if packet.protocol in _SEALED:
         return True
     ports = parameters.encapsulation
     return (

@@ -19,6 +19,7 @@ from cygnet.crypto.suites import UnsupportedAlgorithm
 from cygnet.dataplane.descriptors import Options
 from cygnet.dataplane.engines.inbound import Inward
 from cygnet.dataplane.engines.outbound import Outward
+from cygnet.dataplane.engines.singly import Singly
 from cygnet.dataplane.engines.state import State
 from cygnet.dataplane.engines.transmit import MAX_DATAGRAM, Transmitter
 from cygnet.dataplane.guard import KernelError
@@ -26,9 +27,10 @@ from cygnet.dataplane.messages import PairCounters, Report, Warned
 from cygnet.dataplane.sad import Inbound, Outbound
 from cygnet.dataplane.translate import Refused
 from cygnet.dataplane.tun import MAX_PACKET, Offloads
+from cygnet.ipsec.ah import AhInbound, AhOutbound
 from cygnet.ipsec.esp import InboundSa, OutboundSa
 from cygnet.ipsec.rows import MAX_ROWS
-from cygnet.policy.sa import Direction, Mode, SaParameters, SaProtocol, UdpEncapsulation
+from cygnet.policy.sa import Direction, SaParameters, SaProtocol, UdpEncapsulation
 from cygnet.policy.selectors import IpAddress
 from cygnet.policy.spd import Action, Policy, Spd
 
@@ -81,6 +83,9 @@ class Sockets:
     udp6: socket.socket | None
     raw4: socket.socket | None
     raw6: socket.socket | None
+    wire4: socket.socket | None = None
+    wire6: socket.socket | None = None
+    """Raw sockets that take whole packets and bring AH."""
 
 
 class PortableEngine:
@@ -111,9 +116,20 @@ class PortableEngine:
         self._ends: list[tuple[float, int, Outbound | Inbound]] = []
         """A heap of when SAs end by time alone; the number keeps entries from being compared."""
         self._number = itertools.count()
-        self._transmitter = Transmitter(sockets.udp4, sockets.udp6, sockets.raw4, sockets.raw6, self.offloads)
-        self.outward = Outward(self.state, self._transmitter)
-        self.inward = Inward(self.state, drain_commands)
+        self._talkative: set[Outbound] = set()
+        """Those that send dummy packets in silence."""
+        self._transmitter = Transmitter(
+            sockets.udp4,
+            sockets.udp6,
+            sockets.raw4,
+            sockets.raw6,
+            self.offloads,
+            sockets.wire4,
+            sockets.wire6,
+        )
+        self.singly = Singly(self.state)
+        self.outward = Outward(self.state, self._transmitter, self.singly)
+        self.inward = Inward(self.state, drain_commands, self.singly)
         self.state.forget_routes = self.outward.forget_routes
         self.state.paths_changed = self._fit_all
         device.start(self._mtu, self.offloads, bursts=options.tun_offload)
@@ -172,22 +188,34 @@ class PortableEngine:
     def install_sa(self, parameters: SaParameters) -> None:
         """Raises Refused."""
         state = self.state
-        if parameters.protocol != SaProtocol.ESP or parameters.mode != Mode.TUNNEL:
-            raise Refused("this engine carries ESP in tunnel mode only")
+        is_ah = parameters.protocol == SaProtocol.AH
         try:
             if parameters.direction == Direction.IN:
-                inbound = state.sad.install_inbound(InboundSa(parameters, state.now))
+                receiver = AhInbound if is_ah else InboundSa
+                inbound = state.sad.install_inbound(receiver(parameters, state.now))
                 self._end_at(inbound, parameters.hard_seconds)
                 return
-            outbound = Outbound(OutboundSa(parameters, state.now))
+            sender = AhOutbound if is_ah else OutboundSa
+            outbound = Outbound(sender(parameters, state.now), self._around(parameters))
             self._transmitter.attach(outbound)
         except (UnsupportedAlgorithm, ValueError) as error:
             raise Refused(str(error)) from error
         state.sad.install_outbound(outbound)
+        if parameters.dummy_interval:
+            self._talkative.add(outbound)
         self._end_at(outbound, parameters.hard_seconds)
         self.outward.forget_routes()
         self._fit(outbound)
         self.outward.release(parameters.flow)
+
+    def _around(self, parameters: SaParameters) -> int:
+        """Octets of the AH that goes around an ESP SA of a bundle. Raises ValueError if it is not there."""
+        if not parameters.bundle or parameters.protocol == SaProtocol.AH:
+            return 0
+        outer = self.state.sad.outbound_of_pair(parameters.bundle)
+        if outer is None or not isinstance(outer.sa, AhOutbound):
+            raise ValueError("the AH SA of the bundle is not installed")
+        return outer.sa.header
 
     def update_sa(
         self, pair: int, local: IpAddress, remote: IpAddress, ports: UdpEncapsulation | None
@@ -249,10 +277,22 @@ class PortableEngine:
             elif entry in state.sad:
                 state.expire(entry, "seconds")
         self.outward.drop_stale()
+        self._send_dummies()
         self._measure_some()
         if state.now - self._refreshed >= REFRESH_EVERY and len(state.spd):
             self._refreshed = state.now
             self._refresh()
+
+    def _send_dummies(self) -> None:
+        for entry in list(self._talkative):
+            if entry not in self.state.sad:
+                self._talkative.discard(entry)
+                continue
+            quiet = self.state.now - max(entry.sa.last_used, entry.sa.installed_at)
+            if quiet >= entry.sa.parameters.dummy_interval:
+                failed = self.singly.dummy(entry)
+                if failed is not None:
+                    entry.sa.drop(failed)
 
     def _refresh(self) -> None:
         """A ruleset may be flushed and a route deleted behind our back; the policy stays in force."""

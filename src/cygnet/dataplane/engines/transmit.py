@@ -13,7 +13,7 @@ import struct
 from ipaddress import IPv4Address
 
 from cygnet.dataplane.descriptors import MARK
-from cygnet.dataplane.sad import Outbound, overhead
+from cygnet.dataplane.sad import Outbound, largest_inner
 from cygnet.dataplane.tun import Offloads
 from cygnet.ipsec.drops import Drop
 from cygnet.ipsec.rows import MAX_ROWS
@@ -41,9 +41,12 @@ class Transmitter:
         raw4: socket.socket | None,
         raw6: socket.socket | None,
         offloads: Offloads,
+        wire4: socket.socket | None = None,
+        wire6: socket.socket | None = None,
     ) -> None:
         self._udp = {4: udp4, 6: udp6}
         self._raw = {4: raw4, 6: raw6}
+        self._wire = {4: wire4, 6: wire6}
         self._offloads = offloads
         self._df: dict[int, bool] = {}
 
@@ -51,8 +54,11 @@ class Transmitter:
         """Choose the socket and learn the path; raises ValueError where there is no such socket."""
         parameters = entry.sa.parameters
         version = parameters.local.version
+        if entry.singly and self._wire[version] is None:
+            raise ValueError(f"no socket for AH and transport mode over IPv{version}")
+        entry.wire = self._wire[version]
         chosen = (self._udp if parameters.encapsulation else self._raw)[version]
-        if chosen is None:
+        if chosen is None and not entry.singly:
             kind = "UDP-encapsulated" if parameters.encapsulation else "plain"
             raise ValueError(f"no socket for {kind} ESP over IPv{version}")
         entry.socket = chosen
@@ -66,7 +72,7 @@ class Transmitter:
         parameters = entry.sa.parameters
         before = entry.max_inner
         entry.path_mtu = path_mtu(parameters.local, parameters.remote)
-        entry.max_inner = entry.sa.largest_payload(entry.path_mtu - overhead(entry.sa))
+        entry.max_inner = largest_inner(entry)
         return entry.max_inner != before
 
     def rows_per_send(self, entry: Outbound, stride: int) -> int:
