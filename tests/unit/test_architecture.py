@@ -21,8 +21,9 @@ ALLOWED = {
     "dataplane": {"wire", "crypto", "policy", "ipsec"},
     "config": {"wire", "crypto", "policy", "auth", "ike"},
     "vici": {"wire", "crypto", "policy", "auth", "ike", "config"},
-    "testing": {"wire", "crypto", "policy", "auth", "ike", "config", "ipsec"},
-    "daemon": {"wire", "crypto", "policy", "auth", "ike", "config", "vici", "dataplane"},
+    "store": {"wire", "crypto", "policy", "auth", "ike", "config"},
+    "testing": {"wire", "crypto", "policy", "auth", "ike", "config", "ipsec", "store"},
+    "daemon": {"wire", "crypto", "policy", "auth", "ike", "config", "vici", "dataplane", "store"},
     "lab": set[str](),
     "cli": {"wire", "crypto", "policy", "auth", "ike", "config", "vici", "daemon", "lab"},
 }

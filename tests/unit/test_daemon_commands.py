@@ -236,7 +236,7 @@ def test_clearing_credentials_forgets_them_all(bench: Bench) -> None:
 def test_pools_and_authorities_are_listed(bench: Bench) -> None:
     session = bench.session()
     session.load_pool({"road": {"addrs": "10.3.0.0/24"}})
-    assert text(session.get_pools({}))["road"]["size"] == "256"
+    assert text(session.get_pools({}))["road"]["size"] == "254"
     session.unload_pool({"name": "road"})
     assert text(session.get_pools({})) == {}
     assert text(session.get_authorities()) == {"authorities": []}

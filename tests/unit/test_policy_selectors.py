@@ -175,7 +175,7 @@ def test_dynamic_becomes_the_tunnels_own_end() -> None:
     assert one == DynamicSelector(17, 53, 53)
     assert format_selector(one) == "dynamic[udp/53]"
     assert resolve(one, ip_address("192.0.2.1")) == selector("192.0.2.1[udp/53]")
-    assert resolve_all([one, selector("10.0.0.0/8")], ip_address("2001:db8::1")) == (
+    assert resolve_all([one, selector("10.0.0.0/8")], [ip_address("2001:db8::1")]) == (
         selector("2001:db8::1[udp/53]"),
         selector("10.0.0.0/8"),
     )

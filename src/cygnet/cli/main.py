@@ -81,6 +81,13 @@ def run(
             "--socket", help="Control socket; instead of options.control_socket.", show_default=False
         ),
     ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directory of what outlives a restart; instead of options.state_directory.",
+            show_default=False,
+        ),
+    ] = None,
     user: Annotated[
         str, typer.Option(help="Account that the daemon becomes, where there is one.")
     ] = DEFAULT_USER,
@@ -115,6 +122,7 @@ def run(
     settings = Settings(
         configuration=configuration.absolute(),
         socket=socket,
+        state=state,
         user=user,
         log_level=log_level,
         log_json=log_json,

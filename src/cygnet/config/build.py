@@ -63,6 +63,8 @@ class Gateway:
     tun: str
     default_discard: bool
     log_level: str
+    state_directory: str
+    resolver: str
 
 
 def build_gateway(options: model.Options) -> Gateway:
@@ -96,6 +98,8 @@ def build_gateway(options: model.Options) -> Gateway:
         tun=options.tun,
         default_discard=options.default_action == "discard",
         log_level=options.log_level,
+        state_directory=options.state_directory,
+        resolver=options.resolver,
     )
 
 
@@ -202,6 +206,8 @@ def build_connection(
         send_cert=SendCert(section.send_cert),
         send_certreq=section.send_certreq,
         fragmentation=section.fragmentation,
+        vips=section.vips,
+        pools=section.pools,
     )
     return connection if len(complaints.found) == before else None
 

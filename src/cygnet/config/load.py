@@ -39,8 +39,10 @@ from cygnet.config.requests import (
     SharedSecret,
     authority_message,
     certificate_message,
+    implicit_pool,
     key_message,
     pool_message,
+    pool_of,
     read_certificate,
     shared_message,
 )
@@ -148,6 +150,7 @@ class _Loader:
                 connections.append(connection)
         pools = tuple(self._pools(root.pools))
         self._references(connections, secrets)
+        self._pool_references(connections, pools)
         self._finish()
         self.complaints.notes.extend(((), note) for note in self.files.validity_notes(time.time()))
         messages = tuple(
@@ -331,12 +334,18 @@ class _Loader:
                         ("pools", name, "addrs"), f"overlaps with pool {other}", "pools apart"
                     )
             seen.append((name, section.addrs))
-            attributes = {
-                key: value
-                for key in type(section).model_fields
-                if key != "addrs" and (value := getattr(section, key))
-            }
-            yield Pool(name, section.addrs, attributes)
+            yield pool_of(name, section)
+
+    def _pool_references(self, connections: list[Connection], pools: tuple[Pool, ...]) -> None:
+        known = {pool.name for pool in pools}
+        for connection in connections:
+            for name in connection.pools:
+                if name not in known and implicit_pool(name) is None:
+                    self.complaints.add(
+                        ("connections", connection.name, "pools"),
+                        f"names {name}, which is no pool and no range of addresses",
+                        ", ".join(sorted(known)) or "a section pools.<name>",
+                    )
 
     def _references(self, connections: list[Connection], secrets: tuple[SharedSecret, ...]) -> None:
         """What a connection needs to authenticate must be there at all."""

@@ -30,7 +30,7 @@ from cygnet.config.typed import (
 )
 from cygnet.crypto.proposals import Proposal
 from cygnet.ike.configuration import AddressRange
-from cygnet.policy.selectors import AnySelector, IpAddress
+from cygnet.policy.selectors import AnySelector, IpAddress, TrafficSelector
 
 _SCALAR: dict[str, Any] = {"type": ["string", "number"]}
 _LIST: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
@@ -83,7 +83,14 @@ Endpoints = Annotated[values.Endpoints, PlainValidator(values.endpoints), _kind(
 Addresses = Annotated[
     tuple[IpAddress, ...], PlainValidator(values.addresses), _kind("list of addresses", _LIST)
 ]
-PoolRange = Annotated[AddressRange, PlainValidator(values.pool_addresses), _kind("prefix or range")]
+Networks = Annotated[
+    tuple[TrafficSelector, ...], PlainValidator(values.networks), _kind("list of prefixes", _LIST)
+]
+Domains = Annotated[tuple[str, ...], PlainValidator(values.domains), _kind("list of domains", _LIST)]
+VirtualAddresses = Annotated[
+    tuple[IpAddress, ...], PlainValidator(values.virtual_addresses), _kind("list of addresses", _LIST)
+]
+PoolRange = Annotated[AddressRange, PlainValidator(values.pool_addresses), _kind("prefix, range or address")]
 Id = Annotated[Identity | None, PlainValidator(identity), _kind("identity")]
 Ids = Annotated[tuple[Identity, ...], PlainValidator(identities), _kind("identity", _LIST)]
 IkeProposals = Annotated[
@@ -309,9 +316,8 @@ class Child(Section):
 
 class Connection(Section):
     LATER = {
-        "vips": (), "aggressive": ("no",), "pull": ("yes",), "dscp": ("000000",), "mobike": ("yes", "no"),
-        "ocsp": ("reply",), "ppk_id": (), "ppk_required": ("no",), "pools": (), "if_id_in": ("0",),
-        "if_id_out": ("0",),
+        "aggressive": ("no",), "pull": ("yes",), "dscp": ("000000",), "mobike": ("yes", "no"),
+        "ocsp": ("reply",), "ppk_id": (), "ppk_required": ("no",), "if_id_in": ("0",), "if_id_out": ("0",),
         "reauth_time": ("0s", "0"), "childless": ("allow", "never"), "mediation": ("no",), "mediated_by": (),
         "mediation_peer": (),
     }  # fmt: skip
@@ -332,6 +338,16 @@ class Connection(Section):
     )
     local_port: Port = _key(500, "UDP port that we start from.")
     remote_port: Port = _key(500, "UDP port that the peer listens on.")
+    vips: VirtualAddresses = _key(
+        (),
+        "Virtual addresses to ask the peer for: `0.0.0.0` and `::` any of their family, or certain ones. "
+        "`dynamic` in `local_ts` means the address that comes.",
+    )
+    pools: Texts = _key(
+        (),
+        "Pools that peers get virtual addresses from: names in `pools`, or addresses (`10.3.0.7`, "
+        "`10.3.0.0/24`). `dynamic` in `remote_ts` means the peer's.",
+    )
     proposals: IkeProposals = _key(
         None, "Algorithms of the IKE SA, best first: `aes256gcm16-prfsha384-x25519`; `default`.", "default"
     )
@@ -444,16 +460,23 @@ class Secrets(Section):
 
 
 class Pool(Section):
-    addrs: PoolRange = Field(description="The addresses: one prefix or one range.")
-    dns: Texts = _key((), "DNS servers.")
-    nbns: Texts = _key((), "WINS servers.")
-    dhcp: Texts = _key((), "DHCP servers.")
-    netmask: Texts = _key((), "Netmasks.")
-    server: Texts = _key((), "Servers.")
-    subnet: Texts = _key((), "Protected subnets.")
-    p_cscf: Texts = _key((), "SIP proxies (RFC 7651).")
-    split_include: Texts = _key((), "Subnets to send through the tunnel.")
-    split_exclude: Texts = _key((), "Subnets not to.")
+    addrs: PoolRange = Field(
+        description="The addresses: one prefix (without its first and its last), one range, or one address."
+    )
+    dns: Addresses = _key((), "DNS servers that clients are told.")
+    nbns: Addresses = _key((), "WINS servers.")
+    dhcp: Addresses = _key((), "DHCP servers.")
+    netmask: Texts = _key((), "Netmasks; kept, clients are not told.")
+    server: Texts = _key((), "Servers; kept, clients are not told.")
+    subnet: Networks = _key((), "Protected subnets that clients are told.")
+    p_cscf: Texts = _key((), "SIP proxies (RFC 7651); kept, clients are not told.")
+    split_include: Networks = _key((), "Subnets to send through the tunnel: as `subnet`.")
+    split_exclude: Networks = _key((), "Subnets not to; only IKEv1 can tell it.")
+    domains: Domains = _key(
+        (), "Domains that the DNS servers answer for (RFC 8598); of IKEv1 clients the first is the default."
+    )
+    banner: Text = _key("", "Text that IKEv1 clients show to their user.")
+    save_password: YesNo = _key(False, "IKEv1 clients may keep their user's password.", "no")
 
 
 class Authority(Section):
@@ -482,6 +505,13 @@ class Options(Section):
     port: Port = _key(500, "UDP port for IKE.")
     port_nat_t: Port = _key(4500, "UDP port for IKE and encapsulated ESP.")
     tun: Device = _key("cygnet0", "Name of the TUN device.")
+    state_directory: Text = _key("/var/lib/cygnet", "Where leases are kept over a restart.")
+    resolver: Text = _key(
+        "auto",
+        "Who is told the DNS servers that a gateway gave us: `resolved` (systemd), `resolvconf`, `none`, or"
+        " the path of a file like /etc/resolv.conf. `auto`: the first of these that is here, else"
+        " /etc/resolv.conf.",
+    )
     default_action: Annotated[
         str, PlainValidator(values.choice(bypass="bypass", discard="discard")), _words(bypass="", discard="")
     ] = _key(
@@ -527,6 +557,6 @@ class Root(Section):
         default_factory=Secrets, description="Pre-shared keys, passphrases, private keys."
     )
     pools: dict[Name, Pool] = _key(
-        {}, "Address pools, by name; loaded and listed, nothing leases from them so far."
+        {}, "Pools of virtual addresses, by name: what connections with `pools` lease to their peers."
     )
     authorities: dict[Name, Authority] = _key({}, "Certification authorities, by name.")

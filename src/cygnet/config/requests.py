@@ -17,8 +17,10 @@ from cygnet.config import model
 from cygnet.config.check import validate
 from cygnet.config.problems import ConfigurationError, KeyPath, Position, Problem, dotted, show
 from cygnet.config.tree import Tree
-from cygnet.config.values import MAX_SECRET
+from cygnet.config.values import MAX_SECRET, pool_addresses
 from cygnet.ike.configuration import AddressRange
+from cygnet.ike.remote_access import NetworkSettings
+from cygnet.policy.selectors import TrafficSelector, format_addresses
 
 Value = str | bytes | list[str | bytes] | dict[str, Any]
 Message = dict[str, Value]
@@ -50,9 +52,12 @@ class CertificateEntry:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
+    """`attributes` as they are written, `settings` what they mean to clients."""
+
     name: str
     addresses: AddressRange
     attributes: Mapping[str, tuple[str, ...]]
+    settings: NetworkSettings = field(default_factory=NetworkSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,11 +207,43 @@ def pool(message: Mapping[str, Any]) -> Pool:
     root, problems = validate(model.Root, message_tree({"pools": {name: plain(section, (name,))}}))
     if root is None:
         raise ConfigurationError(problems)
-    read = root.pools[name]
-    attributes = {
-        key: value for key in model.Pool.model_fields if key != "addrs" and (value := getattr(read, key))
-    }
-    return Pool(name, read.addrs, attributes)
+    return pool_of(name, root.pools[name])
+
+
+def pool_of(name: str, section: model.Pool) -> Pool:
+    """The pool that a section describes."""
+    attributes: dict[str, tuple[str, ...]] = {}
+    for key in type(section).model_fields:
+        value = getattr(section, key)
+        if key == "addrs" or not value:
+            continue
+        values = value if isinstance(value, tuple) else (value,)
+        attributes[key] = tuple(map(_as_written, values))
+    settings = NetworkSettings(
+        dns=section.dns,
+        nbns=section.nbns,
+        dhcp=section.dhcp,
+        subnets=tuple(dict.fromkeys((*section.subnet, *section.split_include))),
+        excluded=section.split_exclude,
+        domains=section.domains,
+        banner=section.banner,
+        save_password=section.save_password,
+    )
+    return Pool(name, section.addrs, attributes, settings)
+
+
+def _as_written(value: object) -> str:
+    if isinstance(value, TrafficSelector):
+        return format_addresses(value)
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+
+
+def implicit_pool(text: str) -> Pool | None:
+    """The pool that `pools = 10.3.0.7` or `10.3.0.0/24` names by its addresses; None if it is a name."""
+    try:
+        return Pool(text, pool_addresses(text), {})
+    except ValueError:
+        return None
 
 
 def pool_message(pool: Pool) -> Message:

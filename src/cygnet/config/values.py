@@ -18,7 +18,8 @@ from typing import Any
 from pydantic_core import PydanticCustomError
 
 from cygnet.ike.configuration import AddressRange
-from cygnet.policy.selectors import IpAddress
+from cygnet.ike.remote_access import MAX_ADDRESSES
+from cygnet.policy.selectors import IpAddress, TrafficSelector, of_range
 
 YES = frozenset({"yes", "true", "enabled", "1"})
 NO = frozenset({"no", "false", "disabled", "0"})
@@ -337,3 +338,33 @@ def pool_addresses(value: Any) -> AddressRange:
     if span is None:
         raise refuse("must be one prefix or one range of addresses", "10.3.0.0/24 or 10.3.0.10-10.3.0.99")
     return span
+
+
+def networks(value: Any) -> tuple[TrafficSelector, ...]:
+    """Prefixes, ranges or addresses; what is inside a prefix as well may be written (10.1.2.3/16)."""
+    spans = []
+    for entry in texts(value):
+        span = _span(entry) if not entry.startswith("%") else None
+        if span is None:
+            raise refuse(f"{entry!r} is no network", "10.1.0.0/16, 2001:db8::/32")
+        spans.append(of_range(span.first, span.last))
+    return tuple(spans)
+
+
+def domains(value: Any) -> tuple[str, ...]:
+    names = tuple(entry.rstrip(".").lower() for entry in texts(value))
+    for entry in names:
+        if not _HOST_NAME.match(entry):
+            raise refuse(f"{entry!r} is no domain", "example.org")
+    return names
+
+
+def virtual_addresses(value: Any) -> tuple[IpAddress, ...]:
+    """`vips`: addresses to ask for; `%config` is any, as in ipsec.conf."""
+    asked = tuple(
+        IPv4Address(0) if e in ("%config", "%config4") else IPv6Address(0) if e == "%config6" else address(e)
+        for e in texts(value)
+    )
+    if len(asked) > MAX_ADDRESSES:
+        raise refuse(f"holds {len(asked)} addresses", f"up to {MAX_ADDRESSES}")
+    return asked

@@ -25,6 +25,7 @@ from cygnet.daemon.commands import Commands, Server
 from cygnet.daemon.control import Control, Refused
 from cygnet.daemon.guard import Guard, tell_no_texts
 from cygnet.daemon.lanes import Lane, address
+from cygnet.daemon.lease_file import LeaseFile
 from cygnet.daemon.log import Line, Severity, Sink
 from cygnet.daemon.preload import preload
 from cygnet.daemon.privileges import PrivilegesKept, give_up
@@ -60,7 +61,9 @@ class Program:
         lanes = [Lane(socket.socket(fileno=fd), marker=marker) for fd, marker in inherited.lanes]
         listen = frozenset(address(text) for text in loaded.header.listen)
         epoch = secrets.randbits(30) + 1
-        self.daemon = Daemon(self.loop, endpoint, lanes, self.guard, epoch, sources, listen)
+        kept = LeaseFile(inherited.state, self.note)
+        self.daemon = Daemon(self.loop, endpoint, lanes, self.guard, epoch, sources, listen, kept.leases)
+        kept.read()
         self.daemon.listeners.append(sink.tell)
         self.control = Control(self.daemon, self.credentials, self.note)
         self.commands = Commands(self.daemon, self.control, log_messages=sink.upto >= Severity.DEBUG)
@@ -117,7 +120,7 @@ class Program:
         )
         if isinstance(report, messages.Dumped):
             self.daemon.take_over(report.flows)
-        self.loop.call_later(SWEEP_AFTER, self.daemon.plane.sweep)
+        self.loop.call_later(SWEEP_AFTER, self.daemon.sweep)
 
     def reload(self, descriptor: int) -> None:
         self.reloading = self.loop.create_task(self.reload_from(descriptor, self.reloading))

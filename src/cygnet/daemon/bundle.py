@@ -37,6 +37,8 @@ class Header(msgspec.Struct, frozen=True):
     tun: str
     default_discard: bool
     log_level: str
+    state_directory: str = ""
+    resolver: str = "none"
 
 
 class NotReadable(Exception):

@@ -30,6 +30,7 @@ from cygnet.ike import events
 from cygnet.ike.configuration import Connection
 from cygnet.ike.errors import Failure, IkeError
 from cygnet.ike.view import ChildSaView, IkeSaView
+from cygnet.store.leases import PoolView
 from cygnet.vici import messages, shapes
 from cygnet.vici.codec import PacketType, encode_packet
 from cygnet.vici.server import Client, CommandFailed, Handler, Request, ViciServer
@@ -197,17 +198,9 @@ class Commands:
         return {"authorities": list(self.control.authorities)}
 
     async def get_pools(self, request: Request) -> Answer:
-        only = request.text("name")
-        return {
-            pool.name: {
-                "base": str(pool.addresses.first),
-                "size": str(int(pool.addresses.last) - int(pool.addresses.first) + 1),
-                "online": "0",
-                "offline": "0",
-            }
-            for pool in self.control.pools.values()
-            if only in ("", pool.name)
-        }
+        with_leases = request.text("leases") == "yes"
+        pools = self.daemon.leases.views(request.text("name"), leases=with_leases)
+        return {pool.name: _pool(pool, with_leases) for pool in pools}
 
     async def version(self, request: Request) -> Answer:
         system = os.uname()
@@ -555,3 +548,22 @@ def _details(error: IkeError) -> dict[str, Any]:
 
 def _sentence(failure: Failure) -> str:
     return f"{failure.reason}: {failure.detail}" if failure.detail else str(failure.reason)
+
+
+def _pool(pool: PoolView, with_leases: bool) -> Answer:
+    shape: dict[str, Any] = {
+        "base": str(pool.base),
+        "size": str(pool.size),
+        "online": str(pool.online),
+        "offline": str(pool.offline),
+    }
+    if with_leases:
+        shape["leases"] = {
+            str(number): {
+                "address": str(address),
+                "identity": str(identity),
+                "status": "online" if is_online else "offline",
+            }
+            for number, (address, identity, is_online) in enumerate(pool.leases)
+        }
+    return shape

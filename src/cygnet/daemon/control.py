@@ -154,11 +154,19 @@ class Control:
     # -- pools ---------------------------------------------------------------------------------
 
     def load_pool(self, pool: Pool) -> None:
-        self.pools[pool.name] = pool
+        if self.pools.get(pool.name) != pool:
+            self.pools[pool.name] = pool
+            self.daemon.leases.load(pool)
 
     def unload_pool(self, name: str) -> None:
-        if self.pools.pop(name, None) is None:
+        """Raises Refused, also while peers have addresses of it: another pool could lease them again."""
+        if name not in self.pools:
             raise Refused(f"there is no pool {name}")
+        online = self.daemon.leases.online(name)
+        if online:
+            raise Refused(f"pool {name} has {online} addresses in use")
+        del self.pools[name]
+        self.daemon.leases.unload(name)
 
     # -- the whole -----------------------------------------------------------------------------
 
@@ -201,7 +209,10 @@ class Control:
         for der in self.certificates.keys() - {one.der for one in whole.certificates}:
             self.unload_certificate(der)
         for name in self.pools.keys() - {one.name for one in whole.pools}:
-            self.unload_pool(name)
+            try:
+                self.unload_pool(name)
+            except Refused as refused:
+                self._note("pool-in-use", f"{refused}; it stays until they are returned and it is unloaded")
 
 
 async def _each(load: Callable[[T], object], items: list[T], problems: list[str], turns: Turns) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from cygnet.daemon import bundle, control_socket
+from cygnet.daemon import bundle, control_socket, state_directory
 from cygnet.daemon.privileges import missing
 from cygnet.daemon.settings import Settings
 from cygnet.dataplane.descriptors import DescriptorError, Descriptors, Options, open_all
@@ -20,12 +21,14 @@ class NotStarted(Exception):
 
 @dataclass(slots=True)
 class Opened:
-    """`configuration`: a bundle's descriptor. `path`: of the control socket that `listener` listens on."""
+    """`configuration`: a bundle's descriptor. `path`: of the control socket that `listener` listens on.
+    `state`: of the directory that the daemon may write, -1 if there is none."""
 
     configuration: int
     path: Path
     listener: socket.socket
     descriptors: Descriptors
+    state: int
 
     def renew(self, file: Path) -> None:
         """Read the configuration again; the former stays if that is refused. Raises NotStarted."""
@@ -61,7 +64,12 @@ def open_everything(settings: Settings) -> Opened:
         raise NotStarted(f"options.port and options.port_nat_t are both {header.port}: they must differ")
     bursts = header.gso == "auto"
     options = Options(
-        tun=header.tun, gso=bursts, gro=bursts, tun_offload=bursts, default_discard=header.default_discard
+        tun=header.tun,
+        gso=bursts,
+        gro=bursts,
+        tun_offload=bursts,
+        default_discard=header.default_discard,
+        resolver=header.resolver,
     )
     try:
         descriptors = open_all(header.port, header.port_nat_t, options)
@@ -70,4 +78,9 @@ def open_everything(settings: Settings) -> Opened:
         listener.close()
         control_socket.remove(path)
         raise NotStarted(str(error)) from error
-    return Opened(configuration, path, listener, descriptors)
+    state = -1
+    try:
+        state = state_directory.prepare(settings.state or Path(header.state_directory), settings.user)
+    except state_directory.NoStateDirectory as error:
+        sys.stderr.write(f"nothing is kept over a restart: {error}\n")
+    return Opened(configuration, path, listener, descriptors, state)

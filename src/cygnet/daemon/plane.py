@@ -22,6 +22,7 @@ import msgspec
 
 from cygnet.dataplane import messages
 from cygnet.ike import effects
+from cygnet.ike.remote_access import HostConfiguration
 from cygnet.policy.sa import SaParameters
 from cygnet.policy.selectors import TrafficSelector
 from cygnet.policy.spd import Policy
@@ -285,6 +286,28 @@ class Plane:
                 remote=removal.remote.packed,
                 linger=removal.linger,
                 pair=self.names.pair(removal.pair),
+            ),
+            answer,
+        )
+
+    def configure(
+        self,
+        host: HostConfiguration,
+        former: HostConfiguration,
+        answer: Answer | None = None,
+        *,
+        exact: bool,
+    ) -> None:
+        """`former` is how it was by our own order; `exact`: what others ordered goes too."""
+        gone = set(former.addresses).difference(host.addresses)
+        self._command(
+            lambda request: messages.Configure(
+                request,
+                addresses=tuple(address.packed for address in host.addresses),
+                gone=tuple(address.packed for address in gone),
+                servers=tuple(server.packed for server in host.dns),
+                domains=host.domains,
+                exact=exact,
             ),
             answer,
         )

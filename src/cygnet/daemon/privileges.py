@@ -50,6 +50,14 @@ def account(name: str) -> tuple[int, int] | None:
     return None
 
 
+def unprivileged(user: str) -> tuple[str, tuple[int, int]] | None:
+    """The account that the daemon becomes, with its user and group id: `user`, or where there is none of that
+    name, nobody; None where neither is."""
+    if not user:
+        return None
+    return next(((name, ids) for name in (user, "nobody") if (ids := account(name))), None)
+
+
 def is_mapped(number: int, kind: str, text: str | None = None) -> bool:
     """Does this user namespace know the id? `kind` is uid or gid; `text` replaces /proc's map (tests)."""
     lines = (Path(f"/proc/self/{kind}_map").read_text() if text is None else text).splitlines()
@@ -107,10 +115,10 @@ def missing(*wanted: tuple[int, str]) -> list[str]:
 
 
 def _change_ids(user: str) -> str:
-    user, ids = next(((name, ids) for name in (user, "nobody") if (ids := account(name))), ("", None))
-    if ids is None or os.geteuid() != 0:
+    becomes = unprivileged(user)
+    if becomes is None or os.geteuid() != 0:
         return "same user"
-    uid, gid = ids
+    user, (uid, gid) = becomes
     try:
         # A user namespace that denies setgroups has no supplementary groups of its own to drop.
         if Path("/proc/self/setgroups").read_text().strip() == "allow":

@@ -26,10 +26,12 @@ from cygnet.daemon.sources import Sources
 from cygnet.dataplane import messages
 from cygnet.ike import effects, events
 from cygnet.ike.errors import IkeError
+from cygnet.ike.remote_access import HostConfiguration
 from cygnet.ike.world import Instant, Path
 from cygnet.policy.sa import Direction
 from cygnet.policy.selectors import IpAddress, TrafficSelector
 from cygnet.policy.spd import Policy
+from cygnet.store.leases import Leases
 
 if TYPE_CHECKING:
     from cygnet.ike.endpoint import Endpoint
@@ -55,7 +57,8 @@ class Daemon:
     """Owns the loop's side of everything; `listeners` get every event, `endpoint` does the rest.
 
     `policies`: what is in force, so that a restarted data plane gets it again before anything else;
-    `not_in_force`: those among them that the data plane refused, and why.
+    `not_in_force`: those among them that the data plane refused, and why. `host`: how this host is set up
+    with what gateways gave it; `swept`: what a former daemon left of that is gone.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Daemon:
         epoch: int,
         sources: Sources,
         listen: frozenset[IpAddress] = frozenset(),
+        leases: Leases | None = None,
     ) -> None:
         self.loop = loop
         self.endpoint = endpoint
@@ -77,6 +81,9 @@ class Daemon:
         self.listeners: list[Callable[[events.Event], None]] = []
         self.policies: dict[int, Policy] = {}
         self.not_in_force: dict[int, str] = {}
+        self.leases = leases or Leases(time.time)
+        self.host = HostConfiguration()
+        self.swept = False
         self.leaving = False
         self.counters: Counter[str] = Counter()
         self.lag = Lag()
@@ -100,6 +107,8 @@ class Daemon:
             effects.RemoveSa: self.plane.remove_sa,
             effects.InstallPolicy: self._install_policy,
             effects.RemovePolicy: self._remove_policy,
+            effects.ReturnAddresses: self._return_addresses,
+            effects.Configure: self._configure,
             effects.Ask: self._ask,
             effects.Emit: self._emit,
         }
@@ -257,6 +266,26 @@ class Daemon:
         self.not_in_force[policy.id] = f"policy {policy.name} is not in force: {why}"
         self.emit(events.Noted("policy-failed", self.not_in_force[policy.id]))
 
+    def _return_addresses(self, effect: effects.ReturnAddresses) -> None:
+        self.leases.give_back(effect.leases)
+
+    def _configure(self, effect: effects.Configure) -> None:
+        """Until the sweep a former daemon's addresses stay beside ours: traffic still flows in its SAs."""
+        former, self.host = self.host, effect.host
+        ask = effect.ask_id
+        answer = (lambda report: self._installed(ask, report)) if ask else self._configured
+        self.plane.configure(self.host, former, answer, exact=self.swept)
+
+    def _configured(self, report: messages.Report | None) -> None:
+        if isinstance(report, messages.Done) and report.error:
+            self.emit(events.Noted("host-configuration", report.error))
+
+    def sweep(self) -> None:
+        """What a former daemon left, and nobody has taken over, goes."""
+        self.swept = True
+        self.plane.sweep()
+        self.plane.configure(self.host, self.host, self._configured, exact=True)
+
     def _remove_policy(self, effect: effects.RemovePolicy) -> None:
         self.policies.pop(effect.policy, None)
         self.not_in_force.pop(effect.policy, None)
@@ -281,6 +310,9 @@ class Daemon:
         if isinstance(question, effects.Route):
             source = self._sources.towards(question.remote)
             self._answer(effect.ask_id, () if source is None else (source,))
+            return
+        if isinstance(question, effects.LeaseAddresses):
+            self._answer(effect.ask_id, self.leases.lease(question))
             return
         if len(self._resolving) >= MAX_RESOLVING:
             self.counters["resolve-refused"] += 1
@@ -355,7 +387,7 @@ class Daemon:
         for policy in self.policies.values():
             self._install_policy(effects.InstallPolicy(policy))
         # All policies are there again: what the dead one left in the kernel beside them may go.
-        self.plane.sweep()
+        self.sweep()
         self._lost = [(sa.unique_id, child.pair) for sa in self.endpoint.sas() for child in sa.children]
         self._renewing.clear()
         text = f"the data plane is back; {len(self._lost)} Child SAs are renewed"

@@ -30,6 +30,8 @@ def header_of(gateway: Gateway) -> Header:
         tun=gateway.tun,
         default_discard=gateway.default_discard,
         log_level=gateway.log_level,
+        state_directory=gateway.state_directory,
+        resolver=gateway.resolver,
     )
 
 

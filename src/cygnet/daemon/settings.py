@@ -17,6 +17,7 @@ class Settings(msgspec.Struct, frozen=True):
 
     configuration: Path
     socket: Path | None = None
+    state: Path | None = None
     user: str = "cygnet"
     log_level: str = ""
     log_json: bool = False
@@ -28,7 +29,8 @@ class Inherited(msgspec.Struct, frozen=True):
 
     `lanes`: (descriptor, uses the non-ESP marker). `plane`: the pair to the data plane. `channel`: to the
     supervisor. `listener`: the control socket. `configuration`: a `bundle`. `spi_tag`: 16 bits that the
-    SPIs of our IKE SAs begin with, so that the kernel puts live SAs into a lane of their own.
+    SPIs of our IKE SAs begin with, so that the kernel puts live SAs into a lane of their own. `state`: the
+    directory that the daemon may write, -1 if there is none.
     """
 
     lanes: tuple[tuple[int, bool], ...]
@@ -41,3 +43,4 @@ class Inherited(msgspec.Struct, frozen=True):
     log_level: str = ""
     log_json: bool = False
     clear_on_stop: bool = False
+    state: int = -1

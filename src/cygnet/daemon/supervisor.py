@@ -95,8 +95,12 @@ class Supervisor:
         self.heard, theirs, s, opened = time.monotonic(), self.leash.renew(), self.settings, self.opened
         fds = (self.pair[1].fileno(), theirs.fileno(), opened.listener.fileno(), opened.configuration)
         lanes, tag = opened.descriptors.lanes, opened.descriptors.tag
-        inherited = Inherited(lanes, *fds, tag, s.user, s.log_level, s.log_json, s.clear_on_stop)
-        self.daemon.start([msgspec.json.encode(inherited).decode()], [*fds, *(fd for fd, _ in lanes)])
+        inherited = Inherited(
+            lanes, *fds, tag, s.user, s.log_level, s.log_json, s.clear_on_stop, opened.state
+        )
+        kept = [opened.state] if opened.state >= 0 else []
+        argument = msgspec.json.encode(inherited).decode()
+        self.daemon.start([argument], [*fds, *kept, *(fd for fd, _ in lanes)])
         theirs.close()
 
     def hear(self) -> None:

@@ -55,7 +55,8 @@ class DescriptorError(Exception):
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`gso` and `tun_offload`: whether bursts may be used on UDP and on the TUN (they are still probed).
     `tun_mtu` 0: from the path. `raw` false: no plain ESP.
-    `default_discard`: what no rule matches is dropped rather than left alone."""
+    `default_discard`: what no rule matches is dropped rather than left alone. `resolver`: who is told name
+    servers (dataplane.resolver)."""
 
     tun: str = DEFAULT_TUN
     tun_mtu: int = 0
@@ -64,6 +65,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tun_offload: bool = True
     raw: bool = True
     default_discard: bool = False
+    resolver: str = "none"
 
 
 def options_from(environment: Mapping[str, str]) -> Options:

@@ -148,6 +148,17 @@ class RemoveSa(Command, frozen=True):
     pair: int = 0
 
 
+class Configure(Command, frozen=True):
+    """What gateways gave this host, all of it: addresses for the TUN, name servers, and the domains that
+    these are asked about (none: all). Addresses `gone` go, and with `exact` all others of ours."""
+
+    addresses: tuple[bytes, ...]
+    gone: tuple[bytes, ...]
+    servers: tuple[bytes, ...]
+    domains: tuple[str, ...]
+    exact: bool
+
+
 class ReadCounters(Command, frozen=True):
     """Answered by `Counters`. Empty `pairs` asks for all."""
 
@@ -291,7 +302,7 @@ class Warned(Report, frozen=True):
 
 _encoder = msgspec.msgpack.Encoder()
 _command_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(
-    InstallPolicy | RemovePolicy | InstallSa | UpdateSa | RemoveSa | ReadCounters | Dump | Sweep
+    InstallPolicy | RemovePolicy | InstallSa | UpdateSa | RemoveSa | Configure | ReadCounters | Dump | Sweep
     | ForwardDatagram | Shutdown
 )  # fmt: skip
 _report_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(

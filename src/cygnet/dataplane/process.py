@@ -27,6 +27,8 @@ from cygnet.dataplane.descriptors import Inherited
 from cygnet.dataplane.engines import portable
 from cygnet.dataplane.engines.portable import Kernel, PortableEngine, Sockets
 from cygnet.dataplane.guard import KernelError
+from cygnet.dataplane.host import Host
+from cygnet.dataplane.resolver import ResolverRefused
 from cygnet.dataplane.translate import Refused, address, policy, sa_parameters
 from cygnet.dataplane.tun import Device, TunUnavailable
 from cygnet.ipsec.drops import Drop
@@ -82,6 +84,8 @@ class Process:
             self._report,
             self._drain_commands,
         )
+        name = self.engine.device_name
+        self._host = Host(name, inherited.options.resolver, lambda: kernel.commit(name))
         self._ready: dict[int, Callable[[], None]] = {inherited.tun: self.engine.outward.readable}
         for sock in lanes:
             self._ready[sock.fileno()] = self._lane(sock)
@@ -96,6 +100,7 @@ class Process:
             messages.RemoveSa: lambda m: self.engine.remove_sa(
                 m.direction, m.spi, m.remote, m.linger, m.pair
             ),
+            messages.Configure: self._configure,
             messages.Sweep: lambda m: self.engine.sweep(m.policies, m.pairs),
             messages.ForwardDatagram: self._forwarded,
             messages.Shutdown: self._shutdown,
@@ -112,6 +117,9 @@ class Process:
 
     def run(self) -> None:
         """Until told to shut down."""
+        left = self._host.recover()
+        if left:
+            self._report(messages.Warned("resolver", left))
         engine, pair, poll, ready = self.engine, self._pair.fileno(), self._poll.poll, self._ready
         monotonic = time.monotonic
         next_tick = 0.0
@@ -144,6 +152,11 @@ class Process:
 
     def stop(self) -> None:
         self._running = False
+
+    def take_back(self) -> None:
+        """The end: no packet comes from the virtual addresses any more, no name is asked through a tunnel."""
+        with suppress(KernelError, ResolverRefused):
+            self._host.clear()
 
     # -- commands ------------------------------------------------------------------------------
 
@@ -212,7 +225,7 @@ class Process:
         error = ""
         try:
             self._carry[type(command)](command)
-        except (Refused, KernelError, OSError) as problem:
+        except (Refused, KernelError, ResolverRefused, OSError) as problem:
             error = str(problem) or type(problem).__name__
         except Exception as fault:  # noqa: BLE001  # as in _guarded; the daemon is told that it was not done
             self.engine.state.drops[Drop.FAULT] += 1
@@ -229,6 +242,14 @@ class Process:
         except Refused as problem:
             if command.request:
                 self._report(messages.Done(command.request, str(problem)))
+
+    def _configure(self, message: messages.Configure) -> None:
+        self._host.configure(
+            [address(one) for one in message.addresses],
+            None if message.exact else [address(one) for one in message.gone],
+            [address(one) for one in message.servers],
+            message.domains,
+        )
 
     def _update_sa(self, message: messages.UpdateSa) -> None:
         ports = None
@@ -318,4 +339,6 @@ def main(arguments: list[str]) -> int:
     except TunUnavailable as problem:
         sys.stderr.write(f"cygnet.dataplane: {problem}\n")
         return os.EX_UNAVAILABLE
+    finally:
+        process.take_back()
     return os.EX_OK

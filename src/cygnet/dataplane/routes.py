@@ -107,7 +107,12 @@ class Kernel:
             raise KernelError(f"there is no device {tun}") from None
         self._guard.commit(tun)
         with _routing() as sock:
-            own = [one for one in sock.addresses() if one.interface != device]
+            # On the TUN only what a gateway gave us counts: addresses of one host each.
+            own = [
+                one
+                for one in sock.addresses()
+                if one.interface != device or one.length == (32 if one.family == 4 else 128)
+            ]
             if device != self._device or own != self._own:
                 self._device, self._own = device, own
                 self._changed.update(self._uses)
@@ -193,6 +198,8 @@ class Kernel:
         spans = [(first, first | (1 << 32 - length) - 1) for family, first, length in networks if family == 4]
         found = set()
         for one in self._own:
+            if one.interface == self._device:
+                continue
             rest = (1 << 32 - one.length) - 1 if one.family == 4 else 0
             first, last = one.address & ~rest, one.address | rest
             if one.family == 4 and any(low <= last and first <= high for low, high in spans):

@@ -15,9 +15,13 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from cygnet.policy.selectors import IpAddress
+
 NEW_ROUTE, DEL_ROUTE, GET_ROUTE = 24, 25, 26
 NEW_RULE, DEL_RULE = 32, 33
-GET_ADDRESS = 22
+NEW_ADDRESS, DEL_ADDRESS, GET_ADDRESS = 20, 21, 22
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
+_NO_DAD, _NO_PREFIX_ROUTE = 0x02, 0x200
 _ERROR, _DONE = 2, 3
 _REQUEST, _ACK, _DUMP, _REPLACE, _EXCLUSIVE, _CREATE = 1, 4, 0x300, 0x100, 0x200, 0x400
 _HEADER = struct.Struct("=IHHII")
@@ -109,6 +113,28 @@ class RouteSocket:
             if scope == 0 and address and family in _VERSION:
                 found.append(Address(_VERSION[family], int.from_bytes(address), length, index))
         return found
+
+    def host_addresses(self, interface: int) -> list[Address]:
+        """Those of an interface that stand for one host and bring no route: what `add_addresses` made."""
+        found = []
+        for body in self._dump(GET_ADDRESS, struct.pack("=BBBBI", 0, 0, 0, 0, 0)):
+            family, length, _, _, index = struct.unpack_from("=BBBBI", body)
+            attributes = _attributes(body, 8)
+            address = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
+            flags = int.from_bytes(attributes.get(_IFA_FLAGS, b""), sys.byteorder)
+            if index == interface and address and length == 8 * len(address) and flags & _NO_PREFIX_ROUTE:
+                found.append(Address(_VERSION[family], int.from_bytes(address), length, index))
+        return found
+
+    def add_addresses(self, interface: int, addresses: Iterable[IpAddress]) -> None:
+        """Each for itself, usable at once: nobody else can have it. Those there already are no error."""
+        bodies = [_interface_address(interface, one) for one in addresses]
+        self._request(NEW_ADDRESS, _CREATE | _REPLACE, bodies, (errno.EEXIST,))
+
+    def delete_addresses(self, interface: int, addresses: Iterable[IpAddress]) -> None:
+        """Those that are gone already are no error."""
+        bodies = [_interface_address(interface, one) for one in addresses]
+        self._request(DEL_ADDRESS, 0, bodies, (errno.EADDRNOTAVAIL, errno.ENODEV))
 
     def add_rule(self, priority: int, mark: int, mask: int, table: int) -> None:
         """Both families: what does not carry the mark looks into the table. There already is no error."""
@@ -210,6 +236,12 @@ def _attributes(body: bytes, at: int) -> dict[int, bytes]:
         found[kind & 0x3FFF] = body[at + 4 : at + length]
         at += length + 3 & ~3
     return found
+
+
+def _interface_address(interface: int, address: IpAddress) -> bytes:
+    head = struct.pack("=BBBBI", _FAMILY[address.version], address.max_prefixlen, 0, 0, interface)
+    body = head + _attribute(_IFA_LOCAL, address.packed) + _attribute(_IFA_ADDRESS, address.packed)
+    return body + _number(_IFA_FLAGS, _NO_DAD | _NO_PREFIX_ROUTE)
 
 
 def _route(table: int, route: Route) -> bytes:

@@ -15,11 +15,20 @@ from cygnet.crypto.kdf import ChildKeys
 from cygnet.ike.configuration import Connection
 from cygnet.ike.connections import Loaded, LoadedChild
 from cygnet.ike.effects import Installed, InstallFailed, TimedOut
-from cygnet.ike.errors import Failure, IkeError, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
+from cygnet.ike.errors import (
+    Difference,
+    Failure,
+    IkeError,
+    LocalMisuse,
+    PeerIncompatible,
+    PeerMisbehaved,
+    Reason,
+)
 from cygnet.ike.lifetimes import child_deadlines, child_volume
 from cygnet.ike.proposals import Selected
 from cygnet.ike.state import ChangeChild, ChildSa, DeleteChild, child_suite
 from cygnet.ike.steps import Context, Steps, apply, complain, enqueue, install
+from cygnet.policy.narrowing import narrow
 from cygnet.policy.sa import Direction, Mode, SaParameters, SaProtocol, UdpEncapsulation
 from cygnet.policy.selectors import TrafficSelector, format_selector, resolve_all
 from cygnet.records import dataclass, replace
@@ -36,8 +45,8 @@ def format_selectors(local: Sequence[TrafficSelector], remote: Sequence[TrafficS
 
 def flow_selectors(context: Context, loaded: LoadedChild, index: int) -> tuple[Selectors, Selectors]:
     """The flow's two sides with the tunnel's ends put in for `dynamic`."""
-    flow, path = loaded.child.flows[index], context.state.path
-    return resolve_all(flow.local, path.local), resolve_all(flow.remote, path.remote)
+    flow, state = loaded.child.flows[index], context.state
+    return resolve_all(flow.local, state.local_hosts), resolve_all(flow.remote, state.remote_hosts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,22 @@ class Agreed:
     selected: Selected
     local: Selectors
     remote: Selectors
+
+
+def to_given_addresses(context: Context, loaded: LoadedChild, index: int, agreed: Agreed) -> Agreed:
+    """An answer to what we offered before we knew our addresses, cut to them. Raises `PeerMisbehaved`."""
+    local, remote = flow_selectors(context, loaded, index)
+    narrowed = narrow(agreed.local, agreed.remote, local, remote)
+    if narrowed is None:
+        raise PeerMisbehaved(
+            Reason.SELECTOR_MISMATCH,
+            "the peer's traffic selectors do not hold the address that it gave us",
+            notify=Notify.TS_UNACCEPTABLE,
+            difference=Difference(
+                format_selectors(local, remote), format_selectors(agreed.local, agreed.remote), "selectors"
+            ),
+        )
+    return replace(agreed, local=narrowed.initiator, remote=narrowed.responder)
 
 
 def check_spi(selected: Selected) -> int:

@@ -139,6 +139,10 @@ class Connection:
     send_certreq: bool = True
     childless: str = "allow"
     fragmentation: str = "yes"
+    vips: tuple[IpAddress, ...] = ()
+    """Virtual addresses that we ask the peer for; an unspecified one: any of its family."""
+    pools: tuple[str, ...] = ()
+    """Names of the pools that peers get addresses and settings from, or addresses themselves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,16 @@ the number of connections whose `remote_addrs` or remote `id` are exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from cygnet.auth.identity import Identity
 from cygnet.ike.configuration import AddressRange, Child, Connection
-from cygnet.policy.selectors import AnySelector, IpAddress, TrafficSelector, resolve
+from cygnet.policy.selectors import IpAddress, TrafficSelector, everything, stand_in
 from cygnet.policy.spd import Action, Policy, PolicyRule
 from cygnet.wire.numbers import IdType
+
+Hosts = tuple[TrafficSelector, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,27 +193,38 @@ def _exact_id(connection: Connection) -> tuple[int, bytes] | None:
     return _key(identity)
 
 
+def any_of(vips: Iterable[IpAddress]) -> tuple[TrafficSelector, ...]:
+    """Every address of the families that virtual addresses are asked for in: until they are known."""
+    return tuple([everything(family) for family in dict.fromkeys(vip.version for vip in vips)])
+
+
 def make_policy(
     loaded: LoadedChild,
     number: int,
     name: str,
     trap: bool,
-    local: IpAddress | None,
-    remote: IpAddress | None,
+    ends: tuple[IpAddress | None, IpAddress | None],
+    hosts: tuple[Hosts, Hosts],
 ) -> Policy | None:
-    """The child's policy with its ends put in; None while an end that it needs is not known."""
+    """The child's policy between the tunnel's `ends`; None while something that it needs is not known.
+
+    `hosts`: what `dynamic` stands for on each side, empty while that is not known.
+    """
     rules = []
     for rule in loaded.child.rules:
-        here, there = concrete(rule.local, local), concrete(rule.remote, remote)
-        if here is None or there is None:
+        here, there = stand_in([rule.local], hosts[0]), stand_in([rule.remote], hosts[1])
+        if not here or not there:
             return None
         flow = loaded.flows[rule.flow] if rule.action == Action.PROTECT else 0
-        rules.append(PolicyRule(rule.action, here, there, flow))
-    return Policy(number, name, loaded.child.priority, tuple(rules), trap, local, remote)
+        rules += pairs_of(rule.action, here, there, flow)
+    return Policy(number, name, loaded.child.priority, tuple(rules), trap, *ends)
 
 
-def concrete(selector: AnySelector, address: IpAddress | None) -> TrafficSelector | None:
-    """The selector with the tunnel's end put in; None if it needs one and there is none."""
-    if isinstance(selector, TrafficSelector):
-        return selector
-    return None if address is None else resolve(selector, address)
+def pairs_of(action: Action, local: Hosts, remote: Hosts, flow: int) -> list[PolicyRule]:
+    """A rule for each two that a packet can have together."""
+    return [
+        PolicyRule(action, here, there, flow)
+        for here in local
+        for there in remote
+        if here.family == there.family or len(local) == len(remote) == 1
+    ]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cygnet.auth.peer import AuthenticatedPeer
+from cygnet.ike.remote_access import HostConfiguration, Lease, NetworkSettings
 from cygnet.ike.world import Path
 from cygnet.policy.sa import SaParameters
 from cygnet.policy.selectors import IpAddress
@@ -78,7 +80,22 @@ class Route:
     remote: IpAddress
 
 
-Question = Resolve | Route
+@dataclass(frozen=True, slots=True)
+class LeaseAddresses:
+    """Addresses out of these pools for a peer that has proved who it is. Answered with `Leased`.
+
+    `wanted`: one entry for each address, an unspecified one of its family where any will do. `remote`: the
+    peer's outer address. `alone`: whatever else this identity holds is about to be closed.
+    """
+
+    peer: AuthenticatedPeer
+    pools: tuple[str, ...]
+    wanted: tuple[IpAddress, ...]
+    remote: IpAddress
+    alone: bool = False
+
+
+Question = Resolve | Route | LeaseAddresses
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +108,30 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class ReturnAddresses:
+    """What was leased is free again, though it is kept for the same identity as long as it can be."""
+
+    leases: tuple[Lease, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """Set this host up so and no other way. Answered with `Installed` or `InstallFailed`; `ask_id` 0 wants
+    no answer."""
+
+    ask_id: int
+    host: HostConfiguration
+
+
+@dataclass(frozen=True, slots=True)
 class Emit:
     event: Event
 
 
-Effect = SendDatagram | InstallSa | UpdateSa | RemoveSa | InstallPolicy | RemovePolicy | Ask | Emit
+Effect = (
+    SendDatagram | InstallSa | UpdateSa | RemoveSa | InstallPolicy | RemovePolicy | Ask
+    | ReturnAddresses | Configure | Emit
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,3 +147,13 @@ class InstallFailed:
 @dataclass(frozen=True, slots=True)
 class TimedOut:
     pass
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """What could be leased, in the order of what was wanted, and what the pools tell clients besides.
+    `refused` says why an address is missing."""
+
+    leases: tuple[Lease, ...]
+    settings: NetworkSettings
+    refused: str = ""

@@ -18,9 +18,10 @@ from cygnet.crypto.entropy import Entropy
 from cygnet.ike import children, reconnect, running, succession, upkeep
 from cygnet.ike.admission import Cookies, HalfOpen, RateLimit
 from cygnet.ike.books import ZERO_SPI, Books
+from cygnet.ike.clients import Clients
 from cygnet.ike.configuration import Connection, Options, Unique
 from cygnet.ike.connections import Connections
-from cygnet.ike.effects import Effect, Emit, SendDatagram
+from cygnet.ike.effects import Effect, Emit, Leased, ReturnAddresses, SendDatagram
 from cygnet.ike.errors import Difference, Drop, Failure, LocalMisuse, Reason
 from cygnet.ike.events import (
     Dropped,
@@ -89,6 +90,7 @@ class Endpoint(Books):
         self.history = History()
         self.book = Connections()
         self.policies = Policies(self)
+        self.clients = Clients(self)
         self.operations = Operations(self)
         self.half_open = HalfOpen()
         self.cookies = Cookies(entropy)
@@ -154,6 +156,9 @@ class Endpoint(Books):
         waiting = self._asks.pop(ask_id, None)
         if waiting is not None:
             running.resume(*waiting, result)
+        elif isinstance(result, Leased) and result.leases:
+            # Whoever asked has ended meanwhile.
+            self.emit(ReturnAddresses(result.leases))
         self._settle()
 
     def effects(self) -> list[Effect]:
@@ -400,10 +405,17 @@ class Endpoint(Books):
         was_up = self.leave_peer(sa) and was_up
         self.leave_connection(sa)
         self.half_open.release(sa)
+        self.give_back(sa.state, sa.unique_id)
         if was_up:
             self.event(IkeSaDown(sa.view(), failure))
             if failure.reason not in ORDINARY_ENDS:
                 self._note_end(sa, failure)
+
+    def give_back(self, state: SaState, number: int) -> None:
+        """The addresses of an IKE SA that has ended, the peer's and our own."""
+        if state.leases:
+            self.emit(ReturnAddresses(state.leases))
+        self.clients.drop(number)
 
     def forget(self, sa: IkeSa) -> None:
         """Off the books."""

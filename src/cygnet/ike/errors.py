@@ -24,6 +24,7 @@ class Reason(StrEnum):
     MODE_MISMATCH = "mode-mismatch"
     VERSION_MISMATCH = "version-mismatch"
     NO_CONNECTION = "no-connection"
+    ADDRESS_REFUSED = "address-refused"
     # who the peer is
     AUTHENTICATION_FAILED = "authentication-failed"
     PEER_REFUSED_AUTHENTICATION = "peer-refused-authentication"

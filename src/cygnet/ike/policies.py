@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cygnet.ike.configuration import StartAction
-from cygnet.ike.connections import Loaded, LoadedChild, concrete, make_policy, single_address
+from cygnet.ike.connections import Loaded, LoadedChild, any_of, make_policy, pairs_of, single_address
 from cygnet.ike.effects import InstallPolicy, RemovePolicy
-from cygnet.policy.selectors import IpAddress, TrafficSelector
+from cygnet.policy.selectors import IpAddress, TrafficSelector, of_address, stand_in
 from cygnet.policy.spd import Action, Policy, PolicyRule
+from cygnet.records import replace
 
 if TYPE_CHECKING:
     from cygnet.ike.endpoint import Endpoint
@@ -40,32 +41,45 @@ class Policies:
     def load(self, loaded: Loaded) -> None:
         """Install what can be installed; what has not changed is left alone."""
         for child in loaded.children:
-            local = single_address(loaded.connection.local_addrs)
-            remote = single_address(loaded.connection.remote_addrs)
-            self._put(loaded, child, local, remote, trap=child.child.start_action in TRAPS)
+            self._rest(loaded, child)
 
-    def _put(
-        self,
-        loaded: Loaded,
-        child: LoadedChild,
-        local: IpAddress | None,
-        remote: IpAddress | None,
-        *,
-        trap: bool,
-    ) -> None:
-        name = f"{loaded.connection.name}/{child.child.name}"
-        self._install(make_policy(child, child.policy, name, trap, local, remote))
+    def addresses_gone(self, loaded: Loaded) -> None:
+        """No SA of the connection has virtual addresses of ours any more."""
+        for child in loaded.children:
+            if not self._rest(loaded, child):
+                self.remove(child.policy)
 
-    def _install(self, policy: Policy | None) -> None:
-        if policy is not None and self._in_force.get(policy.id) != policy:
+    def _rest(self, loaded: Loaded, child: LoadedChild) -> bool:
+        """The policy of a child as it is without an SA; whether it can be known.
+
+        Which virtual address we get is not known. What is to be up always protects whatever we send until
+        then, from any address; what people bring up when they want it begins with its address.
+        """
+        connection = loaded.connection
+        ends = single_address(connection.local_addrs), single_address(connection.remote_addrs)
+        local, remote = _hosts(ends[0]), _hosts(ends[1])
+        if connection.vips:
+            local = any_of(connection.vips) if child.child.start_action is not StartAction.NONE else ()
+        if connection.pools:
+            remote = ()
+        trap = child.child.start_action in TRAPS
+        return self._install(
+            make_policy(child, child.policy, _name(loaded, child), trap, ends, (local, remote))
+        )
+
+    def _install(self, policy: Policy | None) -> bool:
+        if policy is None:
+            return False
+        if self._in_force.get(policy.id) != policy:
             self._in_force[policy.id] = policy
             self._gateway.emit(InstallPolicy(policy))
+        return True
 
     def arm_trap(self, loaded: Loaded, child: LoadedChild) -> None:
         """From now on traffic without an SA asks for one (`close_action`, `dpd_action` = trap)."""
         known = self._in_force.get(child.policy)
         if known is not None and not known.trap:
-            self._put(loaded, child, known.local, known.remote, trap=True)
+            self._install(replace(known, trap=True))
 
     def unload(self, loaded: Loaded) -> None:
         for child in loaded.children:
@@ -81,18 +95,21 @@ class Policies:
         self, sa: IkeSa, child: LoadedChild, index: int, local: Selectors, remote: Selectors
     ) -> tuple[int, int]:
         """(policy, flow) for a new pair; each needs its `unused`."""
-        connection = sa.connection
-        loaded = self._gateway.book.get(connection.name)
-        path = sa.state.path
-        if connection.remote_host or single_address(connection.remote_addrs) is not None:
-            if child.policy not in self._in_force and loaded is not None:
-                self._put(loaded, child, path.local, path.remote, trap=child.child.start_action in TRAPS)
+        # During authentication the SA may still stand under another connection than the one that it is for.
+        owner = self._gateway.book.owner(child.flows[index])
+        loaded = self._gateway.book.get(owner.connection) if owner is not None else None
+        connection = loaded.connection if loaded is not None else sa.connection
+        state, path = sa.state, sa.state.path
+        hosts = _hosts(*state.local_hosts), _hosts(*state.remote_hosts)
+        one_peer = connection.remote_host or single_address(connection.remote_addrs) is not None
+        if one_peer and not connection.pools:
+            if loaded is not None and (connection.vips or child.policy not in self._in_force):
+                name, trap = _name(loaded, child), child.child.start_action in TRAPS
+                ends = path.local, path.remote
+                self._install(make_policy(child, child.policy, name, trap, ends, hosts))
             return child.policy, child.flows[index]
         policy, flow = self._gateway.book.number(), self._gateway.book.number()
-        rules = [
-            *_exceptions(child, index, path.local, path.remote),
-            *[PolicyRule(Action.PROTECT, here, there, flow) for here in local for there in remote],
-        ]
+        rules = [*_exceptions(child, index, hosts), *pairs_of(Action.PROTECT, local, remote, flow)]
         name = f"{connection.name}/{child.child.name}"
         # In front of the child's own policy, which keeps what no peer has asked for from leaving in clear.
         priority = child.child.priority - 1
@@ -117,7 +134,15 @@ class Policies:
             self.remove(policy)
 
 
-def _exceptions(child: LoadedChild, index: int, local: IpAddress, remote: IpAddress) -> list[PolicyRule]:
+def _name(loaded: Loaded, child: LoadedChild) -> str:
+    return f"{loaded.connection.name}/{child.child.name}"
+
+
+def _hosts(*addresses: IpAddress | None) -> Selectors:
+    return tuple([of_address(address) for address in addresses if address is not None])
+
+
+def _exceptions(child: LoadedChild, index: int, hosts: tuple[Selectors, Selectors]) -> list[PolicyRule]:
     """The rules before the flow's own that leave traffic alone or drop it: they win here too."""
     found = []
     for rule in child.child.rules:
@@ -125,7 +150,6 @@ def _exceptions(child: LoadedChild, index: int, local: IpAddress, remote: IpAddr
             if rule.flow == index:
                 break
             continue
-        here, there = concrete(rule.local, local), concrete(rule.remote, remote)
-        if here is not None and there is not None:
-            found.append(PolicyRule(rule.action, here, there, 0))
+        here, there = stand_in([rule.local], hosts[0]), stand_in([rule.remote], hosts[1])
+        found += pairs_of(rule.action, here, there, 0)
     return found

@@ -197,6 +197,7 @@ def unload(gateway: Endpoint, name: str) -> None:
     failure = Failure(Reason.CONFIGURATION_CHANGED, "the connection was unloaded")
     for sa in tuple(gateway.by_connection.get(name, {}).values()):
         running.begin_closing(sa, failure)
+    gateway.clients.forget(name)
     loaded = gateway.book.remove(name)
     if loaded is not None:
         gateway.policies.unload(loaded)

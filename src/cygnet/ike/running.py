@@ -24,6 +24,7 @@ from cygnet.ike.state import (
     NoteAttempt,
     Phase,
     RekeyIke,
+    Take,
     Wanted,
 )
 from cygnet.ike.steps import Step
@@ -140,6 +141,12 @@ def _step(sa: IkeSa, task: Task, step: Step) -> tuple[bool, Any]:
             task.ask = gateway.ask(sa, task)
             task.due = sa.now.monotonic + patience
             gateway.emit(Ask(task.ask, question, task.due))
+            return True, None
+        case steps.UseGiven(given):
+            sa.commit((Take(given),))
+            task.ask = gateway.ask(sa, task)
+            task.due = sa.now.monotonic + INSTALL_PATIENCE
+            gateway.clients.tell(task.ask)
             return True, None
         case steps.Pause(seconds):
             task.ask = gateway.ask(sa, task)

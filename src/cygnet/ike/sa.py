@@ -33,6 +33,7 @@ from cygnet.ike.state import (
     Handover,
     Phase,
     SaState,
+    Take,
     Wanted,
     taken_over,
     transition,
@@ -40,6 +41,7 @@ from cygnet.ike.state import (
 from cygnet.ike.view import ChildSaView, IkeSaView
 from cygnet.ike.world import Instant, Path
 from cygnet.policy.sa import Direction
+from cygnet.policy.selectors import IpAddress
 from cygnet.wire.message import Header
 
 if TYPE_CHECKING:
@@ -171,6 +173,9 @@ class IkeSa(ABC):
     def is_calling(self) -> bool:
         return self.gateway.is_calling(self)
 
+    def addresses_wanted(self) -> tuple[IpAddress, ...]:
+        return self.gateway.clients.wanted(self.connection.name, self.connection.vips)
+
     # -- changes -------------------------------------------------------------------------------
 
     def commit(self, changes: tuple[Change, ...] = ()) -> None:
@@ -216,6 +221,8 @@ class IkeSa(ABC):
             case Adopt(children):
                 for child in children:
                     gateway.by_pair[child.pair] = self
+            case Take(given):
+                gateway.clients.take(self.unique_id, self.connection.name, given)
 
     def _announce(self, before: SaState, child: ChildSa) -> None:
         old = taken_over(before, child)
@@ -317,6 +324,8 @@ class IkeSa(ABC):
             established=state.established,
             rekey_at=state.rekey_at,
             expires_at=state.expires_at,
+            local_vips=state.given.addresses if state.given is not None else (),
+            remote_vips=tuple([lease.address for lease in state.leases]),
             children=tuple([self.child_view(child) for child in state.children]),
         )
 

@@ -19,9 +19,10 @@ from cygnet.auth.peer import AuthenticatedPeer
 from cygnet.crypto.kdf import IkeKeys
 from cygnet.ike.configuration import Connection
 from cygnet.ike.errors import Failure
+from cygnet.ike.remote_access import Given, Lease
 from cygnet.ike.world import Path
 from cygnet.policy.sa import SaParameters
-from cygnet.policy.selectors import TrafficSelector
+from cygnet.policy.selectors import IpAddress, TrafficSelector
 from cygnet.records import dataclass, replace
 
 
@@ -144,7 +145,8 @@ class SaState:
     `began`: we sent the very first message, before any rekey: it never changes.
     `nonce` is the lowest of the two that made it: two SAs that were set up at once are told apart
     by it. `deleted_early` are SPIs that the peer deleted before its answer that creates them came
-    (they matter only while an attempt of ours is open).
+    (they matter only while an attempt of ours is open). `leases`: addresses that the peer has of us;
+    `given`: what we have of the peer.
     """
 
     phase: Phase
@@ -172,6 +174,8 @@ class SaState:
     successor: int = 0
     began: bool = False
     version: int = 2
+    leases: tuple[Lease, ...] = ()
+    given: Given | None = None
 
     @property
     def local_spi(self) -> bytes:
@@ -185,6 +189,16 @@ class SaState:
     def encapsulated(self) -> bool:
         """ESP goes inside UDP: a NAT was seen, or one end pretended one (RFC 7296, section 2.23)."""
         return self.nat_local or self.nat_remote or self.forced
+
+    @property
+    def local_hosts(self) -> tuple[IpAddress, ...]:
+        """What `dynamic` means on our side: the addresses that we were given, else our end of the tunnel."""
+        return self.given.addresses if self.given is not None and self.given.addresses else (self.path.local,)
+
+    @property
+    def remote_hosts(self) -> tuple[IpAddress, ...]:
+        """What `dynamic` means on the peer's side."""
+        return tuple([lease.address for lease in self.leases]) or (self.path.remote,)
 
     def child(self, pair: int) -> ChildSa | None:
         for child in self.children:
@@ -249,6 +263,21 @@ class Establish:
     reauth_at: float
     expires_at: float
     initial_contact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lend:
+    """These addresses are leased to the peer that proved who it is."""
+
+    peer: AuthenticatedPeer
+    leases: tuple[Lease, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """The peer gave us this."""
+
+    given: Given
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,13 +351,15 @@ class Handover:
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """The other half of a handover: the successor takes the children."""
+    """The other half of a handover: the successor takes the children, and the addresses of both ends."""
 
     children: tuple[ChildSa, ...]
+    leases: tuple[Lease, ...] = ()
+    given: Given | None = None
 
 
 Change = (
-    UseKeys | Establish | AddChild | ChangeChild | DropChild | NoteAttempt | ForgetAttempt
+    UseKeys | Establish | Lend | Take | AddChild | ChangeChild | DropChild | NoteAttempt | ForgetAttempt
     | NoteEarlyDelete | ChangePhase | ChangePath | Postpone
     | PostponeReauthentication | Handover | Adopt
 )  # fmt: skip
@@ -438,10 +469,23 @@ def _changed(state: SaState, change: Change) -> SaState:
             return state if known is None else _changed(state, ChangeChild(replace(known, rekey_at=at)))
         case PostponeReauthentication(at):
             return replace(state, reauth_at=at)
-        case Adopt(children):
-            return replace(state, children=(*state.children, *children))
+        case Lend(_, leases):
+            return replace(state, leases=(*state.leases, *leases))
+        case Take(given):
+            return replace(state, given=given)
+        case Adopt(children, leases, given):
+            adopted = (*state.children, *children)
+            return replace(state, children=adopted, leases=leases, given=given)
         case Handover(successor):
-            return replace(state, phase=Phase.REKEYED, children=(), successor=successor, attempts=())
+            return replace(
+                state,
+                phase=Phase.REKEYED,
+                children=(),
+                successor=successor,
+                attempts=(),
+                leases=(),
+                given=None,
+            )
         case UseKeys():
             return replace(
                 state,

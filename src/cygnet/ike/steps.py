@@ -9,24 +9,29 @@ when the exchange ends, however it ends, the driver gives back.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from cygnet.auth.credentials import Credentials
 from cygnet.auth.identity import Identity
+from cygnet.auth.peer import AuthenticatedPeer
 from cygnet.crypto.entropy import Entropy
 from cygnet.ike.configuration import Connection, Options
 from cygnet.ike.connections import Connections, LoadedChild
-from cygnet.ike.effects import Installed, InstallFailed, Question, TimedOut
+from cygnet.ike.effects import Installed, InstallFailed, LeaseAddresses, Leased, Question, TimedOut
 from cygnet.ike.errors import Failure, IkeError
-from cygnet.ike.state import Attempt, Change, ChildSa, SaState, UseKeys, Wanted
+from cygnet.ike.remote_access import Given, NetworkSettings
+from cygnet.ike.state import Attempt, Change, ChildSa, Lend, SaState, UseKeys, Wanted
 from cygnet.ike.world import Instant, Path
 from cygnet.policy.sa import SaParameters
-from cygnet.policy.selectors import TrafficSelector
+from cygnet.policy.selectors import IpAddress, TrafficSelector
 from cygnet.records import dataclass
 from cygnet.wire.message import Message
 from cygnet.wire.payloads import Payload
 
 T = TypeVar("T")
+
+LEASE_PATIENCE: Final = 10.0
+"""Seconds that a lease may take."""
 
 
 class Context(Protocol):
@@ -54,6 +59,10 @@ class Context(Protocol):
 
     def is_calling(self) -> bool:
         """Whether we are setting up another IKE SA of the same connection ourselves."""
+        ...
+
+    def addresses_wanted(self) -> tuple[IpAddress, ...]:
+        """The virtual addresses to ask the peer for, one entry each; unspecified: any of its family."""
         ...
 
 
@@ -119,6 +128,11 @@ class AskWorld:
 
 
 @dataclass(frozen=True, slots=True)
+class UseGiven:
+    given: Given
+
+
+@dataclass(frozen=True, slots=True)
 class Pause:
     seconds: float
 
@@ -178,8 +192,8 @@ class Complain:
 
 
 Step = (
-    SendRequest | SendAnswer | AwaitRequest | Apply | Install | AskWorld | Pause | ObtainChild | ObtainSpi
-    | CreateSuccessor | Dismiss | CloseSa | UsePolicy | Begin | Enqueue | Complain
+    SendRequest | SendAnswer | AwaitRequest | Apply | Install | AskWorld | UseGiven | Pause | ObtainChild
+    | ObtainSpi | CreateSuccessor | Dismiss | CloseSa | UsePolicy | Begin | Enqueue | Complain
 )  # fmt: skip
 Steps = Generator[Step, Any, T]
 
@@ -226,6 +240,26 @@ def install(sa: SaParameters, *, held: bool = True) -> Steps[Installed | Install
 def ask(question: Question, patience: float) -> Steps[Any]:
     """Ask the outside world; after `patience` seconds the answer is `TimedOut`."""
     result: Any = yield AskWorld(question, patience)
+    return result
+
+
+def lease(
+    peer: AuthenticatedPeer, pools: tuple[str, ...], wanted: tuple[IpAddress, ...], remote: IpAddress,
+    *, alone: bool,
+) -> Steps[Leased]:  # fmt: skip
+    """Lease addresses for a peer that proved who it is; they are the SA's from then on, until it ends."""
+    question = LeaseAddresses(peer, pools, wanted, remote, alone)
+    leased = yield from ask(question, LEASE_PATIENCE)
+    if not isinstance(leased, Leased):
+        return Leased((), NetworkSettings(), "nobody says which addresses are free")
+    if leased.leases:
+        yield from apply(Lend(peer, leased.leases))
+    return leased
+
+
+def use_given(given: Given) -> Steps[Installed | InstallFailed | TimedOut]:
+    """Take what the peer gave us, and wait until this host is set up with it."""
+    result: Installed | InstallFailed | TimedOut = yield UseGiven(given)
     return result
 
 

@@ -65,11 +65,13 @@ def handover(gateway: Endpoint, sa: IkeSa, before: SaState, number: int) -> None
     """Children and queued requests move, all at once."""
     successor = gateway.by_number.get(number)
     if successor is None:
+        gateway.give_back(before, sa.unique_id)
         return
     successor.parent = 0
     successor.connection = sa.connection
     gateway.join_connection(successor)
-    successor.commit((Adopt(before.children),))
+    successor.commit((Adopt(before.children, before.leases, before.given),))
+    gateway.clients.move(sa.unique_id, number)
     for child in before.children:
         if child.outbound is not None and not child.replaces and not child.redundant:
             # Who waited on the old IKE SA to send on it has gone with that.

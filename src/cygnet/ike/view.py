@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cygnet.auth.identity import Identity
 from cygnet.ike.world import Path
-from cygnet.policy.selectors import TrafficSelector
+from cygnet.policy.selectors import IpAddress, TrafficSelector
 from cygnet.records import dataclass
 
 
@@ -60,3 +60,6 @@ class IkeSaView:
     rekey_at: float
     expires_at: float
     children: tuple[ChildSaView, ...]
+    local_vips: tuple[IpAddress, ...] = ()
+    """Virtual addresses: ours that the peer gave us, the peer's that it has of us."""
+    remote_vips: tuple[IpAddress, ...] = ()

@@ -64,8 +64,9 @@ class Gateway:
         self.socket.unlink(missing_ok=True)
         with (self.directory / "cygnet.log").open("a") as log:
             self._supervisor = self.namespace.start(
-                *CYGNET, "run", str(self.file), "--socket", str(self.socket), output=log
-            )
+                *CYGNET, "run", str(self.file), "--socket", str(self.socket),
+                "--state", str(self.directory / "state"), output=log,
+            )  # fmt: skip
         if wait:
             self.wait_until_ready()
 

@@ -110,8 +110,25 @@ def resolve(selector: AnySelector, address: IpAddress) -> TrafficSelector:
     )
 
 
-def resolve_all(selectors: Iterable[AnySelector], address: IpAddress) -> tuple[TrafficSelector, ...]:
-    return tuple(resolve(selector, address) for selector in selectors)
+def resolve_all(
+    selectors: Iterable[AnySelector], addresses: Sequence[IpAddress]
+) -> tuple[TrafficSelector, ...]:
+    """A dynamic selector becomes one for each address."""
+    return stand_in(selectors, [of_address(address) for address in addresses])
+
+
+def stand_in(
+    selectors: Iterable[AnySelector], hosts: Sequence[TrafficSelector]
+) -> tuple[TrafficSelector, ...]:
+    """A dynamic selector becomes the addresses of each of `hosts`, with its own protocol and ports."""
+    resolved: list[TrafficSelector] = []
+    for one in selectors:
+        if isinstance(one, TrafficSelector):
+            resolved.append(one)
+        else:
+            ports = one.port_first, one.port_last
+            resolved += [TrafficSelector(h.family, one.protocol, h.first, h.last, *ports) for h in hosts]
+    return tuple(resolved)
 
 
 # -- text -----------------------------------------------------------------------------------------

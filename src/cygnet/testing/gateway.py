@@ -9,26 +9,33 @@ from typing import Any
 
 from cygnet.auth.credentials import Credentials
 from cygnet.config.load import load
+from cygnet.config.requests import Pool
 from cygnet.crypto.entropy import Entropy, SeededEntropy
 from cygnet.ike.configuration import Connection, Options
 from cygnet.ike.effects import (
     Ask,
+    Configure,
     Effect,
     Emit,
+    Installed,
     InstallPolicy,
     InstallSa,
+    LeaseAddresses,
     RemovePolicy,
     RemoveSa,
     Resolve,
+    ReturnAddresses,
     SendDatagram,
     UpdateSa,
 )
 from cygnet.ike.endpoint import Endpoint
 from cygnet.ike.errors import Failure
 from cygnet.ike.events import Dropped, Event, NegotiationFailed, OperationDone
+from cygnet.ike.remote_access import HostConfiguration
 from cygnet.ike.view import IkeSaView
 from cygnet.ike.world import Path
 from cygnet.policy.selectors import TrafficSelector
+from cygnet.store.leases import Leases
 from cygnet.testing.dataplane import DataPlane
 from cygnet.testing.network import Flight, IpAddress, Network, Packet
 
@@ -38,7 +45,9 @@ class Gateway:
     `connections` and `credentials`. The endpoint's randomness comes from the network's seed and `name`.
 
     `events` are all that the negotiation told; `operations` the results of what was asked for
-    (None: success). `names` are the host names that this gateway's resolver knows.
+    (None: success). `names` are the host names that this gateway's resolver knows. `leases` are its address
+    pools (those of another gateway, given to its successor, survive it). `host` is how it was set up with
+    what a gateway gave it.
     """
 
     def __init__(
@@ -52,6 +61,8 @@ class Gateway:
         credentials: Credentials | None = None,
         options: Options | None = None,
         entropy: Entropy | None = None,
+        pools: Iterable[Pool] = (),
+        leases: Leases | None = None,
     ) -> None:
         self.network = network
         self.name = name
@@ -60,6 +71,7 @@ class Gateway:
         if configuration:
             loaded = load(FilePath(f"{name}.toml"), configuration)
             connections = (*loaded.connections, *connections)
+            pools = (*loaded.pools, *pools)
             credentials = credentials or loaded.credentials()
             options = options or loaded.gateway.options
         self.options = options or Options()
@@ -70,6 +82,10 @@ class Gateway:
         self.plane = DataPlane(self)
         entropy = entropy or SeededEntropy(hash_of(network.seed, name))
         self.endpoint = Endpoint(self.options, self.credentials, entropy, network.now)
+        self.leases = leases or Leases(lambda: network.now.wall)
+        for pool in pools:
+            self.leases.load(pool)
+        self.host = HostConfiguration()
         network.attach(self, *self.addresses)
         network.attach_clock(self)
         for connection in connections:
@@ -213,6 +229,13 @@ class Gateway:
         match effect:
             case SendDatagram(path, data):
                 self.network.send(path.local, path.remote, (path.local_port, path.remote_port), data)
+            case Configure(ask_id, host):
+                self.host = host
+                self.network.schedule(0.0, lambda: self.answer(ask_id, Installed()))
+            case ReturnAddresses(leases):
+                self.leases.give_back(leases)
+            case Ask(ask_id, LeaseAddresses() as request, _):
+                self.network.schedule(0.0, lambda: self.answer(ask_id, self.leases.lease(request)))
             case InstallSa() | RemoveSa() | UpdateSa() | InstallPolicy() | RemovePolicy():
                 self.plane.order(effect)
             case Ask(ask_id, Resolve(host), _):

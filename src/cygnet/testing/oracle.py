@@ -56,6 +56,7 @@ def disagreements(gateways: Sequence[Gateway]) -> list[str]:
         found += _data_plane(gateway)
         found += _announced(gateway)
         found += _books(gateway)
+        found += _addresses(gateway)
     found += _both_ends(gateways)
     return found
 
@@ -170,6 +171,22 @@ def _books(gateway: Gateway) -> list[str]:
     return found
 
 
+def _addresses(gateway: Gateway) -> list[str]:
+    """Leased is what IKE SAs hold, and the host has what they were given: each exactly."""
+    views = gateway.sas()
+    found = []
+    held = {address for view in views for address in view.remote_vips}
+    leased = {
+        address for pool in gateway.leases.views(leases=True) for address, _, online in pool.leases if online
+    }
+    if held != leased:
+        found.append(f"{gateway.name}: leased are {sorted(map(str, leased))}, held {sorted(map(str, held))}")
+    given = {address for view in views for address in view.local_vips}
+    if given != set(gateway.host.addresses):
+        found.append(f"{gateway.name}: the host has {gateway.host.addresses}, given were {given}")
+    return found
+
+
 def _both_ends(gateways: Sequence[Gateway]) -> list[str]:
     found: list[str] = []
     by_spis: dict[tuple[int, int], list[tuple[Gateway, IkeSaView]]] = {}
@@ -186,6 +203,11 @@ def _both_ends(gateways: Sequence[Gateway]) -> list[str]:
         if first.initiator == second.initiator:
             found.append(f"IKE SA {first.initiator_spi:016x} has two of one role")
         found += _same_children((first_gateway, first), (second_gateway, second))
+        for (here, mine), (there, theirs) in (ends, ends[::-1]):
+            if set(mine.local_vips) != set(theirs.remote_vips):
+                found.append(
+                    f"{here.name} was given {mine.local_vips}, {there.name} leased {theirs.remote_vips}"
+                )
     return found
 
 

@@ -92,6 +92,9 @@ def ike_sa(sa: IkeSaView, now: float) -> Shape:
         shape["prf-alg"] = Prf.name_of(sa.prf)
     if sa.key_exchange:
         shape["dh-group"] = KeMethod.name_of(sa.key_exchange)
+    for key, addresses in (("local-vips", sa.local_vips), ("remote-vips", sa.remote_vips)):
+        if addresses:
+            shape[key] = [str(address) for address in addresses]
     if sa.established:
         shape["established"] = _until(now, sa.established)
         if sa.rekey_at:

@@ -136,6 +136,11 @@ class PortableEngine:
         if options.tun_offload and not self.offloads.tun_tso:
             report(Warned("tun_offload", "this kernel takes no bursts on a TUN device: packet by packet"))
 
+    @property
+    def device_name(self) -> str:
+        """The TUN's."""
+        return self._device.name
+
     # -- policies ------------------------------------------------------------------------------
 
     def change_policies(self, changes: Sequence[Policy | int]) -> list[str]:

@@ -15,7 +15,7 @@ from cygnet.crypto.prf import prf
 from cygnet.crypto.suites import suite
 from cygnet.ike import children, proposals
 from cygnet.ike.children import Agreed, Pair, Selectors, check_spi, flow_selectors, format_selectors
-from cygnet.ike.connections import Loaded, LoadedChild
+from cygnet.ike.connections import Loaded, LoadedChild, any_of
 from cygnet.ike.errors import (
     Difference,
     IkeError,
@@ -26,7 +26,7 @@ from cygnet.ike.errors import (
 )
 from cygnet.ike.steps import Context, Received, Steps, pause, send
 from cygnet.policy.narrowing import choose, within
-from cygnet.policy.selectors import TrafficSelector
+from cygnet.policy.selectors import TrafficSelector, stand_in
 from cygnet.records import dataclass
 from cygnet.wire.message import Message
 from cygnet.wire.numbers import Exchange, Notify, Protocol, TsType
@@ -114,6 +114,9 @@ def make_offer(
     first_group: int = 0,
 ) -> Offer:
     local, remote = flow_selectors(context, loaded, index)
+    if context.connection.vips and context.state.given is None:
+        # RFC 7296, section 2.19: the answer narrows it to the address that comes with it.
+        local = stand_in(loaded.child.flows[index].local, any_of(context.connection.vips))
     sa = proposals.offer(
         loaded.child.proposals, spi.to_bytes(4, "big"), key_exchange=key_exchange, first_group=first_group
     )

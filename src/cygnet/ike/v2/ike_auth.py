@@ -3,10 +3,10 @@
     Initiator                         Responder
     -------------------------------------------------------------------
     HDR, SK {IDi, [CERT,] [CERTREQ,]
-        [IDr,] AUTH, SAi2,
+        [IDr,] AUTH, [CP,] SAi2,
         TSi, TSr}  -->
                                  <--  HDR, SK {IDr, [CERT,] AUTH,
-                                          SAr2, TSi, TSr}
+                                          [CP,] SAr2, TSi, TSr}
 
 A verification gives an `AuthenticatedPeer`; only with it can the SA be established and a Child SA be
 made. A Child SA that fails leaves the IKE SA standing (section 2.21.2).
@@ -35,9 +35,10 @@ from cygnet.crypto.proposals import Proposal
 from cygnet.ike import children, proposals
 from cygnet.ike.configuration import AuthClass, Connection, LocalAuth, RemoteAuth, SendCert, Unique
 from cygnet.ike.connections import Loaded
-from cygnet.ike.effects import Installed
+from cygnet.ike.effects import Installed, InstallFailed, Leased
 from cygnet.ike.errors import Difference, IkeError, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
 from cygnet.ike.lifetimes import ike_deadlines
+from cygnet.ike.remote_access import NetworkSettings
 from cygnet.ike.state import AddChild, Attempt, AttemptKind, CreateChild, Establish, IkeSuite
 from cygnet.ike.steps import (
     Context,
@@ -49,14 +50,18 @@ from cygnet.ike.steps import (
     complain,
     enqueue,
     install,
+    lease,
     next_request,
     obtain_child,
     send,
+    use_given,
     use_policy,
 )
 from cygnet.ike.v2 import child as offers
+from cygnet.ike.v2 import configuration_payload
 from cygnet.ike.v2.ike_sa_init import HASHES, Initial
 from cygnet.ike.v2.notifications import error_of, of_authentication
+from cygnet.policy.selectors import IpAddress
 from cygnet.records import replace
 from cygnet.wire.message import Message
 from cygnet.wire.numbers import AuthMethod, CertEncoding, Exchange, Notify
@@ -64,6 +69,7 @@ from cygnet.wire.payloads import (
     AuthPayload,
     CertPayload,
     CertReqPayload,
+    ConfigPayload,
     IdiPayload,
     IdrPayload,
     NotifyPayload,
@@ -93,6 +99,7 @@ def initiate(context: Context, initial: Initial, wanted: CreateChild | None) -> 
     )
     offer = None
     child_payloads: tuple[Payload, ...] = ()
+    asked = context.addresses_wanted()
     later = _comes_later(connection, initial, wanted)
     if wanted is not None and not later:
         loaded = children.connection_children(context, connection).child(wanted.name)
@@ -110,6 +117,7 @@ def initiate(context: Context, initial: Initial, wanted: CreateChild | None) -> 
             *certificate_requests(context.credentials, (connection,)),
             *_wanted_identity(remote),
             AuthPayload(proof.method, proof.data),
+            *configuration_payload.request(asked),
             *child_payloads,
         ),
         _whole,
@@ -124,10 +132,32 @@ def initiate(context: Context, initial: Initial, wanted: CreateChild | None) -> 
     octets = _octets(initial, initial.received, initial.nonce_i, initial.keys.sk_pr, idr)
     peer = _verify(context, local_id, remote, idr, their_auth, message, octets, initial)
     yield from apply(_establish(context, connection, peer, local_id))
+    problem = yield from _take_addresses(message, asked)
+    if problem is not None and (offer is None or message.maybe(SaPayload) is not None):
+        yield from complain(problem, wanted.name if wanted is not None else "")
+        if offer is not None:
+            yield from offers.withdraw(offer.spi)
+        return
     if wanted is not None and later:
         yield from enqueue(wanted)
     if offer is not None:
         yield from _first_child(context, peer, offer, message, initial)
+
+
+def _take_addresses(message: Message, asked: tuple[IpAddress, ...]) -> Steps[IkeError | None]:
+    """What the peer's CFG_REPLY gives us, in place on this host; or why it is not."""
+    if not asked:
+        return None
+    given = configuration_payload.given(message.maybe(ConfigPayload), asked)
+    if not given.addresses:
+        return PeerIncompatible(
+            Reason.ADDRESS_REFUSED, "the peer gives us none of the addresses that we ask for"
+        )
+    result = yield from use_given(given)
+    if isinstance(result, Installed):
+        return None
+    detail = result.error if isinstance(result, InstallFailed) else "the data plane does not answer"
+    return LocalMisuse(Reason.INSTALL_FAILED, f"the addresses could not be configured: {detail}")
 
 
 def _what_we_said(local: LocalAuth, local_id: Identity, remote_id: Identity | None) -> str:
@@ -166,6 +196,8 @@ def _first_child(
         return
     try:
         agreed = offers.check_accepted(offer, message)
+        if context.connection.vips:
+            agreed = children.to_given_addresses(context, offer.loaded, offer.index, agreed)
         policy = yield from use_policy(offer.loaded, offer.index, agreed.local, agreed.remote)
         made = offers.make_pair(
             context,
@@ -233,11 +265,16 @@ def respond(context: Context, initial: Initial) -> Steps[None]:
         initial_contact=initial_contact,
     )
     proven: tuple[Payload, ...] = (idr, *certificates, AuthPayload(proof.method, proof.data))
+    alone = connection.unique is Unique.REPLACE or (initial_contact and connection.unique is not Unique.NEVER)
+    given, problem = yield from _give_addresses(context, connection, peer, message, alone=alone)
+    proven += given
     if message.maybe(SaPayload) is None:
         if connection.childless == "never":
             raise PeerMisbehaved(
                 Reason.MODE_MISMATCH, "the peer wants no Child SA", notify=Notify.INVALID_SYNTAX
             )
+        if problem is not None and problem.notify == Notify.INTERNAL_ADDRESS_FAILURE:
+            proven += (_refusal(problem),)
         yield from answer(proven, establish)
         return
     try:
@@ -247,6 +284,8 @@ def respond(context: Context, initial: Initial) -> Steps[None]:
                 "no Child SA is made in IKE_AUTH here (`childless = force`)",
                 notify=Notify.NO_ADDITIONAL_SAS,
             )
+        if problem is not None:
+            raise problem
         chosen = offers.choose_child(context, loaded, message, key_exchange=False)
         spi, pair = yield from obtain_child()
         at_once = context.is_calling()
@@ -293,6 +332,33 @@ def respond(context: Context, initial: Initial) -> Steps[None]:
         AddChild(replace(made.child, outbound=made.outbound)),
     )
     yield from offers.activate_new(context, pair, at_once=at_once)
+
+
+def _give_addresses(
+    context: Context, connection: Connection, peer: AuthenticatedPeer, message: Message, *, alone: bool
+) -> Steps[tuple[tuple[ConfigPayload, ...], IkeError | None]]:
+    """Our CFG_REPLY, with addresses leased to the peer; or why there can be no Child SA (section 2.19)."""
+    request = message.maybe(ConfigPayload)
+    asked = configuration_payload.wanted(request)
+    leased = Leased((), NetworkSettings(), "no pools are configured")
+    if request is not None and connection.pools:
+        leased = yield from lease(peer, connection.pools, asked, context.state.path.remote, alone=alone)
+    problem: IkeError | None = None
+    if asked and not leased.leases:
+        problem = PeerIncompatible(
+            Reason.ADDRESS_REFUSED,
+            f"there is no address for {peer.identity}: {leased.refused}",
+            notify=Notify.INTERNAL_ADDRESS_FAILURE,
+        )
+    elif connection.pools and not asked:
+        problem = PeerIncompatible(
+            Reason.ADDRESS_REFUSED,
+            f"{peer.identity} asks for no address, and `pools` says that it must have one",
+            notify=Notify.FAILED_CP_REQUIRED,
+        )
+    if asked and not leased.leases:
+        return (), problem
+    return configuration_payload.reply(request, leased.leases, leased.settings), problem
 
 
 def additional(chosen: offers.Chosen) -> tuple[NotifyPayload, ...]:

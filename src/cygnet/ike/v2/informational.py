@@ -13,6 +13,7 @@ from __future__ import annotations
 from cygnet.ike import collisions
 from cygnet.ike.children import activate
 from cygnet.ike.errors import Failure, Reason
+from cygnet.ike.remote_access import NetworkSettings
 from cygnet.ike.state import (
     Attempt,
     AttemptKind,
@@ -27,10 +28,11 @@ from cygnet.ike.state import (
     Phase,
 )
 from cygnet.ike.steps import Context, Received, SaClosed, Steps, answer, apply, begin, close_sa, send
+from cygnet.ike.v2 import configuration_payload
 from cygnet.records import replace
 from cygnet.wire.message import Message
 from cygnet.wire.numbers import Exchange, Notify, Protocol
-from cygnet.wire.payloads import DeletePayload, NotifyPayload, Payload
+from cygnet.wire.payloads import ConfigPayload, DeletePayload, NotifyPayload, Payload
 
 # -- ours ---------------------------------------------------------------------------------------
 
@@ -124,10 +126,13 @@ def respond(context: Context, received: Received) -> Steps[None]:
     changes, ours = _closing(context, closed)
     activated = collisions.successors(context.state, [child.pair for child in closed])
     early = [NoteEarlyDelete(spi) for spi in _unknown_spis(context, message)]
-    payloads = (DeletePayload(Protocol.ESP, tuple(ours)),) if ours else ()
+    payloads: tuple[Payload, ...] = (DeletePayload(Protocol.ESP, tuple(ours)),) if ours else ()
     for pair in activated:
         # The peer deletes what it rekeyed: it holds the new pair (RFC 7296, section 2.8).
         yield from activate(context, pair)
+    asked = message.maybe(ConfigPayload)
+    payloads += configuration_payload.reply(asked, context.state.leases, NetworkSettings())
+    payloads += configuration_payload.acknowledge(asked)
     yield from answer(payloads, *changes, *early)
 
 

@@ -40,8 +40,11 @@ _CHILD: Final[dict[int, tuple[Reason, str]]] = {
         Reason.SELECTOR_MISMATCH,
         "the peer takes traffic selectors of single addresses only",
     ),
-    Notify.INTERNAL_ADDRESS_FAILURE: (Reason.PEER_REPORTED_ERROR, "the peer could not assign an address"),
-    Notify.FAILED_CP_REQUIRED: (Reason.PEER_REPORTED_ERROR, "the peer demands that we ask for an address"),
+    Notify.INTERNAL_ADDRESS_FAILURE: (Reason.ADDRESS_REFUSED, "the peer has no address for us"),
+    Notify.FAILED_CP_REQUIRED: (
+        Reason.ADDRESS_REFUSED,
+        "the peer demands that we ask for a virtual address (`vips`)",
+    ),
     Notify.INVALID_SELECTORS: (Reason.SELECTOR_MISMATCH, "the peer got a packet that its SA does not allow"),
     Notify.CHILD_SA_NOT_FOUND: (Reason.NO_SUCH_OBJECT, "the peer does not know the Child SA"),
 }
