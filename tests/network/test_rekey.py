@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cygnet.lab.topology import MOON_NET, MOON_NET6, SUN_NET, SUN_NET6
+from cygnet.lab.traffic import Report
 from tests.network.gateways import Ladder, Two, two, until
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(120)]
@@ -24,6 +25,11 @@ replay_window = 4096
 local_ts = "{here6}"
 remote_ts = "{there6}"
 """
+
+
+def nothing_lost(pair: Two, report: Report) -> None:
+    drops = [pair.drops(side) for side in pair.both()]
+    assert (report.lost, report.duplicated) == (0, 0), f"{report}; dropped by moon and by sun: {drops}"
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +59,7 @@ def test_a_child_is_rekeyed_under_traffic_with_a_key_exchange_of_its_own(pair: T
         )
         assert traffic.wait_for(traffic.echoed + 50, 10)
     report = traffic.stop()
-    assert (report.lost, report.duplicated) == (0, 0), report
+    nothing_lost(pair, report)
     (child,) = pair.children(name="net")
     assert child["dh-group"] == "CURVE_25519"
     assert child["esn"] == "1"
@@ -72,7 +78,7 @@ def test_the_ike_sa_is_rekeyed_under_traffic_and_its_children_go_on(pair: Two, b
     pair.rekey("ike", side)
     assert traffic.wait_for(traffic.echoed + 50, 10)
     report = traffic.stop()
-    assert (report.lost, report.duplicated) == (0, 0), report
+    nothing_lost(pair, report)
     for gateway in pair.both():
         until(lambda: len(gateway.sas()) == 1, 5, "one IKE SA")  # noqa: B023
         (new,) = gateway.sas()
@@ -80,6 +86,26 @@ def test_the_ike_sa_is_rekeyed_under_traffic_and_its_children_go_on(pair: Two, b
     assert pair.spis() == spis
     pair.rekey("net6", pair.sun)
     assert len(pair.children(name="net6")) == 1
+
+
+@pytest.mark.parametrize("by", ["moon", "sun"])
+def test_the_ike_sa_is_authenticated_anew_under_traffic_before_the_old_one_goes(pair: Two, by: str) -> None:
+    side = pair.moon if by == "moon" else pair.sun
+    spis = pair.spis()
+    (old,) = pair.moon.sas()
+    traffic = pair.traffic(interval=0.002)
+    assert traffic.wait_for(50, 10)
+    pair.ask(side, "rekey", ike="gw", reauth="yes", wait="yes")
+    assert traffic.wait_for(traffic.echoed + 50, 10)
+    report = traffic.stop()
+    nothing_lost(pair, report)
+    for gateway in pair.both():
+        until(lambda: len(gateway.sas()) == 1, 5, "one IKE SA")  # noqa: B023
+    (new,) = pair.moon.sas()
+    assert ("initiator" in new) is (by == "moon")
+    assert new["initiator-spi"] != old["initiator-spi"]
+    until(lambda: len(pair.children()) == 2, 5, "both children on the new IKE SA")
+    assert not pair.spis() & spis
 
 
 def test_both_ends_rekey_the_same_child_at_once_and_one_pair_remains(pair: Two) -> None:
@@ -100,7 +126,7 @@ def test_both_ends_rekey_the_same_child_at_once_and_one_pair_remains(pair: Two) 
     until(lambda: len(pair.children(pair.sun, "net")) == 1, 10, "one pair at sun")
     assert traffic.wait_for(traffic.echoed + 50, 10)
     report = traffic.stop()
-    assert (report.lost, report.duplicated) == (0, 0), report
+    nothing_lost(pair, report)
 
 
 def limited(here: str, there: str) -> str:
@@ -147,7 +173,7 @@ def test_lifetimes_by_time_octets_and_packets_renew_each_child_without_loss(tmp_
         )
         for traffic in flows:
             report = traffic.stop()
-            assert (report.lost, report.duplicated) == (0, 0), report
+            nothing_lost(pair, report)
         assert not ladder.of("ike-failure")
         for side in pair.both():
             until(lambda: len(side.sas()) == 1, 5, "one IKE SA")  # noqa: B023

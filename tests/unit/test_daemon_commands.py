@@ -99,6 +99,9 @@ class PlayedEndpoint:
     def terminate(self, *arguments: Any) -> int:
         return self._operation("terminate", *arguments)
 
+    def reauthenticate(self, *arguments: Any) -> int:
+        return self._operation("reauthenticate", *arguments)
+
     def rekey(self, *arguments: Any) -> int:
         return self._operation("rekey", *arguments)
 
@@ -331,6 +334,14 @@ def test_rekeying_names_how_many_it_found(bench: Bench) -> None:
     bench.endpoint.up = [SA]
     assert text(bench.session().rekey({"child-id": "4"}))["matches"] == "1"
     assert bench.endpoint.calls == [("rekey", 7, 4)]
+
+
+def test_authenticating_anew_is_for_ike_sas(bench: Bench) -> None:
+    bench.endpoint.up = [SA]
+    assert text(bench.session().rekey({"ike": "gw", "reauth": "yes"}))["matches"] == "1"
+    assert bench.endpoint.calls == [("reauthenticate", 7)]
+    with pytest.raises(CommandException, match="reauth: is for an IKE SA"):
+        bench.session().rekey({"child-id": "4", "reauth": "yes"})
 
 
 def collect(bench: Bench, names: list[str], count: int, cause: Callable[[], None]) -> list[tuple[str, Any]]:

@@ -140,6 +140,7 @@ def test_v21_a_peer_cannot_delete_what_belongs_to_another() -> None:
         for p in good
     ]
     other.authenticate(good)
+    moon.wait(2.0)
     before = set(moon.in_force)
     ours = [spi.to_bytes(4, "big") for _, spi, _ in before]
     assert len(before) == 4

@@ -201,6 +201,8 @@ def build_connection(
         rekey_time=rekey,
         over_time=over,
         rand_time=rand,
+        reauth_time=section.reauth_time,
+        childless=section.childless,
         dpd_delay=section.dpd_delay,
         keyingtries=section.keyingtries,
         send_cert=SendCert(section.send_cert),
@@ -216,7 +218,7 @@ def _ike_lifetime(
     section: model.Connection, path: KeyPath, complaints: Complaints
 ) -> tuple[float, float, float]:
     rekey = section.rekey_time
-    over = rekey / 10 if section.over_time is None else section.over_time
+    over = max(rekey, section.reauth_time) / 10 if section.over_time is None else section.over_time
     if section.rand_time is not None and rekey and section.rand_time >= rekey:
         complaints.add((*path, "rand_time"), "is not less than rekey_time", f"less than {rekey:g}s")
     rand = min(over, rekey) if section.rand_time is None else section.rand_time

@@ -318,8 +318,7 @@ class Connection(Section):
     LATER = {
         "aggressive": ("no",), "pull": ("yes",), "dscp": ("000000",), "mobike": ("yes", "no"),
         "ocsp": ("reply",), "ppk_id": (), "ppk_required": ("no",), "if_id_in": ("0",), "if_id_out": ("0",),
-        "reauth_time": ("0s", "0"), "childless": ("allow", "never"), "mediation": ("no",), "mediated_by": (),
-        "mediation_peer": (),
+        "mediation": ("no",), "mediated_by": (), "mediation_peer": (),
     }  # fmt: skip
     GATHER = {"local": "local_rounds", "remote": "remote_rounds"}
 
@@ -382,9 +381,23 @@ class Connection(Section):
         "What a second IKE SA with the same identities does: `no` replaces the first if the peer says that "
         "it has restarted, `never` not even then, `replace` always, `keep` refuses the second.",
     )
+    reauth_time: Time = _key(
+        0.0,
+        "Age at which the IKE SA is set up anew, with its Child SAs, before the old one is closed; 0: never.",
+        "0s",
+    )
+    childless: Annotated[
+        str,
+        PlainValidator(values.choice(allow="allow", prefer="prefer", force="force", never="never")),
+        _words(allow="", prefer="", force="", never=""),
+    ] = _key(
+        "allow",
+        "IKE SAs without a first Child SA (RFC 6023): `allow` them, `prefer` them where the peer does them,"
+        " `force` them, or `never`.",
+    )
     rekey_time: Time = _key(14400.0, "Age at which the IKE SA is replaced; 0: never.", "4h")
     over_time: MaybeTime = _key(
-        None, "How long after that it is closed if that failed.", "10 % of rekey_time"
+        None, "How long after that it is closed if that failed.", "10 % of the longest time"
     )
     rand_time: MaybeTime = _key(None, "A random part of this is taken from rekey_time.", "over_time")
     acls: dict[Name, Rules] = _key(

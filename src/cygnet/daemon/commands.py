@@ -327,22 +327,24 @@ class Commands:
         return {**DONE, "matches": str(len(targets)), "terminated": str(len(targets))}
 
     async def rekey(self, request: Request) -> Answer:
-        """Children (`child`, `child-id`) or IKE SAs; answers at once, as strongSwan does, unless `wait`."""
+        """Children (`child`, `child-id`) or IKE SAs; answers at once, as strongSwan does, unless `wait`.
+        `reauth`: the IKE SAs are set up anew, with their children, before the old ones go."""
         found = await self._matching(request, needed=True)
-        reauth = request.flag("reauth")
-        if reauth:
-            raise CommandFailed("reauth: is not supported yet")
-        targets: list[tuple[int, int]] = []
-        for sa, children in found:
-            if request.text("child") or request.text("child-id"):
-                targets += [(sa.unique_id, child.pair) for child in children]
-            else:
-                targets.append((sa.unique_id, 0))
+        endpoint = self.daemon.endpoint
+        of_children = bool(request.text("child") or request.text("child-id"))
+        if request.flag("reauth") and of_children:
+            raise CommandFailed("reauth: is for an IKE SA, which takes its children along, not for a child")
         with self._watch(request, found[0][0].connection):
-            started = [self._start(self.daemon.endpoint.rekey, sa, pair) for sa, pair in targets]
+            if request.flag("reauth"):
+                started = [self._start(endpoint.reauthenticate, sa.unique_id) for sa, _ in found]
+            elif of_children:
+                pairs = [(sa.unique_id, child.pair) for sa, children in found for child in children]
+                started = [self._start(endpoint.rekey, sa, pair) for sa, pair in pairs]
+            else:
+                started = [self._start(endpoint.rekey, sa.unique_id, 0) for sa, _ in found]
             if request.flag("wait"):
                 await self._wait(request, started)
-        return {**DONE, "matches": str(len(targets))}
+        return {**DONE, "matches": str(len(started))}
 
     def _start(self, verb: Callable[..., int], *arguments: object) -> asyncio.Future[Failure | None]:
         """Ask the endpoint for an operation; its end comes as an event. Raises CommandFailed."""

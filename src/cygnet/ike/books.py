@@ -149,6 +149,15 @@ class Books:
             for sa in self._coming.get(besides.connection.name, {}).values()
         )
 
+    def is_carried(self, local: Identity, remote: Identity, flow: int, besides: IkeSa) -> bool:
+        """Whether packets of this flow go to the peer on a pair of another IKE SA."""
+        return any(
+            child.flow == flow and child.outbound is None
+            for sa in self.by_peer.get((local, remote), ())
+            for child in sa.state.children
+            if sa is not besides
+        )
+
     def others_of_peer(self, sa: IkeSa) -> list[IkeSa]:
         """The established IKE SAs between the same two identities."""
         state = sa.state

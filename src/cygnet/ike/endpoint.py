@@ -36,6 +36,7 @@ from cygnet.ike.running import Task
 from cygnet.ike.sa import IkeSa
 from cygnet.ike.state import (
     ChangePath,
+    ChildSa,
     DeleteChild,
     Phase,
     RekeyChild,
@@ -355,6 +356,9 @@ class Endpoint(Books):
 
     def handover(self, sa: IkeSa, before: SaState, number: int) -> None:
         succession.handover(self, sa, before, number)
+
+    def relieve(self, sa: IkeSa, gone: ChildSa) -> None:
+        succession.relieve(self, sa, gone)
 
     def dismiss(self, number: int, *, ours: bool) -> None:
         succession.dismiss(self, number, ours=ours)

@@ -170,6 +170,9 @@ class IkeSa(ABC):
     def has_contact(self, local: Identity, remote: Identity) -> bool:
         return self.gateway.has_contact(local, remote, self)
 
+    def is_carried(self, local: Identity, remote: Identity, flow: int) -> bool:
+        return self.gateway.is_carried(local, remote, flow, self)
+
     def is_calling(self) -> bool:
         return self.gateway.is_calling(self)
 
@@ -205,6 +208,7 @@ class IkeSa(ABC):
             case DropChild(pair, failure):
                 gone = before.child(pair)
                 if gone is not None:
+                    gateway.relieve(self, gone)
                     self.remove_pair(gone, failure)
                     if failure is not None and gone.announced and self.state.phase is Phase.ESTABLISHED:
                         gateway.reconnecting.child_lost(self, gone, failure)

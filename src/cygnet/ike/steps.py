@@ -57,6 +57,10 @@ class Context(Protocol):
         """Whether there is another IKE SA between these two."""
         ...
 
+    def is_carried(self, local: Identity, remote: Identity, flow: int) -> bool:
+        """Whether packets of this flow go to the peer already, on a pair of another IKE SA with it."""
+        ...
+
     def is_calling(self) -> bool:
         """Whether we are setting up another IKE SA of the same connection ourselves."""
         ...

@@ -16,6 +16,7 @@ from cygnet.ike.state import (
     AttemptKind,
     ChangePhase,
     CheckLiveness,
+    ChildSa,
     DeleteIke,
     ForgetAttempt,
     Handover,
@@ -92,6 +93,15 @@ def handover(gateway: Endpoint, sa: IkeSa, before: SaState, number: int) -> None
     gateway.join_peer(successor)
     gateway.touch(successor)
     gateway.event(IkeSaRekeyed(sa.view(), successor.view()))
+
+
+def relieve(gateway: Endpoint, sa: IkeSa, gone: ChildSa) -> None:
+    """A pair ends: one of the same flow that waits on another IKE SA with this peer (it was authenticated
+    anew) is sent on from now on."""
+    for other in gateway.others_of_peer(sa):
+        for child in other.state.children:
+            if child.flow == gone.flow and child.outbound is not None and not child.replaces:
+                running.begin_local(other, children.activate(other, child.pair))
 
 
 def dismiss(gateway: Endpoint, number: int, *, ours: bool) -> None:

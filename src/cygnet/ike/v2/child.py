@@ -255,8 +255,8 @@ def make_pair(
 
 def activate_new(context: Context, pair: int, *, at_once: bool) -> Steps[None]:
     """The responder may send on a new pair as soon as it has answered, and early packets may be lost (RFC
-    7296, section 2.8). `at_once`: we are making one for the same traffic ourselves, which the peer will
-    hold for sure when it is up; so this one waits for its first packet, or for a while."""
+    7296, section 2.8). `at_once`: the same traffic has a pair, or we are making one ourselves, that the
+    peer holds for sure; so this one waits for its first packet, or for a while."""
     if at_once:
         yield from pause(AT_ONCE_PAUSE)
     yield from children.activate(context, pair)

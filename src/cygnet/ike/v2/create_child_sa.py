@@ -387,7 +387,10 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
     spi, pair = yield from obtain_child()
     agreed = chosen.agreed
     policy = yield from use_policy(chosen.loaded, chosen.index, agreed.local, agreed.remote, old)
-    at_once = any(a.ours and a.kind is AttemptKind.CREATE_CHILD for a in context.state.attempts)
+    local_id = context.state.local_id
+    at_once = any(a.ours and a.kind is AttemptKind.CREATE_CHILD for a in context.state.attempts) or (
+        local_id is not None and context.is_carried(local_id, peer.identity, policy[1])
+    )
     made = offers.make_pair(
         context,
         peer,

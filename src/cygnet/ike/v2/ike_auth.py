@@ -288,9 +288,10 @@ def respond(context: Context, initial: Initial) -> Steps[None]:
             raise problem
         chosen = offers.choose_child(context, loaded, message, key_exchange=False)
         spi, pair = yield from obtain_child()
-        at_once = context.is_calling()
         agreed = chosen.agreed
         policy = yield from use_policy(chosen.loaded, chosen.index, agreed.local, agreed.remote)
+        # A flow that is carried already (the peer authenticates anew) loses nothing by waiting either.
+        at_once = context.is_calling() or context.is_carried(local_id, peer.identity, policy[1])
         made = offers.make_pair(
             context,
             peer,
