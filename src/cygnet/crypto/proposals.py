@@ -148,7 +148,7 @@ _AH_OF_GMAC = {
 }
 _KEYWORD_OF |= {integrity: _KEYWORD_OF[cipher] for cipher, integrity in _AH_OF_GMAC.items()}
 
-_PRF_OF_INTEGRITY = {
+PRF_OF_INTEGRITY = {
     Integ.HMAC_SHA1_96: Prf.PRF_HMAC_SHA1,
     Integ.HMAC_SHA2_256_128: Prf.PRF_HMAC_SHA2_256,
     Integ.HMAC_SHA2_384_192: Prf.PRF_HMAC_SHA2_384,
@@ -263,9 +263,9 @@ def _complete(chosen: dict[int, list[Transform]], text: str, protocol: int) -> N
         prfs = chosen[TransformType.PRF]
         if not prfs:
             prfs.extend(
-                Transform(TransformType.PRF, _PRF_OF_INTEGRITY[mac.id])
+                Transform(TransformType.PRF, PRF_OF_INTEGRITY[mac.id])
                 for mac in integrity
-                if mac.id in _PRF_OF_INTEGRITY
+                if mac.id in PRF_OF_INTEGRITY
             )
         if not prfs:
             raise _lacks(TransformType.PRF, text, protocol)
