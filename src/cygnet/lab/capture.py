@@ -1,6 +1,6 @@
 """Watches a link: every frame, sorted by what an eavesdropper can see of it.
 
-What the outer link may show is IKE, ESP and neighbour discovery. A frame that carries an address
+What the outer link may show is IKE, ESP, AH and neighbour discovery. A frame that carries an address
 of a protected network in its outermost IP header went in clear.
 """
 
@@ -25,7 +25,7 @@ FRAME = 1 << 17
 
 @dataclass(slots=True)
 class Seen:
-    """Counts of frames by kind, `esp`, `ike`, `keepalive`, `clear`, `other`; the first clear ones in full."""
+    """Counts of frames by kind: `esp`, `ah`, `ike`, `keepalive`, `clear`, `other`; the first clear ones whole."""
 
     frames: Counter[str] = field(default_factory=Counter)
     octets: int = 0
@@ -107,7 +107,7 @@ def _packet_socket(interface: str) -> socket.socket:
 def classify(
     frame: bytes, protected: Sequence[IPv4Network | IPv6Network], markers: Sequence[bytes] = ()
 ) -> str:
-    """What an Ethernet frame shows: `esp`, `ike`, `keepalive`, `clear` or `other`."""
+    """What an Ethernet frame shows: `esp`, `ah`, `ike`, `keepalive`, `clear` or `other`."""
     if any(marker in frame for marker in markers):
         return "clear"
     ethertype = frame[12:14]
@@ -126,8 +126,8 @@ def classify(
         if network.version == address.version
     ):
         return "clear"
-    if protocol == 50:
-        return "esp"
+    if protocol in (50, 51):
+        return "esp" if protocol == 50 else "ah"
     if protocol == 17 and len(payload) >= 8:
         ports = struct.unpack_from("!HH", payload)
         data = payload[8:]
