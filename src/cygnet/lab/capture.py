@@ -25,7 +25,7 @@ FRAME = 1 << 17
 
 @dataclass(slots=True)
 class Seen:
-    """Counts of frames by kind: `esp`, `ah`, `ike`, `keepalive`, `clear`, `other`; the first clear ones whole."""
+    """Counts of frames by kind: `esp`, `ah`, `ike`, `keepalive`, `clear`, `other`; some clear ones."""
 
     frames: Counter[str] = field(default_factory=Counter)
     octets: int = 0
