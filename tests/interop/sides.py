@@ -75,6 +75,11 @@ class Setup:
     sun_ike: str = ""
     moon_esp: str = ""
     sun_esp: str = ""
+    # The contents of the sections, instead of auth, id and certs.
+    moon_local: str = ""
+    moon_remote: str = ""
+    sun_local: str = ""
+    sun_remote: str = ""
     moon_version: int = 2
     sun_version: int = 2
     options: str = "retransmit_tries = 3\n retransmit_timeout = 0.5"
@@ -115,6 +120,13 @@ def swanctl_conf(setup: Setup, side: str, net: TwoGateways, cygnet: str = "moon"
         {setup.moon_child if moon else setup.sun_child}
       }}"""
     )
+    own = (setup.moon_local if moon else setup.sun_local) or (
+        f'auth = {setup.auth}\n id = "{ids[0]}"\n {certificate}'
+    )
+    peers = (setup.moon_remote if moon else setup.sun_remote) or f'auth = {setup.auth}\n id = "{expects}"'
+    # Several rounds come with sections of their own.
+    own = own if "{" in own else f"local {{\n {own}\n }}"
+    peers = peers if "{" in peers else f"remote {{\n {peers}\n }}"
     return f"""
 connections {{
   peer {{
@@ -124,15 +136,8 @@ connections {{
     proposals = {(setup.moon_ike if moon else setup.sun_ike) or setup.ike}
     {setup.connection}
     {setup.moon_connection if moon else setup.sun_connection}
-    local {{
-      auth = {setup.auth}
-      id = "{ids[0]}"
-      {certificate}
-    }}
-    remote {{
-      auth = {setup.auth}
-      id = "{expects}"
-    }}
+    {own}
+    {peers}
     children {{
       {children}
     }}

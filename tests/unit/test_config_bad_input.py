@@ -50,7 +50,6 @@ IN_CONNECTION = [
     ("aggressive = true", "connections.branch.aggressive", ["not supported yet", "found true", "no"]),
     ("pools = ['a']", "connections.branch.pools", ["names a, which is no pool"]),
     ("rand_time = '5h'", "connections.branch.rand_time", ["not less than rekey_time"]),
-    ("local-2 = { auth = 'psk' }", "connections.branch.local-2", ["second local round is not supported yet"]),
     ("remote-1 = { auth = 'xauth' }", "connections.branch.remote-1.auth", ["not supported yet"]),
     (
         "remote-1 = { auth = 'kerberos' }",

@@ -278,6 +278,17 @@ class Identity:
         return cls(id_type, data)
 
 
+def user_identity(name: bytes) -> Identity:
+    """The identity that a user's name is, as it comes over EAP, XAUTH or RADIUS: an e-mail address, a name,
+    or where it is no text an opaque key id. Never parsed for a DN, a prefix or a wildcard (CVE-2013-2052)."""
+    name = name[:MAX_IDENTITY]
+    try:
+        _check_name(name)
+    except BadIdentity:
+        return Identity(IdType.KEY_ID, name)
+    return Identity(IdType.RFC822_ADDR if b"@" in name.strip(b"@") else IdType.FQDN, name)
+
+
 def _parses_to(text: str, identity: Identity) -> bool:
     try:
         return Identity.parse(text).same_as(identity)

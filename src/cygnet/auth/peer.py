@@ -8,7 +8,7 @@ question (CVE-2014-2338: an IKE SA became established without any credential).
 from __future__ import annotations
 
 from dataclasses import InitVar, dataclass
-from typing import Final
+from typing import Any, Final
 
 from cygnet.auth.identity import Identity
 
@@ -22,6 +22,8 @@ class AuthenticatedPeer:
     `method` is the AUTH method (RFC 7296, section 3.8), `scheme` the signature's name ("ecdsa-sha256") or
     "psk". `chain` holds the DER certificates that were verified, the end entity's first, the trust anchor
     last; empty for PSK. `valid_until`: POSIX seconds after which the chain no longer holds, or infinity.
+    `eap_identity`: the user's name that EAP authenticated, None without EAP; `groups`: the user's;
+    `attributes`: what a RADIUS server said of the user, by name.
     """
 
     identity: Identity
@@ -29,11 +31,19 @@ class AuthenticatedPeer:
     scheme: str
     chain: tuple[bytes, ...]
     valid_until: float
+    eap_identity: Identity | None = None
+    groups: frozenset[str] = frozenset()
+    attributes: tuple[tuple[str, Any], ...] = ()
     evidence: InitVar[object] = None
 
     def __post_init__(self, evidence: object) -> None:
         if evidence is not _EVIDENCE:
             raise TypeError("an AuthenticatedPeer comes from a verification only")
+
+    @property
+    def user(self) -> Identity:
+        """Whom leases and limits are for: the user where EAP names one, else the identity."""
+        return self.eap_identity or self.identity
 
 
 def attest(
@@ -43,6 +53,11 @@ def attest(
     *,
     chain: tuple[bytes, ...] = (),
     valid_until: float = float("inf"),
+    eap_identity: Identity | None = None,
+    groups: frozenset[str] = frozenset(),
+    attributes: tuple[tuple[str, Any], ...] = (),
 ) -> AuthenticatedPeer:
     """The value that a verification which has just succeeded hands out; for `auth.proof` only."""
-    return AuthenticatedPeer(identity, method, scheme, chain, valid_until, _EVIDENCE)
+    return AuthenticatedPeer(
+        identity, method, scheme, chain, valid_until, eap_identity, groups, attributes, _EVIDENCE
+    )

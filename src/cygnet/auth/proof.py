@@ -8,11 +8,13 @@ is the only file that makes that value.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from cygnet.auth.credentials import OwnKey, TrustedKey
+from cygnet.auth.eap.packet import KEYED, name_of
+from cygnet.auth.eap.session import Finished
 from cygnet.auth.errors import AuthenticationError, Kind
-from cygnet.auth.identity import Identity
+from cygnet.auth.identity import Identity, user_identity
 from cygnet.auth.peer import AuthenticatedPeer, attest
 from cygnet.crypto import signatures
 from cygnet.crypto.errors import SignatureInvalid, UnsuitableKey, UnsupportedAlgorithm
@@ -118,6 +120,61 @@ def verify_secret(
             Kind.PSK_MISMATCH, f"the pre-shared key of {claimed} is not the one that is loaded here"
         )
     return attest(claimed, AuthMethod.PSK, "psk")
+
+
+def verify_eap(
+    proof: Proof,
+    claimed: Identity,
+    expected: Identity | None,
+    finished: Finished,
+    sk_p: bytes,
+    prf_number: int,
+    octets: bytes,
+) -> AuthenticatedPeer:
+    """The peer of an EAP conversation that came to success has sent the messages of this IKE SA too.
+
+    The key is the method's MSK; where it makes none, `sk_p` (the peer's SK_pi or SK_pr) stands in (RFC 7296,
+    section 2.16): then nothing ties the two together but that the one ran inside the other.
+    Raises `AuthenticationError`: PEER_ID_MISMATCH, AUTH_METHOD_MISMATCH, EAP_FAILED.
+    """
+    check_identity(claimed, expected)
+    if proof.method != AuthMethod.PSK:
+        raise _other_method(proof.method, "EAP")
+    if finished.method in KEYED and not finished.outcome.msk:
+        raise AuthenticationError(Kind.EAP_FAILED, f"{name_of(finished.method)} made no key")
+    key = finished.outcome.msk or sk_p
+    outcome: object = hmac.compare_digest(_mac(key, prf_number, octets), proof.data)
+    if outcome is not True:
+        raise AuthenticationError(
+            Kind.EAP_FAILED, f"the AUTH of {claimed} is not made with the key that EAP gave both of us"
+        )
+    return attest(
+        claimed,
+        AuthMethod.PSK,
+        name_of(finished.method),
+        chain=finished.outcome.chain,
+        eap_identity=user_identity(finished.outcome.identity or finished.identity),
+        groups=finished.outcome.groups,
+        attributes=finished.outcome.attributes,
+    )
+
+
+def join_rounds(rounds: Sequence[AuthenticatedPeer]) -> AuthenticatedPeer:
+    """The peer that has passed all of these (RFC 4739): who it was first, and its user. At least one."""
+    first, *others = rounds
+    if not others:
+        return first
+    user = next((one for one in rounds if one.eap_identity is not None), first)
+    return attest(
+        first.identity,
+        first.method,
+        " and ".join(one.scheme for one in rounds),
+        chain=first.chain or user.chain,
+        valid_until=min(one.valid_until for one in rounds),
+        eap_identity=user.eap_identity,
+        groups=frozenset().union(*(one.groups for one in rounds)),
+        attributes=tuple(pair for one in rounds for pair in one.attributes),
+    )
 
 
 def verify_signature(

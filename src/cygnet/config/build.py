@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TypeVar
 
+from cygnet.auth.eap.packet import MUTUAL, EapType, name_of
 from cygnet.config import model
 from cygnet.config.problems import KeyPath
-from cygnet.config.typed import AuthChoice, NamedRules
+from cygnet.config.typed import EAP_DYNAMIC, AuthChoice, NamedRules
+from cygnet.crypto import legacy
 from cygnet.crypto.proposals import default_proposals
 from cygnet.ike.configuration import (
     AuthClass,
@@ -34,6 +37,7 @@ from cygnet.policy.selectors import AnySelector, DynamicSelector, IpAddress
 from cygnet.policy.spd import Action
 from cygnet.wire.numbers import Protocol
 
+Round = TypeVar("Round", model.Local, model.Remote)
 CertificateReader = Callable[[KeyPath, str, str | bytes], bytes | None]
 """(key path, directory, file name or content) to DER; None if it cannot be had, having said why."""
 
@@ -187,8 +191,8 @@ def build_connection(
     connection = Connection(
         name=name,
         proposals=section.proposals or default_proposals(Protocol.IKE),
-        local=(_local(section.local_rounds, path, certificates, complaints),),
-        remote=(_remote(section.remote_rounds, path, certificates, complaints),),
+        local=_local(section.local_rounds, path, certificates, complaints),
+        remote=_remote(section.remote_rounds, path, certificates, complaints),
         children=tuple(_children(section, path, own_lists, complaints)),
         version=section.version,
         local_addrs=ranges,
@@ -211,6 +215,7 @@ def build_connection(
         vips=section.vips,
         pools=section.pools,
     )
+    _check_alone(connection, path, complaints)
     return connection if len(complaints.found) == before else None
 
 
@@ -228,53 +233,90 @@ def _ike_lifetime(
 # -- authentication -----------------------------------------------------------------------------------
 
 
-def _one_round(kind: str, names: Sequence[str], path: KeyPath, complaints: Complaints) -> str | None:
-    if len(names) > 1:
-        complaints.add(
-            (*path, names[1]), f"a second {kind} round is not supported yet", f"one {kind} section"
-        )
-    return names[0] if names else None
+MAX_ROUNDS = 4
+
+
+def in_rounds(rounds: Mapping[str, Round]) -> list[tuple[str, Round]]:
+    """The sections in the order in which they are gone through: by `round`, then as written."""
+    return sorted(rounds.items(), key=lambda item: item[1].round)
 
 
 def _local(
     rounds: Mapping[str, model.Local], path: KeyPath, certificates: CertificateReader, complaints: Complaints
-) -> LocalAuth:
-    name = _one_round("local", list(rounds), path, complaints)
-    if name is None:
-        return LocalAuth(AuthClass.PUBKEY)
-    section, here = rounds[name], (*path, name)
-    auth = section.auth or AuthChoice("pubkey")
-    if section.id is not None and section.id.has_wildcards:
-        complaints.add((*here, "id"), "holds a wildcard, but we are one", "an identity")
-    return LocalAuth(
-        method=AuthClass(auth.method),
-        id=section.id,
-        certificates=_certificates(
-            here, "x509", section.certs, "certs", section.certificate_sections, certificates
-        ),
-        schemes=auth.schemes,
-    )
+) -> tuple[LocalAuth, ...]:
+    built = []
+    for name, section in in_rounds(rounds):
+        here = (*path, name)
+        auth = section.auth or AuthChoice("pubkey")
+        if section.id is not None and section.id.has_wildcards:
+            complaints.add((*here, "id"), "holds a wildcard, but we are one", "an identity")
+        if auth.radius:
+            complaints.add((*here, "auth"), "is how a peer is authenticated", "eap, eap-mschapv2, ...")
+        _check_eap(auth, (*here, "auth"), complaints)
+        built.append(
+            LocalAuth(
+                method=AuthClass(auth.method),
+                id=section.id,
+                certificates=_certificates(
+                    here, "x509", section.certs, "certs", section.certificate_sections, certificates
+                ),
+                schemes=auth.schemes,
+                eap_methods=auth.eap,
+                eap_id=section.eap_id,
+                aaa_id=section.aaa_id,
+            )
+        )
+    return tuple(built[:MAX_ROUNDS]) or (LocalAuth(AuthClass.PUBKEY),)
 
 
 def _remote(
     rounds: Mapping[str, model.Remote], path: KeyPath, certificates: CertificateReader, complaints: Complaints
-) -> RemoteAuth:
-    name = _one_round("remote", list(rounds), path, complaints)
-    if name is None:
-        return RemoteAuth(AuthClass.PUBKEY)
-    section, here = rounds[name], (*path, name)
-    auth = section.auth or AuthChoice("pubkey")
-    return RemoteAuth(
-        method=AuthClass(auth.method),
-        id=section.id,
-        certificates=_certificates(
-            here, "x509", section.certs, "certs", section.certificate_sections, certificates
-        ),
-        ca_certificates=_certificates(
-            here, "x509ca", section.cacerts, "cacerts", section.ca_certificate_sections, certificates
-        ),
-        schemes=auth.schemes,
-    )
+) -> tuple[RemoteAuth, ...]:
+    built = []
+    for number, (name, section) in enumerate(in_rounds(rounds)):
+        here = (*path, name)
+        auth = section.auth or AuthChoice("pubkey")
+        if number == MAX_ROUNDS:
+            complaints.add(here, "is a round too many", f"{MAX_ROUNDS} at most")
+        _check_eap(auth, (*here, "auth"), complaints)
+        built.append(
+            RemoteAuth(
+                method=AuthClass(auth.method),
+                id=section.id,
+                certificates=_certificates(
+                    here, "x509", section.certs, "certs", section.certificate_sections, certificates
+                ),
+                ca_certificates=_certificates(
+                    here, "x509ca", section.cacerts, "cacerts", section.ca_certificate_sections, certificates
+                ),
+                schemes=auth.schemes,
+                eap_methods=auth.eap or (EAP_DYNAMIC if auth.method == "eap" and not auth.radius else ()),
+                radius=auth.radius,
+                eap_id=section.eap_id,
+                groups=section.groups,
+            )
+        )
+    return tuple(built) or (RemoteAuth(AuthClass.PUBKEY),)
+
+
+def _check_eap(auth: AuthChoice, place: KeyPath, complaints: Complaints) -> None:
+    """What a method needs must be installed."""
+    if EapType.MSCHAPV2 in auth.eap and not legacy.available():
+        complaints.add(place, legacy.MISSING)
+
+
+def _check_alone(connection: Connection, path: KeyPath, complaints: Complaints) -> None:
+    """EAP on both sides is EAP alone (RFC 5998): for methods in which the server proves itself."""
+    local, remote = connection.local[0], connection.remote[0]
+    if local.method is not AuthClass.EAP or remote.method is not AuthClass.EAP:
+        return
+    for section, methods in (("remote", remote.eap_methods), ("local", local.eap_methods)):
+        if methods and MUTUAL.isdisjoint(methods):
+            complaints.add(
+                (*path, section, "auth"),
+                f"{name_of(methods[0])} cannot prove a gateway, and EAP stands on both sides (RFC 5998)",
+                "eap-tls, eap-ttls, eap-peap, or pubkey for the gateway",
+            )
 
 
 def _certificates(

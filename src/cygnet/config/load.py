@@ -50,7 +50,7 @@ from cygnet.config.swanctl_syntax import read_swanctl
 from cygnet.config.to_vici import connection_message
 from cygnet.config.toml_syntax import read_toml
 from cygnet.config.tree import Tree
-from cygnet.ike.configuration import AddressRange, AuthClass, Connection
+from cygnet.ike.configuration import AddressRange, AuthClass, Connection, LocalAuth
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,20 +352,23 @@ class _Loader:
         have_psk = any(secret.kind == "ike" for secret in secrets)
         for connection in connections:
             place: KeyPath = ("connections", connection.name)
-            local, remote = connection.local[0], connection.remote[0]
-            if AuthClass.PSK in (local.method, remote.method) and not have_psk:
+            methods = {one.method for one in connection.local} | {one.method for one in connection.remote}
+            if AuthClass.PSK in methods and not have_psk:
                 self.complaints.add(
                     place, "authenticates with a pre-shared key, and there is none", "secrets.ike-..."
                 )
-            if local.method is not AuthClass.PUBKEY:
-                continue
-            if not self.keys:
-                self.complaints.add(
-                    place,
-                    "authenticates with a private key, and there is none",
-                    "auth = psk, or secrets.private-...",
-                )
-            elif local.certificates and not any(self.store.key_for(der) for der in local.certificates):
-                self.complaints.add(
-                    place, "has certificates of its own, but no private key belongs to one of them"
-                )
+            for local in connection.local:
+                if local.method is AuthClass.PUBKEY:
+                    self._need_key(place, local)
+
+    def _need_key(self, place: KeyPath, local: LocalAuth) -> None:
+        if not self.keys:
+            self.complaints.add(
+                place,
+                "authenticates with a private key, and there is none",
+                "auth = psk, or secrets.private-...",
+            )
+        elif local.certificates and not any(self.store.key_for(der) for der in local.certificates):
+            self.complaints.add(
+                place, "has certificates of its own, but no private key belongs to one of them"
+            )

@@ -180,15 +180,24 @@ class CertificateFile(Section):
 
 
 class Local(Section):
-    LATER = {"pubkeys": (), "eap_id": (), "aaa_id": (), "xauth_id": ()}
+    LATER = {"pubkeys": (), "xauth_id": ()}
     GATHER = {"cert": "certificate_sections"}
 
-    round: Count = _key(0, "Order of the rounds; only one round is supported so far.")
+    round: Count = _key(
+        0,
+        "Order of the rounds (RFC 4739); a connection with several rounds of `local` can only be initiated.",
+    )
     auth: Auth = _key(
         None,
         "How this gateway proves who it is: `psk`, `pubkey` (a certificate and its key), or with certain "
-        "signatures only: `ike:rsa/pss-sha256`, `ike:ecdsa-sha384`, `ike:ed25519`, joined by `-`.",
+        "signatures only: `ike:rsa/pss-sha256`, `ike:ecdsa-sha384`, `ike:ed25519`, joined by `-`; "
+        "`eap` (any method that makes a key) or one method: `eap-mschapv2`, `eap-tls`, `eap-ttls`, "
+        "`eap-peap`, `eap-md5`, `eap-gtc`.",
         "pubkey",
+    )
+    eap_id: Id = _key(None, "Our name in EAP; its password stands in `secrets.eap`.", "id")
+    aaa_id: Id = _key(
+        None, "Whose certificate the server of EAP-TLS, TTLS or PEAP must have.", "the gateway's identity"
     )
     id: Id = _key(
         None,
@@ -204,13 +213,23 @@ class Local(Section):
 
 class Remote(Section):
     LATER = {
-        "eap_id": ("%any",), "groups": (), "cert_policy": (), "ca_id": (), "pubkeys": (),
+        "cert_policy": (), "ca_id": (), "pubkeys": (),
         "revocation": ("relaxed",),
     }  # fmt: skip
     GATHER = {"cacert": "ca_certificate_sections", "cert": "certificate_sections"}
 
-    round: Count = _key(0, "Order of the rounds; only one round is supported so far.")
-    auth: Auth = _key(None, "How the peer must prove who it is; as for `local`.", "pubkey")
+    round: Count = _key(0, "Order of the rounds (RFC 4739): a certificate, then EAP, for example.")
+    auth: Auth = _key(
+        None,
+        "How the peer must prove who it is; as for `local`, and `eap-dynamic` (what the peer names) and "
+        "`eap-radius` (a RADIUS server authenticates it). `eap-tls`, `eap-ttls` or `eap-peap` on both sides: "
+        "EAP alone (RFC 5998).",
+        "pubkey",
+    )
+    eap_id: Id = _key(None, "Names of users that are taken in EAP; may hold wildcards.", "%any")
+    groups: Texts = _key(
+        (), "The user must be a member of one of these (`secrets.eap<suffix>.groups`, or what RADIUS says)."
+    )
     id: Id = _key(
         None,
         "The identity that the peer must prove; may hold wildcards: `*.example.org`, `*@example.org`.",

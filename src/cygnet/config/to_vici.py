@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cygnet.config import model
-from cygnet.config.build import AccessLists
+from cygnet.config.build import AccessLists, in_rounds
 from cygnet.config.requests import Message
 from cygnet.config.typed import NamedRules
 from cygnet.ike.configuration import Connection
@@ -25,10 +25,9 @@ def connection_message(
 ) -> Message:
     """`{<name>: {...}}` from the section as it was written (`raw`) and as it was understood."""
     result = {key: _value(value) for key, value in raw.items() if key != "acls"}
-    for name in section.local_rounds:
-        result[name] = _round(raw[name], {"certs": connection.local[0].certificates})
-    for name in section.remote_rounds:
-        remote = connection.remote[0]
+    for (name, _), local in zip(in_rounds(section.local_rounds), connection.local, strict=False):
+        result[name] = _round(raw[name], {"certs": local.certificates})
+    for (name, _), remote in zip(in_rounds(section.remote_rounds), connection.remote, strict=False):
         result[name] = _round(raw[name], {"certs": remote.certificates, "cacerts": remote.ca_certificates})
     children: dict[str, Any] = {}
     acls: dict[str, Any] = {}

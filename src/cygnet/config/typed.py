@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from cygnet.auth.eap.packet import EapType
 from cygnet.auth.identity import BadIdentity, Identity
 from cygnet.config import values
 from cygnet.config.values import refuse
@@ -22,18 +23,33 @@ MAX_SELECTORS = 255
 MAX_RULES = 10_000
 
 _HASHES = ("sha1", "sha256", "sha384", "sha512")
+EAP_DYNAMIC = (EapType.TLS, EapType.MSCHAPV2, EapType.TTLS, EapType.PEAP)
+"""What is offered where no method is named, best first; the peer may name another of them."""
+_EAP_METHODS = {
+    "mschapv2": (EapType.MSCHAPV2,),
+    "md5": (EapType.MD5,),
+    "gtc": (EapType.GTC,),
+    "tls": (EapType.TLS,),
+    "ttls": (EapType.TTLS,),
+    "peap": (EapType.PEAP,),
+    "dynamic": EAP_DYNAMIC,
+}
 _AUTH_ALLOWED = (
-    "psk, pubkey, or signature schemes: ike:pubkey-sha256, ike:rsa-sha256, ike:rsa/pss-sha256, "
-    "ike:ecdsa-sha384, ike:ed25519, ike:ed448; several joined by -"
+    "psk, pubkey, eap-mschapv2, eap-tls, eap-ttls, eap-peap, eap-md5, eap-gtc, eap-dynamic, eap-radius, "
+    "for `local` also eap (any of them), or signature schemes: ike:pubkey-sha256, ike:rsa-sha256, "
+    "ike:rsa/pss-sha256, ike:ecdsa-sha384, ike:ed25519, ike:ed448; several joined by -"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class AuthChoice:
-    """`method` is psk or pubkey; `schemes` limits the signatures, as names of `crypto.signatures`."""
+    """`method` is psk, pubkey or eap; `schemes` limits the signatures, as names of `crypto.signatures`;
+    `eap` are EAP's method types, best first."""
 
     method: str
     schemes: tuple[str, ...] = ()
+    eap: tuple[int, ...] = ()
+    radius: bool = False
 
 
 def identity(value: Any) -> Identity | None:
@@ -106,6 +122,12 @@ def auth_choice(value: Any) -> AuthChoice:
 def _auth_choice(text: str) -> AuthChoice:
     if text in ("psk", "pubkey"):
         return AuthChoice(text)
+    if text == "eap":
+        return AuthChoice("eap")
+    if text == "eap-radius":
+        return AuthChoice("eap", radius=True)
+    if text.startswith("eap-") and text.removeprefix("eap-") in _EAP_METHODS:
+        return AuthChoice("eap", eap=_EAP_METHODS[text.removeprefix("eap-")])
     if text.startswith(("eap", "xauth")):
         raise refuse("is not supported yet", _AUTH_ALLOWED)
     if not text.startswith("ike:"):

@@ -11,6 +11,7 @@ are looked up in a few threads with a deadline.
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 import time
 from collections import Counter
@@ -18,6 +19,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from cygnet.auth import passwords
+from cygnet.auth.ask import AskRadius, CheckPassword
 from cygnet.daemon.collector import Collector
 from cygnet.daemon.guard import Guard
 from cygnet.daemon.lanes import Lane, Lanes, address
@@ -314,15 +317,19 @@ class Daemon:
         if isinstance(question, effects.LeaseAddresses):
             self._answer(effect.ask_id, self.leases.lease(question))
             return
+        if isinstance(question, AskRadius):
+            self._answer(effect.ask_id, None)
+            return
         if len(self._resolving) >= MAX_RESOLVING:
             self.counters["resolve-refused"] += 1
             self._answer(effect.ask_id, ())
             return
         self._resolving.add(effect.ask_id)
-        lookup = self.loop.run_in_executor(self._resolver, _resolve, question.host)
+        work: Callable[[], object] = functools.partial(_work_out, question)
+        lookup = self.loop.run_in_executor(self._resolver, work)
         late = self.loop.call_at(effect.deadline, self._answer, effect.ask_id, effects.TimedOut())
 
-        def found(future: asyncio.Future[tuple[IpAddress, ...]]) -> None:
+        def found(future: asyncio.Future[object]) -> None:
             late.cancel()
             if not future.cancelled():
                 self._answer(effect.ask_id, future.result())
@@ -447,6 +454,13 @@ class Lag:
             if passed >= share * total:
                 return bound
         return self.worst
+
+
+def _work_out(question: effects.Resolve | CheckPassword) -> object:
+    """In a thread: what waits (a name), or takes long and lets others run meanwhile (a password's hash)."""
+    if isinstance(question, CheckPassword):
+        return passwords.check(question.stored, question.password)
+    return _resolve(question.host)
 
 
 def _resolve(host: str) -> tuple[IpAddress, ...]:

@@ -116,7 +116,7 @@ class Books:
         """From now on it is one of its peer's."""
         state = sa.state
         if state.peer is not None and state.local_id is not None:
-            key = (state.local_id, state.peer.identity)
+            key = (state.local_id, state.peer.user)
             self.by_peer[key] = (*self.by_peer.get(key, ()), sa)
 
     def leave_peer(self, sa: IkeSa) -> bool:
@@ -124,7 +124,7 @@ class Books:
         state = sa.state
         if state.peer is None or state.local_id is None:
             return False
-        key = (state.local_id, state.peer.identity)
+        key = (state.local_id, state.peer.user)
         members = self.by_peer.get(key, ())
         left = tuple([other for other in members if other is not sa])
         if left:
@@ -163,5 +163,5 @@ class Books:
         state = sa.state
         if state.peer is None or state.local_id is None:
             return []
-        members = self.by_peer.get((state.local_id, state.peer.identity), ())
+        members = self.by_peer.get((state.local_id, state.peer.user), ())
         return [other for other in members if other is not sa and other.state.phase is Phase.ESTABLISHED]

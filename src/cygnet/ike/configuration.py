@@ -18,6 +18,7 @@ from cygnet.policy.spd import ChildRule, Flow
 class AuthClass(StrEnum):
     PSK = "psk"
     PUBKEY = "pubkey"
+    EAP = "eap"
 
 
 class Unique(StrEnum):
@@ -54,6 +55,12 @@ class LocalAuth:
     id: Identity | None = None
     certificates: tuple[bytes, ...] = ()
     schemes: tuple[str, ...] = ()
+    eap_methods: tuple[int, ...] = ()
+    """EAP: the method types that we take, best first; empty: any that we have."""
+    eap_id: Identity | None = None
+    """EAP: our name there; None: `id`."""
+    aaa_id: Identity | None = None
+    """EAP with TLS: whose certificate the server must have; None: the gateway's identity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,14 @@ class RemoteAuth:
     certificates: tuple[bytes, ...] = ()
     ca_certificates: tuple[bytes, ...] = ()
     schemes: tuple[str, ...] = ()
+    eap_methods: tuple[int, ...] = ()
+    """EAP: the method types that we offer, best first."""
+    radius: bool = False
+    """EAP: a RADIUS server authenticates."""
+    eap_id: Identity | None = None
+    """EAP: the names that are taken, a pattern; None: any."""
+    groups: tuple[str, ...] = ()
+    """The user must be a member of one of these; empty: of any or none."""
 
 
 @dataclass(frozen=True, slots=True)

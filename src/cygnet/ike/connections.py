@@ -7,8 +7,9 @@ the number of connections whose `remote_addrs` or remote `id` are exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from cygnet.auth.identity import Identity
 from cygnet.ike.configuration import AddressRange, Child, Connection
@@ -178,6 +179,16 @@ class Connections:
         closest = [one for one in found if one[0] == best]
         closest.sort(key=lambda one: one[:3])
         return tuple([loaded for *_, loaded in closest])
+
+
+T = TypeVar("T")
+
+
+def closest(found: Sequence[T], identity: Identity, pattern: Callable[[T], Identity | None]) -> list[T]:
+    """Those whose pattern takes this identity, and of them those that name it most closely, in order."""
+    rated = [(identity.match_quality(pattern(one)), one) for one in found]
+    best = max((quality for quality, _ in rated), default=0)
+    return [one for quality, one in rated if quality == best and quality]
 
 
 def _key(identity: Identity) -> tuple[int, bytes]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cygnet.auth.ask import AuthQuestion
 from cygnet.auth.peer import AuthenticatedPeer
 from cygnet.ike.remote_access import HostConfiguration, Lease, NetworkSettings
 from cygnet.ike.world import Path
@@ -95,7 +96,7 @@ class LeaseAddresses:
     alone: bool = False
 
 
-Question = Resolve | Route | LeaseAddresses
+Question = Resolve | Route | LeaseAddresses | AuthQuestion
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from dataclasses import field
 from enum import StrEnum
 
 from cygnet.records import dataclass
+from cygnet.wire.payloads import Payload
 
 
 class Reason(StrEnum):
@@ -108,6 +109,8 @@ class IkeError(Exception):
     """
 
     child: str = ""
+    companions: tuple[Payload, ...] = ()
+    """What goes to the peer beside the notify."""
 
     def __init__(
         self,

@@ -331,6 +331,7 @@ class IkeSa(ABC):
             local_vips=state.given.addresses if state.given is not None else (),
             remote_vips=tuple([lease.address for lease in state.leases]),
             children=tuple([self.child_view(child) for child in state.children]),
+            remote_eap_id=state.peer.eap_identity if state.peer is not None else None,
         )
 
     def child_view(self, child: ChildSa) -> ChildSaView:

@@ -63,3 +63,4 @@ class IkeSaView:
     local_vips: tuple[IpAddress, ...] = ()
     """Virtual addresses: ours that the peer gave us, the peer's that it has of us."""
     remote_vips: tuple[IpAddress, ...] = ()
+    remote_eap_id: Identity | None = None

@@ -127,7 +127,7 @@ class _Addresses:
 
     def choose(self, request: LeaseAddresses, wanted: IpAddress, taken: set[int]) -> int | None:
         """The offset to give, assigned to the identity already or not; None if there is none."""
-        identity = request.peer.identity
+        identity = request.peer.user
         offset = self.offset(wanted)
         if offset is not None and offset not in taken:
             held = self.held.get(offset)
@@ -232,7 +232,7 @@ class Leases:
         return Leased(tuple(leases), self.settings(request.pools), refused)
 
     def _one(self, request: LeaseAddresses, wanted: IpAddress, taken: dict[str, set[int]]) -> Lease | None:
-        identity = request.peer.identity
+        identity = request.peer.user
         for name in self._by_preference(request.pools, wanted):
             addresses = self._addresses[name]
             if addresses.online_of(identity) >= MAX_ONLINE_PER_IDENTITY:

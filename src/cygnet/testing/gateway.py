@@ -7,6 +7,8 @@ from ipaddress import ip_address
 from pathlib import Path as FilePath
 from typing import Any
 
+from cygnet.auth import passwords
+from cygnet.auth.ask import CheckPassword
 from cygnet.auth.credentials import Credentials
 from cygnet.config.load import load
 from cygnet.config.requests import Pool
@@ -241,6 +243,9 @@ class Gateway:
             case Ask(ask_id, Resolve(host), _):
                 known = self.names.get(host, ())
                 self.network.schedule(0.0, lambda: self.answer(ask_id, known))
+            case Ask(ask_id, CheckPassword(stored, password), _):
+                outcome = passwords.check(stored, password)
+                self.network.schedule(0.0, lambda: self.answer(ask_id, outcome))
             case Emit(event):
                 self.events.append(event)
                 if isinstance(event, OperationDone):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cygnet.auth.certificate import parse
+from cygnet.auth.eap.packet import name_of
 from cygnet.auth.errors import CredentialError
 from cygnet.auth.identity import Identity
 from cygnet.config.requests import format_range
@@ -75,6 +76,8 @@ def ike_sa(sa: IkeSaView, now: float) -> Shape:
     """An IKE SA without its children: what stands under its name in list-sa and ike-updown."""
     shape: Shape = {"uniqueid": str(sa.unique_id), "version": str(sa.version), "state": sa.state}
     shape.update(_ends(sa.path, sa.local_id, sa.remote_id))
+    if sa.remote_eap_id is not None:
+        shape["remote-eap-id"] = str(sa.remote_eap_id)
     if sa.initiator:
         shape["initiator"] = "yes"
     shape["initiator-spi"] = f"{sa.initiator_spi:016x}"
@@ -194,13 +197,16 @@ def list_conn(connection: Connection) -> Shape:
     return {connection.name: shape}
 
 
-_CLASSES = {AuthClass.PSK: "pre-shared key", AuthClass.PUBKEY: "public key"}
+_CLASSES = {AuthClass.PSK: "pre-shared key", AuthClass.PUBKEY: "public key", AuthClass.EAP: "EAP"}
 
 
 def _local(auth: LocalAuth) -> Shape:
     shape: Shape = {"class": _CLASSES[auth.method]}
-    if auth.id is not None:
-        shape["id"] = str(auth.id)
+    if auth.eap_methods:
+        shape["eap-type"] = ", ".join(name_of(kind) for kind in auth.eap_methods)
+    for key, identity in (("id", auth.id), ("eap_id", auth.eap_id), ("aaa_id", auth.aaa_id)):
+        if identity is not None:
+            shape[key] = str(identity)
     if auth.certificates:
         shape["certs"] = [_subject(der) for der in auth.certificates]
     return shape
@@ -208,8 +214,15 @@ def _local(auth: LocalAuth) -> Shape:
 
 def _remote(auth: RemoteAuth) -> Shape:
     shape: Shape = {"class": _CLASSES[auth.method]}
-    if auth.id is not None:
-        shape["id"] = str(auth.id)
+    if auth.radius:
+        shape["eap-type"] = "RADIUS"
+    elif auth.eap_methods:
+        shape["eap-type"] = ", ".join(name_of(kind) for kind in auth.eap_methods)
+    for key, identity in (("id", auth.id), ("eap_id", auth.eap_id)):
+        if identity is not None:
+            shape[key] = str(identity)
+    if auth.groups:
+        shape["groups"] = list(auth.groups)
     if auth.certificates:
         shape["certs"] = [_subject(der) for der in auth.certificates]
     if auth.ca_certificates:

@@ -202,7 +202,8 @@ def fail(sa: IkeV2Sa, task: Task, error: IkeError) -> None:
     gateway.complain(sa, failure, error.child, initiator=ours)
     if serving:
         notify = error.notify or Notify.INVALID_SYNTAX
-        _send_answer(sa, task, (NotifyPayload(0, b"", notify, error.notify_data),), ())
+        refusal = NotifyPayload(0, b"", notify, error.notify_data)
+        _send_answer(sa, task, (*error.companions, refusal), ())
         let_go(sa, task)
         if connecting or notify in FATAL:
             close(sa, failure, linger=True)

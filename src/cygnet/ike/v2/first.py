@@ -23,7 +23,7 @@ from cygnet.ike.events import Dropped, MessageSeen
 from cygnet.ike.proposals import Selected
 from cygnet.ike.state import Phase, SaState
 from cygnet.ike.steps import Received
-from cygnet.ike.v2 import ike_auth, ike_sa_init, initial, legality, receiving
+from cygnet.ike.v2 import ike_sa_init, initial, legality, proving, receiving
 from cygnet.ike.v2.sa import IkeV2Sa
 from cygnet.ike.v2.sending import digest
 from cygnet.ike.world import Path
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 MAX_ASKED: Final = 8
 """Connections whose CAs the answer names in CERTREQ."""
-ANSWERED_MORE: Final = 16 + 6 + 8
+ANSWERED_MORE: Final = 16 + 6 + 8 + 8
 """Octets by which our nonce and our list of hashes may exceed the peer's, and what says that we do childless
-IKE SAs."""
+IKE SAs and several rounds of authentication."""
 
 
 def receive(gateway: Endpoint, header: Header, datagram: bytes, path: Path) -> None:
@@ -83,7 +83,7 @@ def receive(gateway: Endpoint, header: Header, datagram: bytes, path: Path) -> N
     if selected.key_exchange != group:
         _other_group(gateway, header, path, selected.key_exchange)
         return
-    requests = ike_auth.certificate_requests(
+    requests = proving.certificate_requests(
         gateway.credentials, [c.connection for c in candidates[:MAX_ASKED]]
     )
     if _is_large(requests, datagram) and not _has_cookie(gateway, message, path):

@@ -42,6 +42,7 @@ from cygnet.wire.payloads import (
 
 NONCE_LENGTH: Final = 32
 CHILDLESS: Final = NotifyPayload(0, b"", Notify.CHILDLESS_IKEV2_SUPPORTED, b"")
+MULTIPLE_AUTH: Final = NotifyPayload(0, b"", Notify.MULTIPLE_AUTH_SUPPORTED, b"")
 MAX_COOKIES: Final = 3
 """Rounds of COOKIE in one exchange; what comes after is taken for forged."""
 HASHES: Final = (
@@ -71,6 +72,8 @@ class Initial:
     peer_hashes: frozenset[int] | None
     certificate_requests: tuple[CertReqPayload, ...]
     childless: bool = False
+    multiple: bool = False
+    """The responder takes several rounds of authentication (RFC 4739)."""
 
 
 # -- initiator ----------------------------------------------------------------------------------
@@ -156,6 +159,7 @@ def initiate(context: Context) -> Steps[Initial]:
         peer_hashes(message),
         message.all(CertReqPayload),
         message.notify(Notify.CHILDLESS_IKEV2_SUPPORTED) is not None,
+        message.notify(Notify.MULTIPLE_AUTH_SUPPORTED) is not None,
     )
 
 
@@ -298,6 +302,7 @@ def respond(context: Context, admitted: Admitted) -> Steps[Initial]:
             *admitted.certificate_requests,
             *announcements,
             *((CHILDLESS,) if connection.childless != "never" else ()),
+            MULTIPLE_AUTH,
         ),
         use,
     )

@@ -1,0 +1,175 @@
+"""One proof in IKE_AUTH: ours made, the peer's judged, by what a connection says (RFC 7296, section 2.15).
+
+Here meet the messages, the connection's `local` and `remote`, and `auth.proof`. How many proofs there are
+and in which order is `rounds`'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cygnet.auth.credentials import Credentials, OwnKey
+from cygnet.auth.errors import AuthenticationError, CredentialError, Kind
+from cygnet.auth.identity import BadIdentity, Identity
+from cygnet.auth.peer import AuthenticatedPeer
+from cygnet.auth.proof import (
+    Proof,
+    prove_with_key,
+    prove_with_secret,
+    signed_octets,
+    verify_secret,
+    verify_signature,
+)
+from cygnet.crypto.prf import prf
+from cygnet.ike.configuration import AuthClass, Connection, LocalAuth, RemoteAuth, SendCert
+from cygnet.ike.errors import PeerMisbehaved, Reason
+from cygnet.ike.steps import Context, Received
+from cygnet.ike.v2.ike_sa_init import HASHES, Initial
+from cygnet.ike.v2.notifications import of_authentication
+from cygnet.wire.message import Message
+from cygnet.wire.numbers import AuthMethod, CertEncoding, Notify
+from cygnet.wire.payloads import (
+    AuthPayload,
+    CertPayload,
+    CertReqPayload,
+    IdiPayload,
+    IdrPayload,
+)
+
+
+def local_of(connection: Connection) -> LocalAuth:
+    return connection.local[0] if connection.local else LocalAuth(AuthClass.PUBKEY)
+
+
+def remote_of(connection: Connection) -> RemoteAuth:
+    return connection.remote[0] if connection.remote else RemoteAuth(AuthClass.PUBKEY)
+
+
+def whole(received: Received) -> Message:
+    return received.message
+
+
+def identity_of(payload: IdiPayload | IdrPayload) -> Identity:
+    try:
+        return Identity.from_wire(payload.id_type, payload.data)
+    except BadIdentity as error:
+        raise unauthenticated(f"the peer's identity: {error}") from None
+
+
+def own_identity(context: Context, local: LocalAuth) -> Identity:
+    try:
+        return context.credentials.own_identity(local.id, local.certificates, context.state.path.local)
+    except CredentialError as error:
+        raise of_authentication(AuthenticationError(Kind.CERTIFICATE_INVALID, str(error))) from None
+
+
+def octets_of(
+    initial: Initial, message: bytes, nonce: bytes, sk_p: bytes, identity: IdiPayload | IdrPayload
+) -> bytes:
+    return signed_octets(message, nonce, prf(initial.suite.prf), sk_p, identity.emit())
+
+
+def prove(
+    context: Context,
+    local: LocalAuth,
+    local_id: Identity,
+    remote_id: Identity | None,
+    octets: bytes,
+    initial: Initial,
+    requests: Iterable[CertReqPayload],
+) -> tuple[Proof, tuple[CertPayload, ...]]:
+    """Our AUTH, and the certificates that go with it."""
+    path = context.state.path
+    try:
+        if local.method is AuthClass.PSK:
+            whom = remote_id
+            if whom is None or whom.has_wildcards:
+                whom = Identity.of_address(path.remote)
+            secret = context.credentials.psk(local_id, whom, path.local, path.remote)
+            if secret is None:
+                raise AuthenticationError(Kind.PSK_NOT_FOUND, f"no pre-shared key is loaded for {whom}")
+            return prove_with_secret(secret, initial.suite.prf, octets), ()
+        hashes = [request.data for request in requests]
+        wanted = [data[at : at + 20] for data in hashes for at in range(0, len(data), 20)]
+        own = context.credentials.own_key(local.certificates, local_id, wanted)
+        proof = prove_with_key(own, octets, initial.peer_hashes, local.schemes)
+    except AuthenticationError as error:
+        raise of_authentication(error) from None
+    return proof, _certificates(own, context.connection.send_cert, asked=bool(hashes))
+
+
+def _certificates(own: OwnKey, when: SendCert, *, asked: bool) -> tuple[CertPayload, ...]:
+    if when is SendCert.NEVER or (when is SendCert.IFASKED and not asked):
+        return ()
+    return tuple([CertPayload(CertEncoding.X509_SIGNATURE, one.der) for one in own.chain])
+
+
+def verify(
+    context: Context,
+    local_id: Identity,
+    remote: RemoteAuth,
+    id_payload: IdiPayload | IdrPayload,
+    auth: AuthPayload,
+    message: Message,
+    octets: bytes,
+    initial: Initial,
+) -> AuthenticatedPeer:
+    """The peer's AUTH, judged by what the connection demands."""
+    claimed = identity_of(id_payload)
+    proof = Proof(auth.method, auth.data)
+    path = context.state.path
+    try:
+        if remote.method is AuthClass.PSK:
+            secret = None
+            if auth.method == AuthMethod.PSK and claimed.matches(remote.id):
+                secret = context.credentials.psk(local_id, claimed, path.local, path.remote)
+            return verify_secret(proof, claimed, remote.id, secret, initial.suite.prf, octets)
+        if not claimed.matches(remote.id):
+            raise AuthenticationError(
+                Kind.PEER_ID_MISMATCH, f"the peer says it is {claimed}, expected was {remote.id}"
+            )
+        if auth.method == AuthMethod.PSK:
+            raise AuthenticationError(
+                Kind.AUTH_METHOD_MISMATCH,
+                "the peer authenticates with a pre-shared key, a certificate is expected",
+            )
+        sent = [c.data for c in message.all(CertPayload) if c.encoding == CertEncoding.X509_SIGNATURE]
+        trusted = context.credentials.trusted_key(
+            claimed,
+            sent,
+            wall=context.now.wall,
+            ca_certificates=remote.ca_certificates,
+            pinned=remote.certificates,
+        )
+        own_hashes = None if initial.peer_hashes is None else HASHES
+        return verify_signature(proof, trusted, remote.id, octets, own_hashes, remote.schemes)
+    except AuthenticationError as error:
+        raise of_authentication(error) from None
+
+
+def wanted_identity(remote: RemoteAuth) -> tuple[IdrPayload, ...]:
+    if remote.id is None or remote.id.has_wildcards:
+        return ()
+    return (IdrPayload(remote.id.type, remote.id.data),)
+
+
+def certificate_requests(
+    credentials: Credentials, connections: Iterable[Connection]
+) -> tuple[CertReqPayload, ...]:
+    """Which CAs the peer's certificate may come from (RFC 7296, section 3.7)."""
+    wanted: list[bytes] = []
+    for connection in connections:
+        for remote in connection.remote:
+            if remote.method is AuthClass.PUBKEY and connection.send_certreq:
+                try:
+                    wanted.extend(credentials.certreq_hashes(remote.ca_certificates))
+                except CredentialError:
+                    # An unusable CA is told when it is needed to judge a certificate.
+                    continue
+    if not wanted:
+        return ()
+    return (CertReqPayload(CertEncoding.X509_SIGNATURE, b"".join(dict.fromkeys(wanted))),)
+
+
+def unauthenticated(detail: str) -> PeerMisbehaved:
+    return PeerMisbehaved(Reason.AUTHENTICATION_FAILED, detail, notify=Notify.AUTHENTICATION_FAILED)
