@@ -75,6 +75,7 @@ def test_a_wrong_password_has_a_reason_of_its_own(tmp_path: Path, client: str) -
             assert "eap-password-wrong" in both.moon.cygnet("status").stdout
             assert "AUTH_FAILED" in both.sun.log()
         assert not both.sun.sas()
+        assert not both.moon.sas()
 
 
 def test_a_client_that_wants_another_method_gets_it_by_nak(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ PLUGINS = (
     "pem pkcs1 pkcs7 pkcs8 pkcs12 x509 revocation constraints pubkey openssl random nonce aes md5 sha1 sha2"
     " hmac kdf gcm ccm ctr chapoly cmac xcbc curve25519 gmp mgf1 fips-prf kernel-libipsec kernel-netlink"
     " socket-default vici updown eap-identity eap-md5 eap-mschapv2 eap-gtc eap-tls eap-ttls"
+    " xauth-generic"
     " counters resolve curl"
 )
 
@@ -46,6 +47,7 @@ charon {{
   load = {plugins}
   {options}
   plugins {{
+    eap-gtc {{ backend = generic }}
     vici {{ socket = unix://{directory}/charon.vici }}
     kernel-libipsec {{ allow_peer_ts = yes }}
     kernel-netlink {{

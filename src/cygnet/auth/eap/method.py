@@ -42,10 +42,12 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A client's response. `outcome` not None: after it the server may say Success."""
+    """A client's response. `outcome` not None: after it the server may say Success. `refusal`: what a Failure
+    would mean that comes next."""
 
     data: bytes
     outcome: Outcome | None = None
+    refusal: str = ""
 
 
 ServerMethod = Generator[bytes | AuthQuestion, Any, Outcome]

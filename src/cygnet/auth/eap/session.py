@@ -162,6 +162,11 @@ def failure_to(octets: bytes) -> bytes:
     return Packet(Code.FAILURE, octets[1] if len(octets) > 1 else 0).encode()
 
 
+def is_failure(octets: bytes) -> bool:
+    """Whether this packet is a Failure."""
+    return octets[:1] == bytes((Code.FAILURE,))
+
+
 # -- client -------------------------------------------------------------------------------------
 
 
@@ -172,6 +177,7 @@ def respond(
     running: ClientMethod | None = None
     method = 0
     outcome: Outcome | None = None
+    refusal = ""
     octets = yield None
     for _ in range(MAX_ROUNDS):
         packet = _decode(octets)
@@ -180,6 +186,8 @@ def respond(
                 raise EapFailed("the gateway says success before the method has come to one")
             return Finished(octets, name, method, outcome)
         if packet.code == Code.FAILURE:
+            if refusal:
+                raise EapFailed(refusal, Kind.EAP_PASSWORD_WRONG)
             raise EapFailed("the gateway refuses us by EAP: our name, our password, or the method")
         if packet.code != Code.REQUEST:
             raise EapFailed(f"EAP code {packet.code} came where a request was due")
@@ -200,7 +208,7 @@ def respond(
         elif packet.type != method:
             raise EapFailed(f"{name_of(packet.type)} came in the middle of {name_of(method)}")
         reply = _ask(running, packet)
-        outcome = reply.outcome
+        outcome, refusal = reply.outcome, reply.refusal
         octets = yield Packet(Code.RESPONSE, packet.identifier, method, reply.data).encode()
     raise EapFailed("the gateway's EAP does not come to an end")
 

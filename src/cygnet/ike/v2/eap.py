@@ -18,7 +18,7 @@ from typing import Final
 from cygnet.auth.eap import methods
 from cygnet.auth.eap.method import EapFailed
 from cygnet.auth.eap.packet import MUTUAL, name_of
-from cygnet.auth.eap.session import Conversation, Finished, failure_to, respond
+from cygnet.auth.eap.session import Conversation, Finished, failure_to, is_failure, respond
 from cygnet.auth.errors import AuthenticationError, CredentialError
 from cygnet.auth.identity import Identity
 from cygnet.ike.configuration import AuthClass, LocalAuth, RemoteAuth
@@ -119,7 +119,10 @@ def converse(running: Client, first: EapPayload) -> Steps[Finished]:
             finished: Finished = end.value
             return finished
         except AuthenticationError as error:
-            raise of_authentication(error) from None
+            failed = of_authentication(error)
+            if is_failure(packet):
+                failed.notify = 0  # the gateway has forgotten us: there is nobody to tell
+            raise failed from None
         exchanged = yield from send(Exchange.IKE_AUTH, (EapPayload(response or b""),), whole)
         request = exchanged.value.maybe(EapPayload)
         if request is None:
