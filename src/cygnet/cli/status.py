@@ -112,6 +112,9 @@ def _ike_sa(sa: Mapping[str, Any]) -> Text:
     details = ["initiator" if sa.get("initiator") == "yes" else "responder"]
     if algorithms(sa):
         details.append(algorithms(sa))
+    for key, word in (("local-vips", "virtual"), ("remote-vips", "leased")):
+        if sa.get(key):
+            details.append(f"{word} {' '.join(sa[key])}")
     if "established" in sa:
         details.append(f"for {duration(sa['established'])}")
     if "rekey-time" in sa:
