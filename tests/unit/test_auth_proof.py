@@ -362,7 +362,7 @@ def test_only_the_verifications_attest() -> None:
         or (isinstance(node, ast.Attribute) and node.attr in ("attest", "_EVIDENCE"))
         or (isinstance(node, ast.alias) and node.name in ("attest", "_EVIDENCE"))
     }
-    assert users == {"auth/peer.py", "auth/proof.py"}
+    assert users == {"auth/peer.py", "auth/proof.py", "auth/isakmp.py"}
 
 
 def test_every_kind_of_failure_is_a_reason_of_the_negotiation() -> None:

@@ -269,6 +269,10 @@ class Credentials:
         """What a CERTREQ lists: SHA-1 of each CA's public key info (RFC 7296, section 3.7)."""
         return tuple(dict.fromkeys(anchor.key_hash() for anchor in self.anchors(ca_certificates)))
 
+    def ca_names(self, ca_certificates: Sequence[bytes] = ()) -> tuple[bytes, ...]:
+        """What IKEv1's CERTREQs name: each CA's subject in DER (RFC 2408, section 3.10). As `anchors`."""
+        return tuple(dict.fromkeys(anchor.subject for anchor in self.anchors(ca_certificates)))
+
     def _known(self, data: bytes) -> Certificate:
         found = self._certificates.get(data) or self._parsed.get(data)
         if found is None:

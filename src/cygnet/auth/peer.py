@@ -1,8 +1,8 @@
 """That the peer is authenticated is this value, and nothing else.
 
-Only a successful verification makes an `AuthenticatedPeer` (`auth.proof` alone calls `attest`; a test
-enforces it). What needs an authenticated peer takes one as an argument, so that no path can forget the
-question (CVE-2014-2338: an IKE SA became established without any credential).
+Only a successful verification makes an `AuthenticatedPeer` (`auth.proof` and `auth.isakmp` alone call
+`attest`; a test enforces it). What needs an authenticated peer takes one as an argument, so that no path can
+forget the question (CVE-2014-2338: an IKE SA became established without any credential).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class AuthenticatedPeer:
     `method` is the AUTH method (RFC 7296, section 3.8), `scheme` the signature's name ("ecdsa-sha256") or
     "psk". `chain` holds the DER certificates that were verified, the end entity's first, the trust anchor
     last; empty for PSK. `valid_until`: POSIX seconds after which the chain no longer holds, or infinity.
-    `eap_identity`: the user's name that EAP authenticated, None without EAP; `groups`: the user's;
+    `eap_identity`: the user's name that EAP or XAUTH authenticated, else None; `groups`: the user's;
     `attributes`: what a RADIUS server said of the user, by name.
     """
 
@@ -57,7 +57,38 @@ def attest(
     groups: frozenset[str] = frozenset(),
     attributes: tuple[tuple[str, Any], ...] = (),
 ) -> AuthenticatedPeer:
-    """The value that a verification which has just succeeded hands out; for `auth.proof` only."""
+    """The value that a verification which has just succeeded hands out; for `auth.proof` and
+    `auth.isakmp`."""
     return AuthenticatedPeer(
         identity, method, scheme, chain, valid_until, eap_identity, groups, attributes, _EVIDENCE
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Phase1Peer:
+    """What phase 1 of IKEv1 showed of a peer who must still log in: nobody is authenticated by it, and
+    nothing that takes an `AuthenticatedPeer` takes it. In hybrid methods not even the identity is more than
+    a claim. Fields as in `AuthenticatedPeer`."""
+
+    identity: Identity
+    method: int
+    scheme: str
+    chain: tuple[bytes, ...]
+    valid_until: float
+    evidence: InitVar[object] = None
+
+    def __post_init__(self, evidence: object) -> None:
+        if evidence is not _EVIDENCE:
+            raise TypeError("a Phase1Peer comes from a verification only")
+
+
+def attest_phase1(
+    identity: Identity,
+    method: int,
+    scheme: str,
+    *,
+    chain: tuple[bytes, ...] = (),
+    valid_until: float = float("inf"),
+) -> Phase1Peer:
+    """As `attest`, for `auth.isakmp` only."""
+    return Phase1Peer(identity, method, scheme, chain, valid_until, _EVIDENCE)

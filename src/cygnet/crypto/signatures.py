@@ -16,7 +16,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey, Ed448PublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    NoDigestInfo,
+    decode_dss_signature,
+    encode_dss_signature,
+)
 
 from cygnet.crypto.errors import SignatureInvalid, UnsuitableKey, UnsupportedAlgorithm
 from cygnet.wire.numbers import AuthMethod, HashAlgorithm
@@ -34,7 +38,9 @@ __all__ = [
     "scheme_named",
     "schemes_for",
     "sign",
+    "sign_bare_hash",
     "verify",
+    "verify_bare_hash",
 ]
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey
@@ -288,6 +294,28 @@ def verify(key: PublicKey, scheme: SignatureScheme, signature: bytes, data: byte
             key.verify(signature, data)
     except (InvalidSignature, ValueError):
         raise SignatureInvalid(f"{scheme.name} signature does not verify") from None
+
+
+def sign_bare_hash(key: PrivateKey, digest: bytes) -> bytes:
+    """IKEv1's RSA signature: PKCS#1 padding around the hash itself, without the DigestInfo that would name
+    its algorithm (RFC 2409, section 5.1). Raises UnsuitableKey."""
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise UnsuitableKey(f"an RSA signature with a key of kind {_kind(key)}")
+    return key.sign(digest, padding.PKCS1v15(), NoDigestInfo())
+
+
+def verify_bare_hash(key: PublicKey, signature: bytes, digest: bytes) -> None:
+    """Returns if `signature` is IKEv1's RSA signature of `key` over `digest`; else as `verify`."""
+    check_public_key(key)
+    if not isinstance(key, rsa.RSAPublicKey):
+        raise UnsuitableKey(f"an RSA signature with a key of kind {_kind(key)}")
+    try:
+        # All of the padding is judged by the library; what it holds is public, so plain comparison will do.
+        signed = key.recover_data_from_signature(signature, padding.PKCS1v15(), None)
+    except (InvalidSignature, ValueError):
+        raise SignatureInvalid("the RSA signature does not verify") from None
+    if signed != digest:
+        raise SignatureInvalid("the RSA signature is of something else")
 
 
 def _der_from_r_s(key: ec.EllipticCurvePublicKey, signature: bytes) -> bytes:

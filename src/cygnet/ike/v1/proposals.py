@@ -14,8 +14,11 @@ from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from typing import Final
 
+from cygnet.auth.errors import AuthenticationError
+from cygnet.auth.isakmp import method_for_key
 from cygnet.crypto.ikev1 import Phase1Suite, phase1_suite
 from cygnet.crypto.proposals import PRF_OF_INTEGRITY, Proposal, Transform, format_proposal
+from cygnet.crypto.signatures import PrivateKey
 from cygnet.ike.errors import Difference, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
 from cygnet.ike.proposals import Selected
 from cygnet.ike.v1.lifetimes import Lifetime, attributes_of, read
@@ -87,6 +90,14 @@ class Phase1Choice:
                 Transform(_KE, self.group),
             ),
         )
+
+
+def signature_method(key: PrivateKey) -> int:
+    """The authentication method that signs with this key. Raises LocalMisuse: IKEv1 has none for it."""
+    try:
+        return method_for_key(key)
+    except AuthenticationError as error:
+        raise LocalMisuse(Reason.AUTH_METHOD_MISMATCH, error.detail) from None
 
 
 def _phase1_keys(proposals: Sequence[Proposal], methods: Sequence[int], group: int) -> Iterator[Phase1Key]:
