@@ -17,6 +17,7 @@ from cygnet.testing.mutate import mutate
 HERE = Path(__file__).parent
 INPUTS = {
     "fuzz_wire": 80_000,
+    "fuzz_wire_v1": 60_000,
     "fuzz_endpoint_clear": 100_000,
     "fuzz_endpoint_sealed": 20_000,
     "fuzz_shown": 10_000,
