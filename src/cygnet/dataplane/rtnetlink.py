@@ -27,10 +27,12 @@ _REQUEST, _ACK, _DUMP, _REPLACE, _EXCLUSIVE, _CREATE = 1, 4, 0x300, 0x100, 0x200
 _HEADER = struct.Struct("=IHHII")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _ATTRIBUTE = struct.Struct("=HH")
-_DST, _OIF, _PRIORITY, _PREFSRC, _TABLE = 1, 4, 6, 7, 15
+_DST, _OIF, _GATEWAY, _PRIORITY, _PREFSRC, _TABLE, _MARK = 1, 4, 5, 6, 7, 15, 16
 _FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE, _FRA_FWMASK = 6, 10, 15, 16
 _FIB_RULE_INVERT = 2
-_UNICAST, _UNREACHABLE, _TO_TABLE = 1, 7, 1
+_UNICAST, _UNREACHABLE, _THROW, _TO_TABLE = 1, 7, 9, 1
+NEW_LINK, DEL_LINK = 16, 17
+_IFNAME, _LINKINFO, _KIND, _DATA, _XFRM_IF_ID, _UP = 3, 18, 1, 2, 2, 1
 _PROTOCOL = 217
 """Who made a route (rtnetlink.h: from 192 on anybody may take one)."""
 BATCH = 32768
@@ -44,7 +46,8 @@ _OCTETS = {4: 4, 6: 16}
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A prefix to a device, or, with `device` 0, unreachable. `source` 0: the kernel chooses."""
+    """A prefix to a device, or, with `device` 0, unreachable. `source` 0: the kernel chooses; `gateway` 0: on
+    the link. `throw`: the table has no say about the prefix."""
 
     family: int
     prefix: int
@@ -52,6 +55,8 @@ class Route:
     metric: int
     device: int = 0
     source: int = 0
+    gateway: int = 0
+    throw: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +158,34 @@ class RouteSocket:
                 DEL_RULE, 0, [_rule(family, priority, mark, mask, table)], (errno.ENOENT, errno.EAFNOSUPPORT)
             )
 
+    def towards(self, family: int, address: int, mark: int) -> Route | None:
+        """How packets with this mark get to an address; None: not at all."""
+        bits = 8 * _OCTETS[family]
+        body = _ROUTE.pack(_FAMILY[family], bits, 0, 0, 0, 0, 0, 0, 0)
+        body += _attribute(_DST, address.to_bytes(_OCTETS[family])) + _number(_MARK, mark)
+        try:
+            found = next(self._asked(GET_ROUTE, _REQUEST, body), None)
+        except NetlinkError as error:
+            if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL, errno.EACCES):
+                return None
+            raise
+        return None if found is None else _parsed_route(found, None)
+
+    # -- links -------------------------------------------------------------------------------------
+
+    def add_xfrm_interface(self, name: str, if_id: int) -> None:
+        """An interface whose packets take the policies with this number, up. There already is no error."""
+        data = _attribute(_XFRM_IF_ID, struct.pack("=I", if_id))
+        info = _attribute(_KIND, b"xfrm") + _attribute(_DATA, data)
+        body = struct.pack("=BxHiII", 0, 0, 0, _UP, _UP) + _attribute(_IFNAME, name.encode() + b"\0")
+        body += _attribute(_LINKINFO, info)
+        self._request(NEW_LINK, _CREATE | _EXCLUSIVE, [body], (errno.EEXIST,))
+
+    def delete_link(self, name: str) -> None:
+        """Not there is no error."""
+        body = struct.pack("=BxHiII", 0, 0, 0, 0, 0) + _attribute(_IFNAME, name.encode() + b"\0")
+        self._request(DEL_LINK, 0, [body], (errno.ENODEV,))
+
     # -- messages ----------------------------------------------------------------------------------
 
     def _request(self, kind: int, flags: int, bodies: Iterable[bytes], accepted: Sequence[int]) -> None:
@@ -192,9 +225,12 @@ class RouteSocket:
                         return refusal
 
     def _dump(self, kind: int, body: bytes) -> Iterator[bytes]:
+        yield from self._asked(kind, _REQUEST | _DUMP, body)
+
+    def _asked(self, kind: int, flags: int, body: bytes) -> Iterator[bytes]:
         self._sequence = self._sequence + 1 & 0xFFFFFFFF
         length = _HEADER.size + len(body)
-        self._socket.send(_HEADER.pack(length, kind, _REQUEST | _DUMP, self._sequence, 0) + body)
+        self._socket.send(_HEADER.pack(length, kind, flags, self._sequence, 0) + body)
         while True:
             for answer, _, content in _messages(self._socket.recv(1 << 17)):
                 if answer == _DONE:
@@ -203,6 +239,8 @@ class RouteSocket:
                     code = -struct.unpack_from("=i", content)[0]
                     raise NetlinkError(code, os.strerror(code))
                 yield content
+                if not flags & _DUMP:
+                    return
 
 
 _NO_IPV6_OR_THERE = (errno.EEXIST, errno.EAFNOSUPPORT)
@@ -246,26 +284,28 @@ def _interface_address(interface: int, address: IpAddress) -> bytes:
 
 def _route(table: int, route: Route) -> bytes:
     octets = _OCTETS[route.family]
-    kind = _UNICAST if route.device else _UNREACHABLE
+    kind = _THROW if route.throw else _UNICAST if route.device else _UNREACHABLE
     body = _ROUTE.pack(_FAMILY[route.family], route.length, 0, 0, 0, _PROTOCOL, 0, kind, 0)
     body += _number(_TABLE, table) + _number(_PRIORITY, route.metric)
     if route.length:
         body += _attribute(_DST, route.prefix.to_bytes(octets))
     if route.device:
         body += _number(_OIF, route.device)
+    if route.gateway:
+        body += _attribute(_GATEWAY, route.gateway.to_bytes(octets))
     if route.source:
         body += _attribute(_PREFSRC, route.source.to_bytes(octets))
     return body
 
 
-def _parsed_route(body: bytes, table: int) -> Route | None:
+def _parsed_route(body: bytes, table: int | None) -> Route | None:
     family, length, _, _, _, _, _, _, _ = _ROUTE.unpack_from(body)
     attributes = _attributes(body, _ROUTE.size)
 
     def number(kind: int) -> int:
         return int.from_bytes(attributes.get(kind, b""), sys.byteorder)
 
-    if family not in _VERSION or number(_TABLE) != table:
+    if family not in _VERSION or table not in (None, number(_TABLE)):
         return None
     return Route(
         _VERSION[family],
@@ -274,6 +314,8 @@ def _parsed_route(body: bytes, table: int) -> Route | None:
         number(_PRIORITY),
         number(_OIF) if _ROUTE.unpack_from(body)[7] == _UNICAST else 0,
         int.from_bytes(attributes.get(_PREFSRC, b"")),
+        int.from_bytes(attributes.get(_GATEWAY, b"")),
+        _ROUTE.unpack_from(body)[7] == _THROW,
     )
 
 

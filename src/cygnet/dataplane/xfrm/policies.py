@@ -1,0 +1,409 @@
+"""The SPD in the kernel: what must be there, what is there, and the messages from one to the other.
+
+Each rule claims its selectors in three directions: out, in (to this machine) and forward (through it). Of the
+claims to one selector the first in the SPD's order is installed. PROTECT asks for SAs of the flow's request
+number (`reqid`) in the flow's shape; without knowing where the peer is it blocks. So a policy needs no SA to
+hold: until there is one the kernel drops and asks (ACQUIRE), after it too.
+
+Policies are told from other programs' by their index, which the kernel lets us choose. A process that
+starts finds those of the one before; what is the same is taken over without a word, the rest stays in
+force until `sweep`. Changes make nothing weaker meanwhile: what protects comes first, what allows after it,
+removals last.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from cygnet.dataplane.nftables import KernelError
+from cygnet.dataplane.xfrm import codec
+from cygnet.dataplane.xfrm.codec import ALLOW, BLOCK, FORWARD, IN, OUT, PolicyKey, Selector, Template, Verdict
+from cygnet.dataplane.xfrm.netlink import Message, XfrmSocket
+from cygnet.dataplane.xfrm.rules import DIRECTIONS, Order, directed, selectors
+from cygnet.policy.names import ICMPV6
+from cygnet.policy.sa import Mode, SaProtocol
+from cygnet.policy.selectors import IpAddress, TrafficSelector, everything
+from cygnet.policy.spd import Action, Policy, PolicyRule
+
+REQID, REQID_MASK = 0x43000000, 0xFF000000
+"""Request numbers of ours, 24 bits each ("C")."""
+_INDEX, _INDEX_MASK = 0x43000000, 0xFF000000
+_INDEX_STEP, _INDEXES = 8, 1 << 21
+_LINK_SCOPE, _DEFAULT = (-1, 0), (1 << 80, 0)
+_PRIORITY_LINK_SCOPE, _PRIORITY_DEFAULT = 1 << 15, (1 << 32) - 1
+
+Place = tuple[int, int]
+_Claim = tuple[Place, int, Action, int]
+"""Place of the policy, of the rule in it, what it does, its flow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the SAs of a flow look like: of its policy first, of its newest SA then."""
+
+    mode: int
+    protocols: tuple[int, ...]
+    ipcomp: bool
+    local: IpAddress | None
+    remote: IpAddress | None
+
+
+def shape_of(policy: Policy) -> Shape:
+    return Shape(policy.mode, policy.protocols, policy.ipcomp, policy.local, policy.remote)
+
+
+class KernelSpd:
+    """`put` and `remove` change what must be there; `commit` makes it so."""
+
+    def __init__(self, sock: XfrmSocket, default: Action) -> None:
+        self._socket = sock
+        self._order = Order()
+        self._default = default
+        self._policies: dict[int, Policy] = {}
+        self._claims: dict[PolicyKey, list[_Claim]] = {}
+        self._of_policy: dict[int, list[tuple[PolicyKey, _Claim]]] = {}
+        self._of_flow: dict[int, set[PolicyKey]] = {}
+        self._inbound: dict[int, Shape] = {}
+        self._outbound: dict[int, Shape] = {}
+        self._reqids: dict[int, int] = {}
+        self._taken: dict[int, int] = {}
+        self._changed: set[PolicyKey] = set()
+        self._installed: dict[PolicyKey, Verdict] = {}
+        self._indexes: dict[PolicyKey, int] = {}
+        self._used: set[int] = set()
+        self._next = 0
+        self._link_scope: set[int] = set()
+
+    # -- request numbers -----------------------------------------------------------------------
+
+    def reqid(self, flow: int) -> int:
+        """The kernel's number of a flow: from its name, so that it is the same after a restart."""
+        known = self._reqids.get(flow)
+        if known is None:
+            known = REQID | (flow & 0xFFFFFF) ^ (flow >> 24 & 0xFFFFFF) ^ (flow >> 48 & 0xFFFFFF)
+            while self._taken.get(known, flow) != flow:
+                known = REQID | (known + 1 & 0xFFFFFF)
+            self.know(flow, known)
+        return known
+
+    def know(self, flow: int, reqid: int) -> None:
+        """An SA that was here before us has this number for this flow."""
+        self._reqids.setdefault(flow, reqid)
+        self._taken.setdefault(reqid, flow)
+
+    def flow(self, reqid: int) -> int:
+        """0: none of ours."""
+        return self._taken.get(reqid, 0)
+
+    # -- what must be there --------------------------------------------------------------------
+
+    def get(self, policy: int) -> Policy | None:
+        return self._policies.get(policy)
+
+    def __iter__(self) -> Iterator[Policy]:
+        return iter(self._policies.values())
+
+    def __len__(self) -> int:
+        return len(self._policies)
+
+    def put(self, policy: Policy) -> None:
+        """In place of what had the same id. Raises KernelError; then it is as before."""
+        if self._policies.get(policy.id) == policy:
+            return
+        compiled = [
+            (selector, place, rule) for place, rule in enumerate(policy.rules) for selector in selectors(rule)
+        ]
+        self.remove(policy.id)
+        self._policies[policy.id] = policy
+        if self._order.place(policy):
+            self._changed.update(self._claims)
+        claims = self._of_policy[policy.id] = []
+        for selector, place, rule in compiled:
+            claim = (policy.priority, policy.id), place, rule.action, rule.flow
+            for direction in DIRECTIONS:
+                key = PolicyKey(direction, codec.packed_selector(directed(selector, direction)), policy.if_id)
+                claims.append((key, claim))
+            if self._default is Action.DISCARD and rule.action is Action.PROTECT:
+                # On its way into the tunnel, through this machine: else the default would stop it.
+                through = (*claim[:2], Action.BYPASS, 0)
+                key = PolicyKey(FORWARD, codec.packed_selector(selector), policy.if_id)
+                claims.append((key, through))
+            if rule.flow:
+                shape = shape_of(policy)
+                self._inbound.setdefault(rule.flow, shape)
+                self._outbound.setdefault(rule.flow, shape)
+        for key, claim in claims:
+            self._claim(key, claim)
+            if claim[3]:
+                self._of_flow.setdefault(claim[3], set()).add(key)
+        if not policy.if_id:
+            self._mind_link_scope(rule for rule in policy.rules if rule.action is not Action.BYPASS)
+            if self._default is Action.DISCARD:
+                self._block_by_default()
+
+    def remove(self, policy: int) -> None:
+        """Nothing happens if there is none."""
+        former = self._policies.pop(policy, None)
+        if former is None:
+            return
+        for key, claim in self._of_policy.pop(policy):
+            claims = self._claims[key]
+            claims.remove(claim)
+            if not claims:
+                del self._claims[key]
+            if claim[3]:
+                self._of_flow[claim[3]].discard(key)
+            self._changed.add(key)
+        for flow in {rule.flow for rule in former.rules}:
+            if flow in self._of_flow and not self._of_flow[flow]:
+                del self._of_flow[flow], self._inbound[flow], self._outbound[flow]
+        self._order.remove(former)
+
+    def shape(self, flow: int, *, inbound: bool, shape: Shape) -> None:
+        """A flow's SA looks like this from now on; `commit` tells the kernel if that is new."""
+        known = self._inbound if inbound else self._outbound
+        if flow not in known:
+            return
+        before, known[flow] = known[flow], shape
+        if inbound:
+            before, shape = (replace(one, local=None, remote=None) for one in (before, shape))
+        if before != shape:
+            self._changed |= {key for key in self._of_flow[flow] if (key.direction != OUT) == inbound}
+
+    def shape_now(self, flow: int, *, inbound: bool) -> Shape | None:
+        return (self._inbound if inbound else self._outbound).get(flow)
+
+    def _claim(self, key: PolicyKey, claim: _Claim) -> None:
+        claims = self._claims.setdefault(key, [])
+        claims.append(claim)
+        claims.sort()
+        self._changed.add(key)
+
+    def _mind_link_scope(self, rules: Iterable[PolicyRule]) -> None:
+        """What cannot cross a router is never a tunnel's: neighbour discovery, link-local groups."""
+        families = {rule.remote.family for rule in rules if _touches_link_scope(rule)}
+        if self._default is Action.DISCARD:
+            families |= {4, 6}
+        for family in families - self._link_scope:
+            self._link_scope.add(family)
+            for selector, direction in _link_scope(family):
+                key = PolicyKey(direction, codec.packed_selector(selector))
+                self._claim(key, (_LINK_SCOPE, 0, Action.BYPASS, 0))
+
+    def _block_by_default(self) -> None:
+        for family in (4, 6):
+            for direction in DIRECTIONS:
+                key = PolicyKey(direction, codec.packed_selector(Selector(family)))
+                if all(claim[0] != _DEFAULT for claim in self._claims.get(key, ())):
+                    self._claim(key, (_DEFAULT, 0, Action.DISCARD, 0))
+
+    # -- to the kernel -------------------------------------------------------------------------
+
+    def adopt(self) -> None:
+        """Find what a former process left. Raises OSError."""
+        for _, body in self._socket.dump(codec.GET_POLICY, b""):
+            seen = codec.policy_from(body)
+            if seen.index & _INDEX_MASK == _INDEX:
+                self._installed[seen.key] = seen.verdict
+                self._indexes[seen.key] = seen.index
+                self._used.add(seen.index & ~7)
+
+    def commit(self) -> None:
+        """Raises KernelError with the first refusal, after all were tried; what was refused is tried again
+        with the next commit."""
+        changed, self._changed = self._changed, set()
+        protecting, allowing, removing = [], [], []
+        for key in changed:
+            wanted, present = self._wanted(key), self._installed.get(key)
+            if wanted == present:
+                continue
+            if wanted is None:
+                removing.append((key, wanted))
+            elif wanted.action == BLOCK or wanted.templates:
+                protecting.append((key, wanted))
+            else:
+                allowing.append((key, wanted))
+        # Exact policies before those that hold them would be: the order does not matter, all hold at once.
+        self._carry_out([*protecting, *allowing, *removing])
+
+    def _carry_out(self, changes: Sequence[tuple[PolicyKey, Verdict | None]]) -> None:
+        if not changes:
+            return
+        messages = [self._message(key, verdict) for key, verdict in changes]
+        try:
+            refusals = self._socket.change(messages)
+        except OSError as error:
+            self._changed.update(key for key, _ in changes)
+            raise KernelError(f"the kernel takes no policies: {error.strerror}") from error
+        first = ""
+        for (key, verdict), refusal in zip(changes, refusals, strict=True):
+            gone = verdict is None and refusal is not None and refusal.errno == errno.ENOENT
+            if refusal is not None and not gone:
+                self._changed.add(key)
+                first = first or _why(key, refusal)
+            elif verdict is None:
+                self._installed.pop(key, None)
+                self._used.discard(self._indexes.pop(key, 0) & ~7)
+            else:
+                self._installed[key] = verdict
+        if first:
+            raise KernelError(first)
+
+    def _message(self, key: PolicyKey, verdict: Verdict | None) -> Message:
+        if verdict is None:
+            return codec.policy_removal(key)
+        there = key in self._installed
+        if not there:
+            self._indexes[key] = self._free_index() | key.direction
+        return codec.policy_message(key, verdict, self._indexes[key], replace=there)
+
+    def _free_index(self) -> int:
+        for _ in range(_INDEXES):
+            self._next = (self._next + 1) % _INDEXES
+            index = _INDEX | self._next * _INDEX_STEP
+            if index not in self._used:
+                self._used.add(index)
+                return index
+        raise KernelError(f"more than {_INDEXES} policies")
+
+    def _wanted(self, key: PolicyKey) -> Verdict | None:
+        claims = self._claims.get(key)
+        if not claims:
+            return None
+        place, number, action, flow = claims[0]
+        if place == _LINK_SCOPE:
+            priority = _PRIORITY_LINK_SCOPE
+        elif place == _DEFAULT:
+            priority = _PRIORITY_DEFAULT
+        else:
+            priority = self._order.base(place) + number
+        if action is Action.BYPASS:
+            return Verdict(priority, ALLOW)
+        if action is Action.DISCARD:
+            return Verdict(priority, BLOCK)
+        shape = (self._outbound if key.direction == OUT else self._inbound)[flow]
+        templates = self._templates(key, flow, shape)
+        return Verdict(priority, ALLOW if templates else BLOCK, templates)
+
+    def _templates(self, key: PolicyKey, flow: int, shape: Shape) -> tuple[Template, ...]:
+        """From the inside out. Empty: nobody knows where to send."""
+        reqid = self.reqid(flow)
+        mode = codec.TUNNEL if shape.mode == Mode.TUNNEL else codec.TRANSPORT
+        family = codec.selector_from(key.selector).family
+        source = destination = None
+        if key.direction == OUT and mode == codec.TUNNEL:
+            if shape.remote is None:
+                return ()
+            source, destination, family = shape.local, shape.remote, shape.remote.version
+        protocols = [codec.IPCOMP] * shape.ipcomp + [
+            codec.AH if protocol == SaProtocol.AH else codec.ESP for protocol in shape.protocols
+        ]
+        made = []
+        for place, protocol in enumerate(protocols):
+            optional = protocol == codec.IPCOMP and key.direction != OUT
+            if place:  # around what has its outer header already
+                made.append(Template(protocol, codec.TRANSPORT, reqid, family=family))
+            else:
+                made.append(Template(protocol, mode, reqid, source, destination, family, optional))
+        return tuple(made)
+
+    # -- drift and the end ---------------------------------------------------------------------
+
+    def lost(self, key: PolicyKey) -> bool:
+        """Somebody removed it: was it ours? It is wanted again with the next commit."""
+        if key not in self._installed:
+            return False
+        del self._installed[key]
+        self._used.discard(self._indexes.pop(key, 0) & ~7)
+        self._changed.add(key)
+        return key in self._claims
+
+    def compare(self) -> int:
+        """How many of ours are missing from the kernel or not as they were: wanted again with the next
+        commit. Raises OSError."""
+        present = {}
+        for _, body in self._socket.dump(codec.GET_POLICY, b""):
+            seen = codec.policy_from(body)
+            present[seen.key] = seen.verdict
+        missing = 0
+        for key, verdict in list(self._installed.items()):
+            if key not in present:
+                missing += self.lost(key)
+            elif present[key] != verdict:
+                self._installed[key] = present[key]
+                self._changed.add(key)
+                missing += 1
+        return missing
+
+    def sweep(self) -> None:
+        """What no policy asks for is gone. Raises KernelError."""
+        self._changed |= self._installed.keys() - self._claims.keys()
+        self.commit()
+
+    def clear(self) -> None:
+        """Nothing of ours is left. Raises KernelError."""
+        for policy in list(self._policies):
+            self.remove(policy)
+        self._changed |= self._claims.keys()
+        self._claims.clear()
+        self._link_scope.clear()
+        self.sweep()
+
+
+def _why(key: PolicyKey, refusal: OSError) -> str:
+    if refusal.errno == errno.EEXIST:
+        return f"another program has a policy for {_text(key)}; both cannot be in force"
+    return f"the kernel refused a policy for {_text(key)}: {refusal.strerror}"
+
+
+def _text(key: PolicyKey) -> str:
+    one = codec.selector_from(key.selector)
+    kind = codec.address_of
+    ways = {IN: "in", OUT: "out", FORWARD: "forward"}
+    return (
+        f"{kind(one.source, one.family)}/{one.source_length} to "
+        f"{kind(one.destination, one.family)}/{one.destination_length} ({ways.get(key.direction, '?')})"
+    )
+
+
+# -- link scope -----------------------------------------------------------------------------------
+
+
+def _range(family: int, first: int, length: int) -> TrafficSelector:
+    rest = (1 << (32 if family == 4 else 128) - length) - 1
+    return TrafficSelector(family, 0, first, first | rest)
+
+
+_GROUPS = {
+    4: [(0xE0000000, 24), (0xFFFFFFFF, 32)],
+    6: [(0xFE80 << 112, 10), (0xFF01 << 112, 16), (0xFF02 << 112, 16)],
+}
+_DISCOVERY = range(133, 138)
+
+
+def _touches_link_scope(rule: PolicyRule) -> bool:
+    family = rule.remote.family
+    ranges = [_range(family, *one) for one in _GROUPS[family]]
+    ranges += [] if family == 4 else [everything(6)] if rule.remote.protocol in (0, ICMPV6) else []
+    return any(
+        side.first <= one.last and one.first <= side.last
+        for side in (rule.local, rule.remote)
+        for one in ranges
+    )
+
+
+def _link_scope(family: int) -> list[tuple[Selector, int]]:
+    found = []
+    for direction in DIRECTIONS:
+        for first, length in _GROUPS[family]:
+            found.append((Selector(family, destination=first, destination_length=length), direction))
+        if family == 6:
+            first, length = _GROUPS[6][0]
+            found.append((Selector(6, source=first, source_length=length), direction))
+            found += [
+                (Selector(6, protocol=ICMPV6, source_port=kind, source_mask=0xFFFF), direction)
+                for kind in _DISCOVERY
+            ]
+    return found
