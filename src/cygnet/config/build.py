@@ -17,7 +17,7 @@ from cygnet.config import model
 from cygnet.config.problems import KeyPath
 from cygnet.config.typed import EAP_DYNAMIC, AuthChoice, NamedRules
 from cygnet.crypto import legacy
-from cygnet.crypto.proposals import default_proposals
+from cygnet.crypto.proposals import Proposal, default_proposals
 from cygnet.ike.configuration import (
     AuthClass,
     Child,
@@ -32,7 +32,7 @@ from cygnet.ike.configuration import (
 )
 from cygnet.policy.access_list import AccessList, BadAccessRule, parse_access_list
 from cygnet.policy.expansion import Expansion, TooManyRanges, expand, from_selectors
-from cygnet.policy.sa import TunnelHeader
+from cygnet.policy.sa import Mode, TunnelHeader
 from cygnet.policy.selectors import AnySelector, DynamicSelector, IpAddress
 from cygnet.policy.spd import Action
 from cygnet.wire.numbers import Protocol
@@ -200,7 +200,7 @@ def build_connection(
         remote_host=remote_hosts[0] if remote_hosts else "",
         local_port=section.local_port,
         remote_port=section.remote_port,
-        encap=section.encap,
+        encap=_encapsulation(section, path, complaints),
         unique=Unique(section.unique),
         rekey_time=rekey,
         over_time=over,
@@ -217,6 +217,14 @@ def build_connection(
     )
     _check_alone(connection, path, complaints)
     return connection if len(complaints.found) == before else None
+
+
+def _encapsulation(section: model.Connection, path: KeyPath, complaints: Complaints) -> bool | None:
+    """AH does not go through UDP, and a NAT that is only pretended would keep the peer from it."""
+    with_ah = any(child.ah_proposals for child in section.children.values())
+    if with_ah and section.encap:
+        complaints.add((*path, "encap"), "goes with ESP alone, and a child has ah_proposals", "no")
+    return False if with_ah else section.encap
 
 
 def _ike_lifetime(
@@ -346,7 +354,7 @@ def _children(
         if not startable:
             for key in ("start_action", "close_action", "dpd_action"):
                 action = getattr(child, key)
-                if action != "none" and child.mode == "tunnel":
+                if action != "none" and child.mode in _PROTECTING:
                     complaints.add(
                         (*here, key),
                         "needs a peer to start to",
@@ -366,7 +374,7 @@ def _child(name: str, child: model.Child, path: KeyPath, lists: AccessLists, com
     )
     return Child(
         name=name,
-        proposals=child.esp_proposals or default_proposals(Protocol.ESP),
+        proposals=_proposals(child),
         flows=policy.flows,
         rules=policy.rules,
         rekey_time=child.rekey_time,
@@ -383,14 +391,30 @@ def _child(name: str, child: model.Child, path: KeyPath, lists: AccessLists, com
         dpd_action=StartAction(child.dpd_action),
         replay_window=child.replay_window,
         priority=child.priority,
-        header=_header(child.copy_dscp, child.copy_ecn, child.copy_df),
+        header=_header(child.copy_dscp, child.copy_ecn, child.copy_df, child.fragment),
+        mode=Mode.TRANSPORT if child.mode == "transport" else Mode.TUNNEL,
+        ipcomp=child.ipcomp,
+        tfc_padding=child.tfc_padding,
+        dummy_interval=child.dummy_interval,
+        mark=child.set_mark_out,
     )
 
 
+def _proposals(child: model.Child) -> tuple[Proposal, ...]:
+    if child.esp_proposals is None and child.ah_proposals is not None:
+        return child.ah_proposals
+    return (child.esp_proposals or default_proposals(Protocol.ESP)) + (child.ah_proposals or ())
+
+
 @lru_cache(maxsize=64)
-def _header(dscp: str, ecn: bool, df: bool) -> TunnelHeader:
+def _header(dscp: str, ecn: bool, df: str, fragment: str) -> TunnelHeader:
     return TunnelHeader(
-        copy_dscp_out=dscp in ("out", "yes"), copy_dscp_in=dscp in ("in", "yes"), copy_ecn=ecn, copy_df=df
+        copy_dscp_out=dscp in ("out", "yes"),
+        copy_dscp_in=dscp in ("in", "yes"),
+        copy_ecn=ecn,
+        copy_df=df == "copy",
+        set_df=df == "set",
+        fragment_before=fragment == "inside",
     )
 
 
@@ -412,7 +436,13 @@ def _limits(
 
 
 _DYNAMIC: tuple[AnySelector, ...] = (DynamicSelector(),)
-_ACTIONS = {"tunnel": Action.PROTECT, "pass": Action.BYPASS, "drop": Action.DISCARD}
+_PROTECTING = ("tunnel", "transport")
+_ACTIONS = {
+    "tunnel": Action.PROTECT,
+    "transport": Action.PROTECT,
+    "pass": Action.BYPASS,
+    "drop": Action.DISCARD,
+}
 _NOTHING = Expansion((), ())
 
 
@@ -426,8 +456,8 @@ def _policy(
             complaints.add(
                 (*path, key), "stands beside acl, which says the same", "acl, or local_ts and remote_ts"
             )
-    if child.mode != "tunnel":
-        complaints.add((*path, "mode"), "goes with local_ts and remote_ts, not with acl", "tunnel")
+    if child.mode not in _PROTECTING:
+        complaints.add((*path, "mode"), "goes with local_ts and remote_ts, not with acl", "tunnel, transport")
     place = (*path, "acl")
     per_rule = child.sa == "per-rule"
     if not isinstance(child.acl, str):

@@ -20,6 +20,7 @@ from cygnet.config.typed import (
     AuthChoice,
     NamedRules,
     acl_reference,
+    ah_proposals,
     auth_choice,
     esp_proposals,
     identities,
@@ -98,6 +99,9 @@ IkeProposals = Annotated[
 ]
 EspProposals = Annotated[
     tuple[Proposal, ...] | None, PlainValidator(esp_proposals), _kind("list of proposals", _LIST)
+]
+AhProposals = Annotated[
+    tuple[Proposal, ...] | None, PlainValidator(ah_proposals), _kind("list of proposals", _LIST)
 ]
 Selectors = Annotated[
     tuple[AnySelector, ...] | None, PlainValidator(selectors), _kind("list of selectors", _LIST)
@@ -249,14 +253,14 @@ class Remote(Section):
 
 class Child(Section):
     LATER = {
-        "ah_proposals": (), "sha256_96": ("no",), "updown": (), "hostaccess": ("no",), "policies": ("yes",),
-        "policies_fwd_out": ("no",), "ipcomp": ("no",), "inactivity": ("0s", "0"), "reqid": ("0",),
+        "sha256_96": ("no",), "updown": (), "hostaccess": ("no",), "policies": ("yes",),
+        "policies_fwd_out": ("no",), "inactivity": ("0s", "0"), "reqid": ("0",),
         "interface": (),
         "mark_in": ("0/0", "0/0x00000000", "0"), "mark_in_sa": ("no",),
         "mark_out": ("0/0", "0/0x00000000", "0"),
-        "set_mark_in": ("0/0", "0/0x00000000", "0"), "set_mark_out": ("0/0", "0/0x00000000", "0"),
+        "set_mark_in": ("0/0", "0/0x00000000", "0"),
         "if_id_in": ("0",), "if_id_out": ("0",), "label": (), "label_mode": ("system", "simple"),
-        "tfc_padding": ("0",), "per_cpu_sas": ("no",), "hw_offload": ("no", "auto"), "icmp": ("no",),
+        "per_cpu_sas": ("no",), "hw_offload": ("no", "auto"), "icmp": ("no",),
     }  # fmt: skip
 
     acl: AclReference = _key(
@@ -281,17 +285,37 @@ class Child(Section):
     esp_proposals: EspProposals = _key(
         None,
         "Algorithms of the Child SA, best first; a key exchange in it means PFS when rekeying.",
-        "default",
+        "default, or none with ah_proposals",
+    )
+    ah_proposals: AhProposals = _key(
+        None,
+        "Algorithms of AH instead of ESP: `sha256-x25519-esn`, `default`. AH encrypts nothing, and passes no "
+        "NAT. With esp_proposals too, those come first.",
+        "none",
     )
     mode: Annotated[
         str,
         PlainValidator(
             values.word_or_later(
-                ("tunnel", "pass", "drop"), ("transport", "transport_proxy", "iptfs", "beet")
+                ("tunnel", "transport", "pass", "drop"), ("transport_proxy", "iptfs", "beet")
             )
         ),
-        _words(tunnel="", **{"pass": ""}, drop=""),
-    ] = _key("tunnel", "`tunnel` protects; `pass` leaves what matches alone, `drop` discards it.")
+        _words(tunnel="", transport="", **{"pass": ""}, drop=""),
+    ] = _key(
+        "tunnel",
+        "`tunnel` and `transport` (between the two ends themselves) protect; `pass` leaves what matches "
+        "alone, `drop` discards it.",
+    )
+    ipcomp: YesNo = _key(False, "Compress what gets shorter (IPComp, DEFLATE), if the peer does too.", "no")
+    tfc_padding: Annotated[
+        int, PlainValidator(values.padding), _kind("octets, or `mtu`", {"type": ["integer", "string"]})
+    ] = _key(0, "Fill inner packets up to this size, or to what fits (`mtu`), so that none tells its own.")
+    dummy_interval: Time = _key(
+        0.0, "After this long without a packet send one that says nothing (RFC 4303, 2.6); 0: never.", "0s"
+    )
+    set_mark_out: Annotated[int, PlainValidator(values.mark), _kind("number", _SCALAR)] = _key(
+        0, "Mark of sealed packets, for the host's routing and filters: the lower 16 bits of the fwmark."
+    )
     rekey_time: Time = _key(3600.0, "Age at which the Child SA is replaced; 0: never.", "1h")
     life_time: MaybeTime = _key(None, "Age at which it is removed if that failed.", "rekey_time + 10 %")
     rand_time: MaybeTime = _key(
@@ -324,7 +348,18 @@ class Child(Section):
     priority: Annotated[int, PlainValidator(values.integer(0, 1 << 31)), _kind("number", _SCALAR)] = _key(
         0, "Order among the policies, lower first; 0: the order in which they were loaded."
     )
-    copy_df: YesNo = _key(True, "Copy the DF bit to the outer header.", "yes")
+    copy_df: Annotated[
+        str,
+        PlainValidator(values.choice(yes="copy", no="clear", copy="copy", clear="clear", set="set")),
+        _words(yes="", no="", set=""),
+    ] = _key("copy", "DF of the outer header: the inner one's (`yes`), never (`no`), always (`set`).", "yes")
+    fragment: Annotated[
+        str, PlainValidator(values.choice(outside="outside", inside="inside")), _words(outside="", inside="")
+    ] = _key(
+        "outside",
+        "Where an IPv4 packet that may be cut is cut if it does not fit: the sealed one (`outside`) or the "
+        "inner one (`inside`).",
+    )
     copy_ecn: YesNo = _key(True, "Copy ECN to the outer header and back (RFC 6040).", "yes")
     copy_dscp: Annotated[
         str,

@@ -83,6 +83,10 @@ def esp_proposals(value: Any) -> tuple[Proposal, ...]:
     return _proposals(values.texts(value), Protocol.ESP)
 
 
+def ah_proposals(value: Any) -> tuple[Proposal, ...]:
+    return _proposals(values.texts(value), Protocol.AH)
+
+
 @lru_cache(maxsize=1024)
 def _proposals(texts: tuple[str, ...], protocol: int) -> tuple[Proposal, ...]:
     try:

@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from cygnet.ike.configuration import AddressRange
 from cygnet.ike.remote_access import MAX_ADDRESSES
+from cygnet.policy.sa import TFC_TO_MTU
 from cygnet.policy.selectors import IpAddress, TrafficSelector, of_range
 
 YES = frozenset({"yes", "true", "enabled", "1"})
@@ -111,6 +112,26 @@ def integer(low: int, high: int) -> Callable[[Any], int]:
         return number
 
     return check
+
+
+def padding(value: Any) -> int:
+    """`tfc_padding`: octets, or `mtu` for as many as fit (`policy.sa.TFC_TO_MTU`)."""
+    if str(value).strip().lower() == "mtu":
+        return TFC_TO_MTU
+    return integer(0, TFC_TO_MTU - 1)(value)
+
+
+def mark(value: Any) -> int:
+    """`set_mark_out`: a number of 16 bits, with a mask that covers it or none."""
+    text, _, mask = str(value).strip().partition("/")
+    allowed = "0 to 65535, decimal or 0x and hex digits; the upper 16 bits are Cygnet's own"
+    try:
+        number, covered = int(text or "0", 0), int(mask or "0xffffffff", 0)
+    except ValueError:
+        raise refuse("must be a mark", allowed) from None
+    if not 0 <= number <= 0xFFFF or number & ~covered:
+        raise refuse("is out of range", allowed)
+    return number
 
 
 def decimal(low: float, high: float) -> Callable[[Any], float]:

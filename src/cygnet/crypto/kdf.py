@@ -23,6 +23,14 @@ class IkeKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyLengths:
+    """Octets of the keys of one SA, salts included; AH has no encryption key."""
+
+    encryption_key_length: int
+    integrity_key_length: int
+
+
+@dataclass(frozen=True, slots=True)
 class ChildKeys:
     """The keys of a Child SA pair by direction: `initiator` is who started the exchange that made it."""
 
@@ -71,12 +79,12 @@ def child_keymat(prf: Prf, sk_d: bytes, ni: bytes, nr: bytes, shared: bytes | No
     return prf.plus(sk_d, (shared or b"") + ni + nr, length)
 
 
-def child_keymat_length(suite: CipherSuite) -> int:
+def child_keymat_length(suite: CipherSuite | KeyLengths) -> int:
     """How many octets of KEYMAT a pair of SAs of this suite takes."""
     return 2 * (suite.encryption_key_length + suite.integrity_key_length)
 
 
-def split_child_keymat(suite: CipherSuite, keymat: bytes) -> ChildKeys:
+def split_child_keymat(suite: CipherSuite | KeyLengths, keymat: bytes) -> ChildKeys:
     """Initiator-to-responder first, encryption before integrity (RFC 7296, section 2.17)."""
     encr, auth = suite.encryption_key_length, suite.integrity_key_length
     half = encr + auth
@@ -84,7 +92,7 @@ def split_child_keymat(suite: CipherSuite, keymat: bytes) -> ChildKeys:
 
 
 def child_keys(
-    prf: Prf, sk_d: bytes, ni: bytes, nr: bytes, shared: bytes | None, suite: CipherSuite
+    prf: Prf, sk_d: bytes, ni: bytes, nr: bytes, shared: bytes | None, suite: CipherSuite | KeyLengths
 ) -> ChildKeys:
     """The keys of a Child SA, derived and split."""
     return split_child_keymat(suite, child_keymat(prf, sk_d, ni, nr, shared, child_keymat_length(suite)))

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from cygnet.auth.peer import AuthenticatedPeer
-from cygnet.crypto.kdf import ChildKeys
+from cygnet.crypto.integrity import integrity
+from cygnet.crypto.kdf import ChildKeys, KeyLengths
+from cygnet.crypto.suites import suite
 from cygnet.ike.configuration import Connection
 from cygnet.ike.connections import Loaded, LoadedChild
 from cygnet.ike.effects import Installed, InstallFailed, TimedOut
@@ -30,9 +32,9 @@ from cygnet.ike.state import ChangeChild, ChildSa, DeleteChild, child_suite
 from cygnet.ike.steps import Context, Steps, apply, complain, enqueue, install
 from cygnet.policy.narrowing import narrow
 from cygnet.policy.sa import Direction, Mode, SaParameters, SaProtocol, UdpEncapsulation
-from cygnet.policy.selectors import TrafficSelector, format_selector, resolve_all
+from cygnet.policy.selectors import IpAddress, TrafficSelector, format_selector, resolve_all
 from cygnet.records import dataclass, replace
-from cygnet.wire.numbers import Notify
+from cygnet.wire.numbers import Notify, Protocol
 
 REDUNDANT: Final = Failure(Reason.REPLACED, "both ends made one at once")
 
@@ -51,11 +53,21 @@ def flow_selectors(context: Context, loaded: LoadedChild, index: int) -> tuple[S
 
 @dataclass(frozen=True, slots=True)
 class Agreed:
-    """What both ends said yes to. `local` is our side."""
+    """What both ends said yes to. `local` is our side.
+
+    `ipcomp_in` is our CPI, `ipcomp_out` the peer's, 0 without compression; `tfc`: the peer takes padding;
+    `original_local`, `original_remote`: as in `policy.sa.SaParameters`.
+    """
 
     selected: Selected
     local: Selectors
     remote: Selectors
+    mode: int = Mode.TUNNEL
+    ipcomp_in: int = 0
+    ipcomp_out: int = 0
+    tfc: bool = True
+    original_local: IpAddress | None = None
+    original_remote: IpAddress | None = None
 
 
 def to_given_addresses(context: Context, loaded: LoadedChild, index: int, agreed: Agreed) -> Agreed:
@@ -72,6 +84,14 @@ def to_given_addresses(context: Context, loaded: LoadedChild, index: int, agreed
             ),
         )
     return replace(agreed, local=narrowed.initiator, remote=narrowed.responder)
+
+
+def key_lengths(selected: Selected) -> KeyLengths:
+    """Of the keys that one SA of the suite takes. Raises crypto's UnsupportedAlgorithm."""
+    if selected.protocol == Protocol.AH:
+        return KeyLengths(0, integrity(selected.integrity).key_length)
+    ciphers = suite(selected.encryption, selected.key_bits, selected.integrity)
+    return KeyLengths(ciphers.encryption_key_length, ciphers.integrity_key_length)
 
 
 def check_spi(selected: Selected) -> int:
@@ -125,13 +145,15 @@ def make_pair(
     spi_out = int.from_bytes(selected.spi, "big")
     now = context.now.monotonic
     rekey_at, expires_at = child_deadlines(child, now, context.entropy)
+    is_ah = selected.protocol == Protocol.AH
+    encapsulated = state.encapsulated and not is_ah
     encapsulation = None
-    if state.encapsulated:
+    if encapsulated:
         encapsulation = UdpEncapsulation(context.options.port_nat_t, path.remote_port)
     inbound = SaParameters(
         direction=Direction.IN,
-        protocol=SaProtocol.ESP,
-        mode=Mode.TUNNEL,
+        protocol=SaProtocol.AH if is_ah else SaProtocol.ESP,
+        mode=agreed.mode,
         spi=spi_in,
         pair=pair,
         flow=policy[1],
@@ -151,7 +173,13 @@ def make_pair(
         hard_seconds=child.life_time,
         header=child.header,
         notify_first_use=notify_first_use,
+        ipcomp=agreed.ipcomp_in,
+        original_local=agreed.original_local,
+        original_remote=agreed.original_remote,
+        interface=child.interface,
+        if_id=child.if_id,
     )
+    pads = agreed.tfc and agreed.mode == Mode.TUNNEL and not is_ah
     outbound = replace(
         inbound,
         direction=Direction.OUT,
@@ -159,6 +187,12 @@ def make_pair(
         encryption_key=ours[0],
         integrity_key=ours[1],
         notify_first_use=False,
+        ipcomp=agreed.ipcomp_out,
+        original_local=None,
+        original_remote=None,
+        tfc_padding=child.tfc_padding if pads else 0,
+        dummy_interval=0.0 if is_ah else child.dummy_interval,
+        mark=child.mark,
     )
     record = ChildSa(
         pair=pair,
@@ -168,9 +202,9 @@ def make_pair(
         policy=policy[0],
         spi_in=spi_in,
         spi_out=spi_out,
-        mode=Mode.TUNNEL,
-        protocol=SaProtocol.ESP,
-        encapsulated=state.encapsulated,
+        mode=agreed.mode,
+        protocol=inbound.protocol,
+        encapsulated=encapsulated,
         suite=child_suite(
             selected.encryption, selected.key_bits, selected.integrity, selected.key_exchange, selected.esn
         ),

@@ -10,9 +10,10 @@ from enum import StrEnum
 
 from cygnet.auth.identity import Identity
 from cygnet.crypto.proposals import Proposal
-from cygnet.policy.sa import Mode, TunnelHeader
+from cygnet.policy.sa import Mode, SaProtocol, TunnelHeader
 from cygnet.policy.selectors import IpAddress
 from cygnet.policy.spd import ChildRule, Flow
+from cygnet.wire.numbers import Protocol
 
 
 class AuthClass(StrEnum):
@@ -121,6 +122,19 @@ class Child:
     replay_window: int = 32
     priority: int = 0
     header: TunnelHeader = field(default_factory=TunnelHeader)
+    ipcomp: bool = False
+    tfc_padding: int = 0
+    dummy_interval: float = 0.0
+    interface: str = ""
+    if_id: int = 0
+    mark: int = 0
+    """These as in `policy.sa.SaParameters`."""
+
+    @property
+    def protocols(self) -> tuple[int, ...]:
+        """As in `policy.spd.Policy`: that of the first proposal."""
+        first_is_ah = bool(self.proposals) and self.proposals[0].protocol == Protocol.AH
+        return (SaProtocol.AH if first_is_ah else SaProtocol.ESP,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from cygnet.auth.identity import Identity
 from cygnet.ike.configuration import AddressRange, Child, Connection
 from cygnet.policy.selectors import IpAddress, TrafficSelector, everything, stand_in
 from cygnet.policy.spd import Action, Policy, PolicyRule
+from cygnet.records import replace
 from cygnet.wire.numbers import IdType
 
 Hosts = tuple[TrafficSelector, ...]
@@ -228,7 +229,19 @@ def make_policy(
             return None
         flow = loaded.flows[rule.flow] if rule.action == Action.PROTECT else 0
         rules += pairs_of(rule.action, here, there, flow)
-    return Policy(number, name, loaded.child.priority, tuple(rules), trap, *ends)
+    return treated(Policy(number, name, loaded.child.priority, tuple(rules), trap, *ends), loaded.child)
+
+
+def treated(policy: Policy, child: Child) -> Policy:
+    """With what the child does to its packets: mode, protocols, compression, interface."""
+    return replace(
+        policy,
+        mode=child.mode,
+        protocols=child.protocols,
+        ipcomp=child.ipcomp,
+        interface=child.interface,
+        if_id=child.if_id,
+    )
 
 
 def pairs_of(action: Action, local: Hosts, remote: Hosts, flow: int) -> list[PolicyRule]:

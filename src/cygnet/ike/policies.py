@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cygnet.ike.configuration import StartAction
-from cygnet.ike.connections import Loaded, LoadedChild, any_of, make_policy, pairs_of, single_address
+from cygnet.ike.connections import Loaded, LoadedChild, any_of, make_policy, pairs_of, single_address, treated
 from cygnet.ike.effects import InstallPolicy, RemovePolicy
 from cygnet.policy.selectors import IpAddress, TrafficSelector, of_address, stand_in
 from cygnet.policy.spd import Action, Policy, PolicyRule
@@ -113,7 +113,8 @@ class Policies:
         name = f"{connection.name}/{child.child.name}"
         # In front of the child's own policy, which keeps what no peer has asked for from leaving in clear.
         priority = child.child.priority - 1
-        self._install(Policy(policy, name, priority, tuple(rules), False, path.local, path.remote))
+        made = Policy(policy, name, priority, tuple(rules), False, path.local, path.remote)
+        self._install(treated(made, child.child))
         self._users[policy] = 1
         return policy, flow
 

@@ -21,9 +21,10 @@ from cygnet.ike.configuration import Connection
 from cygnet.ike.errors import Failure
 from cygnet.ike.remote_access import Given, Lease
 from cygnet.ike.world import Path
-from cygnet.policy.sa import SaParameters
+from cygnet.policy.sa import SaParameters, SaProtocol
 from cygnet.policy.selectors import IpAddress, TrafficSelector
 from cygnet.records import dataclass, replace
+from cygnet.wire.numbers import Protocol
 
 
 class Phase(StrEnum):
@@ -112,6 +113,11 @@ class ChildSa:
     replaces: int = 0
     announced: bool = True
     redundant: bool = False
+
+    @property
+    def ike_protocol(self) -> int:
+        """Its number in IKE's payloads."""
+        return Protocol.AH if self.protocol == SaProtocol.AH else Protocol.ESP
 
 
 class AttemptKind(IntEnum):

@@ -12,7 +12,6 @@ from typing import Final
 from cygnet.auth.peer import AuthenticatedPeer
 from cygnet.crypto.kdf import child_keys
 from cygnet.crypto.prf import prf
-from cygnet.crypto.suites import suite
 from cygnet.ike import children, proposals
 from cygnet.ike.children import Agreed, Pair, Selectors, check_spi, flow_selectors, format_selectors
 from cygnet.ike.connections import Loaded, LoadedChild, any_of
@@ -25,14 +24,15 @@ from cygnet.ike.errors import (
     Reason,
 )
 from cygnet.ike.steps import Context, Received, Steps, pause, send
+from cygnet.ike.v2 import modes
+from cygnet.ike.v2.modes import Seen, Wishes
 from cygnet.policy.narrowing import choose, within
 from cygnet.policy.selectors import TrafficSelector, stand_in
 from cygnet.records import dataclass
 from cygnet.wire.message import Message
-from cygnet.wire.numbers import Exchange, Notify, Protocol, TsType
+from cygnet.wire.numbers import Exchange, Notify, TsType
 from cygnet.wire.payloads import (
     DeletePayload,
-    NotifyPayload,
     SaPayload,
     TsiPayload,
     TsrPayload,
@@ -41,7 +41,6 @@ from cygnet.wire.payloads import (
 
 AT_ONCE_PAUSE: Final = 1.0
 """Seconds until a new pair is sent on while one of ours for the same traffic is on its way."""
-NO_TFC: Final = NotifyPayload(0, b"", Notify.ESP_TFC_PADDING_NOT_SUPPORTED, b"")
 _TS_TYPE: Final = {4: TsType.IPV4_ADDR_RANGE, 6: TsType.IPV6_ADDR_RANGE}
 _FAMILY: Final = {TsType.IPV4_ADDR_RANGE: 4, TsType.IPV6_ADDR_RANGE: 6}
 _OCTETS: Final = {4: 4, 6: 16}
@@ -93,6 +92,12 @@ class Offer:
     sa: SaPayload
     local: Selectors
     remote: Selectors
+    wishes: Wishes
+
+    @property
+    def protocol(self) -> int:
+        """What is withdrawn if it cannot be taken: that of the first proposal."""
+        return self.sa.proposals[0].protocol
 
     @property
     def name(self) -> str:
@@ -118,13 +123,16 @@ def make_offer(
         # RFC 7296, section 2.19: the answer narrows it to the address that comes with it.
         local = stand_in(loaded.child.flows[index].local, any_of(context.connection.vips))
     sa = proposals.offer(
-        loaded.child.proposals, spi.to_bytes(4, "big"), key_exchange=key_exchange, first_group=first_group
+        modes.usable(loaded.child.proposals, context.state),
+        spi.to_bytes(4, "big"),
+        key_exchange=key_exchange,
+        first_group=first_group,
     )
-    return Offer(loaded, index, pair, spi, sa, local, remote)
+    return Offer(loaded, index, pair, spi, sa, local, remote, modes.wishes(loaded, context.entropy))
 
 
-def check_accepted(offer: Offer, message: Message, *, initiator: bool = True) -> Agreed:
-    """The responder's answer lies inside our offer. Raises `PeerMisbehaved`."""
+def check_accepted(context: Context, offer: Offer, message: Message) -> Agreed:
+    """The responder's answer lies inside our offer. Raises `PeerMisbehaved`, `PeerIncompatible`."""
     selected = proposals.check_answer(offer.sa, message.one(SaPayload))
     check_spi(selected)
     local = from_wire(message.one(TsiPayload).ranges)
@@ -138,7 +146,7 @@ def check_accepted(offer: Offer, message: Message, *, initiator: bool = True) ->
                 format_selectors(offer.local, offer.remote), format_selectors(local, remote), "selectors"
             ),
         )
-    return Agreed(selected, local, remote)
+    return modes.agreed_by_peer(offer.wishes, message, Agreed(selected, local, remote), context.state)
 
 
 # -- choosing -----------------------------------------------------------------------------------
@@ -152,6 +160,13 @@ class Chosen:
     index: int
     agreed: Agreed
     additional: bool
+    seen: Seen
+
+    @property
+    def payloads(self) -> tuple[TsiPayload, TsrPayload]:
+        """The selectors of the answer."""
+        local, remote = self.seen.back(self.agreed)
+        return TsiPayload(to_wire(remote)), TsrPayload(to_wire(local))
 
 
 def choose_child(
@@ -168,8 +183,13 @@ def choose_child(
     Raises `PeerIncompatible`: TS_UNACCEPTABLE or NO_PROPOSAL_CHOSEN, with the two offers.
     """
     offered = message.one(SaPayload)
-    offered_remote = from_wire(message.one(TsiPayload).ranges)
-    offered_local = from_wire(message.one(TsrPayload).ranges)
+    seen = modes.seen(
+        message,
+        from_wire(message.one(TsrPayload).ranges),
+        from_wire(message.one(TsiPayload).ranges),
+        context.state,
+    )
+    offered_local, offered_remote = seen.local, seen.remote
     flows = [
         (child, index)
         for child in loaded.children
@@ -185,15 +205,26 @@ def choose_child(
         child, index = flows[choice.flow]
         try:
             selected = proposals.select(
-                offered, child.child.proposals, key_exchange=key_exchange, prefer_group=prefer_group
+                offered,
+                modes.usable(child.child.proposals, context.state),
+                key_exchange=key_exchange,
+                prefer_group=prefer_group,
             )
+            agreed = Agreed(
+                selected,
+                choice.local,
+                choice.remote,
+                original_local=seen.original_local,
+                original_remote=seen.original_remote,
+            )
+            agreed = modes.grant(child, message, agreed, context.entropy)
         except PeerIncompatible as incompatible:
-            # Another child with the same selectors may have other proposals.
+            # Another child with the same selectors may have other proposals, or another mode.
             error = error or incompatible
             flows = [flow for flow in flows if flow[0] is not child]
             continue
         check_spi(selected)
-        return Chosen(child, index, Agreed(selected, choice.local, choice.remote), choice.additional)
+        return Chosen(child, index, agreed, choice.additional, seen)
     if error is not None:
         raise error
     ours = "; ".join(
@@ -236,7 +267,7 @@ def make_pair(
     state, selected = context.state, agreed.selected
     if state.keys is None or state.suite is None:
         raise LocalMisuse(Reason.INTERNAL, "a Child SA needs the keys of its IKE SA")
-    ciphers = suite(selected.encryption, selected.key_bits, selected.integrity)
+    lengths = children.key_lengths(selected)
     return children.make_pair(
         context,
         peer,
@@ -246,7 +277,7 @@ def make_pair(
         pair=pair,
         spi_in=spi_in,
         policy=policy,
-        keys=child_keys(prf(state.suite.prf), state.keys.sk_d, ni, nr, shared, ciphers),
+        keys=child_keys(prf(state.suite.prf), state.keys.sk_d, ni, nr, shared, lengths),
         initiator=initiator,
         replaces=replaces,
         notify_first_use=(replaces > 0 or at_once) and not initiator,
@@ -262,10 +293,10 @@ def activate_new(context: Context, pair: int, *, at_once: bool) -> Steps[None]:
     yield from children.activate(context, pair)
 
 
-def withdraw(spi_in: int) -> Steps[None]:
+def withdraw(offer: Offer) -> Steps[None]:
     """Tell the peer that a Child SA which it just made is not wanted: delete our half."""
-    spi = spi_in.to_bytes(4, "big")
-    yield from send(Exchange.INFORMATIONAL, (DeletePayload(Protocol.ESP, (spi,)),), _anything)
+    spi = offer.spi.to_bytes(4, "big")
+    yield from send(Exchange.INFORMATIONAL, (DeletePayload(offer.protocol, (spi,)),), _anything)
 
 
 def _anything(received: Received) -> Message:

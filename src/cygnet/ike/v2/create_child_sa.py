@@ -51,7 +51,7 @@ from cygnet.ike.steps import (
     use_policy,
 )
 from cygnet.ike.v2 import child as offers
-from cygnet.ike.v2 import rekey_ike
+from cygnet.ike.v2 import modes, rekey_ike
 from cygnet.ike.v2.collisions import Request, admit
 from cygnet.ike.v2.fresh_keys import (
     OtherGroup,
@@ -75,8 +75,6 @@ from cygnet.wire.payloads import (
     NoncePayload,
     NotifyPayload,
     SaPayload,
-    TsiPayload,
-    TsrPayload,
 )
 
 GRACE: Final = 10.0
@@ -176,7 +174,7 @@ def _delete(context: Context, child: ChildSa) -> Steps[None]:
     """The Delete that ends a rekey; the traffic is on another pair already."""
     yield from begin(Attempt(AttemptKind.DELETE_CHILD, ours=True, pair=child.pair))
     spi = child.spi_in.to_bytes(4, "big")
-    yield from send(Exchange.INFORMATIONAL, (DeletePayload(Protocol.ESP, (spi,)),), anything)
+    yield from send(Exchange.INFORMATIONAL, (DeletePayload(child.ike_protocol, (spi,)),), anything)
     if context.state.child(child.pair) is not None:
         yield from apply(DropChild(child.pair))
 
@@ -227,7 +225,7 @@ def _negotiate(
             Exchange.CREATE_CHILD_SA,
             (
                 *_rekeyed(old),
-                offers.NO_TFC,
+                *offer.wishes.payloads,
                 offer.sa,
                 NoncePayload(nonce),
                 *public_value(ours),
@@ -245,7 +243,7 @@ def _negotiate(
         return answered
     if isinstance(answered, IkeError):
         yield from complain(answered, name)
-        yield from offers.withdraw(spi)
+        yield from offers.withdraw(offer)
         raise answered
     agreed = answered.agreed
     policy = yield from use_policy(loaded, index, agreed.local, agreed.remote, old)
@@ -268,7 +266,7 @@ def _negotiate(
         result = yield from install(parameters)
         error = children.installation_error(result, name)
         if error is not None:
-            yield from offers.withdraw(spi)
+            yield from offers.withdraw(offer)
             raise error
     return _Created(made, min(nonce, answered.nonce))
 
@@ -276,7 +274,7 @@ def _negotiate(
 def _rekeyed(old: ChildSa | None) -> tuple[NotifyPayload, ...]:
     if old is None:
         return ()
-    return (NotifyPayload(Protocol.ESP, old.spi_in.to_bytes(4, "big"), Notify.REKEY_SA, b""),)
+    return (NotifyPayload(old.ike_protocol, old.spi_in.to_bytes(4, "big"), Notify.REKEY_SA, b""),)
 
 
 def _was_deleted(context: Context, child: ChildSa) -> bool:
@@ -315,7 +313,7 @@ class _Judge:
         if refusal is not None:
             return refusal
         try:
-            agreed = offers.check_accepted(self.offer, message)
+            agreed = offers.check_accepted(self.context, self.offer, message)
             nonce = message.one(NoncePayload).data
             _check_nonce(self.context, nonce, self.nonce)
             shared = shared_secret(message, self.ours, agreed.selected, self.nonce)
@@ -342,7 +340,7 @@ def respond(context: Context, received: Received) -> Steps[None]:
     elif rekeyed is not None:
         request = Request.REKEY_CHILD
         old = context.state.child_by_spi_out(int.from_bytes(rekeyed.spi, "big"))
-        if rekeyed.protocol != Protocol.ESP:
+        if old is not None and rekeyed.protocol != old.ike_protocol:
             old = None
     else:
         request, old = Request.CREATE_CHILD, None
@@ -443,12 +441,11 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
         changes.append(ChangeChild(replace(present, phase=ChildPhase.REKEYED)))
     yield from answer(
         (
-            offers.NO_TFC,
+            *modes.granted(chosen.agreed),
             proposals.answer(chosen.agreed.selected, spi.to_bytes(4, "big")),
             NoncePayload(nonce),
             *public_value(ours),
-            TsiPayload(offers.to_wire(chosen.agreed.remote)),
-            TsrPayload(offers.to_wire(chosen.agreed.local)),
+            *chosen.payloads,
             *additional(chosen),
         ),
         *changes,

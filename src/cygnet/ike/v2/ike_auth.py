@@ -40,7 +40,7 @@ from cygnet.ike.steps import (
     use_policy,
 )
 from cygnet.ike.v2 import child as offers
-from cygnet.ike.v2 import configuration_payload, rounds
+from cygnet.ike.v2 import configuration_payload, modes, rounds
 from cygnet.ike.v2.ike_sa_init import Initial
 from cygnet.ike.v2.notifications import error_of
 from cygnet.ike.v2.proving import certificate_requests, remote_of
@@ -53,8 +53,6 @@ from cygnet.wire.payloads import (
     NotifyPayload,
     Payload,
     SaPayload,
-    TsiPayload,
-    TsrPayload,
 )
 
 INITIAL_CONTACT: Final = NotifyPayload(0, b"", Notify.INITIAL_CONTACT, b"")
@@ -76,7 +74,7 @@ def initiate(context: Context, initial: Initial, wanted: CreateChild | None) -> 
             raise LocalMisuse(Reason.NO_SUCH_OBJECT, f"no child {wanted.name} in {connection.name}")
         spi, pair = yield from obtain_child()
         offer = offers.make_offer(context, loaded, wanted.index, pair, spi, key_exchange=False)
-        child_payloads = (offers.NO_TFC, offer.sa, *offer.payloads)
+        child_payloads = (*offer.wishes.payloads, offer.sa, *offer.payloads)
 
     def along(local_id: Identity) -> tuple[Payload, ...]:
         return (
@@ -93,7 +91,7 @@ def initiate(context: Context, initial: Initial, wanted: CreateChild | None) -> 
     if problem is not None and (offer is None or message.maybe(SaPayload) is not None):
         yield from complain(problem, wanted.name if wanted is not None else "")
         if offer is not None:
-            yield from offers.withdraw(offer.spi)
+            yield from offers.withdraw(offer)
         return
     if wanted is not None and later:
         yield from enqueue(wanted)
@@ -146,7 +144,7 @@ def _first_child(
         yield from complain(failed, offer.name)
         return
     try:
-        agreed = offers.check_accepted(offer, message)
+        agreed = offers.check_accepted(context, offer, message)
         if context.connection.vips:
             agreed = children.to_given_addresses(context, offer.loaded, offer.index, agreed)
         policy = yield from use_policy(offer.loaded, offer.index, agreed.local, agreed.remote)
@@ -166,7 +164,7 @@ def _first_child(
         )
     except IkeError as unacceptable:
         yield from complain(unacceptable, offer.name)
-        yield from offers.withdraw(offer.spi)
+        yield from offers.withdraw(offer)
         return
     yield from begin(Attempt(AttemptKind.CREATE_CHILD, ours=True))
     for parameters in (made.inbound, made.outbound):
@@ -174,7 +172,7 @@ def _first_child(
         failure = children.installation_error(result, offer.name)
         if failure is not None:
             yield from complain(failure, offer.name)
-            yield from offers.withdraw(offer.spi)
+            yield from offers.withdraw(offer)
             return
     if made.child.spi_out in context.state.deleted_early:
         yield from complain(children.closed_early(offer.name), offer.name)
@@ -259,15 +257,12 @@ def respond(context: Context, initial: Initial) -> Steps[None]:
             yield from answer((*proven, _refusal(failed)), establish)
             yield from complain(failed, made.child.name)
         return
-    tsi = TsiPayload(offers.to_wire(chosen.agreed.remote))
-    tsr = TsrPayload(offers.to_wire(chosen.agreed.local))
     yield from answer(
         (
             *proven,
-            offers.NO_TFC,
+            *modes.granted(chosen.agreed),
             proposals.answer(chosen.agreed.selected, spi.to_bytes(4, "big")),
-            tsi,
-            tsr,
+            *chosen.payloads,
             *additional(chosen),
         ),
         establish,

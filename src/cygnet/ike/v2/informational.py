@@ -10,6 +10,8 @@ HDR, SK {[N,] [D,]
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cygnet.ike import collisions
 from cygnet.ike.children import activate
 from cygnet.ike.errors import Failure, Reason
@@ -87,10 +89,19 @@ def delete_child(context: Context, pair: int, failure: Failure) -> Steps[None]:
         yield from begin(Attempt(AttemptKind.DELETE_CHILD, ours=True, pair=one.pair))
         if one.phase is not ChildPhase.REKEYED:
             yield from apply(ChangeChild(replace(one, phase=ChildPhase.DELETING)))
-    spis = tuple([one.spi_in.to_bytes(4, "big") for one in closing])
-    yield from send(Exchange.INFORMATIONAL, (DeletePayload(Protocol.ESP, spis),), anything)
+    yield from send(Exchange.INFORMATIONAL, _deletes(closing), anything)
     left = [one.pair for one in closing if context.state.child(one.pair) is not None]
     yield from apply(*[DropChild(number, failure) for number in left])
+
+
+def _deletes(children: Sequence[ChildSa]) -> tuple[DeletePayload, ...]:
+    """One payload for each protocol (RFC 7296, section 3.11)."""
+    made = []
+    for protocol in (Protocol.ESP, Protocol.AH):
+        spis = tuple([one.spi_in.to_bytes(4, "big") for one in children if one.ike_protocol == protocol])
+        if spis:
+            made.append(DeletePayload(protocol, spis))
+    return tuple(made)
 
 
 def anything(received: Received) -> Message:
@@ -126,7 +137,7 @@ def respond(context: Context, received: Received) -> Steps[None]:
     changes, ours = _closing(context, closed)
     activated = collisions.successors(context.state, [child.pair for child in closed])
     early = [NoteEarlyDelete(spi) for spi in _unknown_spis(context, message)]
-    payloads: tuple[Payload, ...] = (DeletePayload(Protocol.ESP, tuple(ours)),) if ours else ()
+    payloads: tuple[Payload, ...] = _deletes(ours)
     for pair in activated:
         # The peer deletes what it rekeyed: it holds the new pair (RFC 7296, section 2.8).
         yield from activate(context, pair)
@@ -142,7 +153,7 @@ def _closed_children(context: Context, message: Message) -> list[ChildSa]:
     for delete in message.all(DeletePayload):
         for spi in delete.spis:
             child = context.state.child_by_spi_out(int.from_bytes(spi, "big"))
-            if delete.protocol == Protocol.ESP and child is not None and child not in closed:
+            if child is not None and delete.protocol == child.ike_protocol and child not in closed:
                 closed.append(child)
     return closed
 
@@ -152,10 +163,10 @@ def _unknown_spis(context: Context, message: Message) -> list[int]:
     return [spi for spi in spis if context.state.child_by_spi_out(spi) is None]
 
 
-def _closing(context: Context, closed: list[ChildSa]) -> tuple[list[Change], list[bytes]]:
-    """What the deletes change, and the SPIs that the answer deletes in turn."""
+def _closing(context: Context, closed: list[ChildSa]) -> tuple[list[Change], list[ChildSa]]:
+    """What the deletes change, and what the answer deletes in turn."""
     changes: list[Change] = []
-    ours: list[bytes] = []
+    ours: list[ChildSa] = []
     for child in closed:
         if collisions.is_closing(context.state, child.pair):
             # RFC 7296, section 1.4.1: both close it at once. Ours is on its way, the answer holds no D.
@@ -165,7 +176,7 @@ def _closing(context: Context, closed: list[ChildSa]) -> tuple[list[Change], lis
                 else Failure(Reason.PEER_CLOSED, "closed by both ends")
             )
         else:
-            ours.append(child.spi_in.to_bytes(4, "big"))
+            ours.append(child)
             failure = (
                 None if _is_replaced(context, child) else Failure(Reason.PEER_CLOSED, "the peer closed it")
             )
