@@ -212,6 +212,7 @@ def build_connection(
         send_cert=SendCert(section.send_cert),
         send_certreq=section.send_certreq,
         fragmentation=section.fragmentation,
+        aggressive=section.aggressive,
         vips=section.vips,
         pools=section.pools,
     )

@@ -370,14 +370,17 @@ class Child(Section):
 
 class Connection(Section):
     LATER = {
-        "aggressive": ("no",), "pull": ("yes",), "dscp": ("000000",), "mobike": ("yes", "no"),
+        "pull": ("yes",), "dscp": ("000000",), "mobike": ("yes", "no"),
         "ocsp": ("reply",), "ppk_id": (), "ppk_required": ("no",), "if_id_in": ("0",), "if_id_out": ("0",),
         "mediation": ("no",), "mediated_by": (), "mediation_peer": (),
     }  # fmt: skip
     GATHER = {"local": "local_rounds", "remote": "remote_rounds"}
 
-    version: Annotated[int, PlainValidator(values.ike_version), _words(**{"2": "", "0": ""})] = _key(
-        2, "IKE version; 0 (either) means 2 until IKEv1 is supported."
+    version: Annotated[int, PlainValidator(values.ike_version), _words(**{"2": "", "1": "", "0": ""})] = _key(
+        2, "IKE version; 0 (either) means 2 for now."
+    )
+    aggressive: YesNo = _key(
+        False, "IKEv1: aggressive mode, three messages with identities in clear, instead of main mode.", "no"
     )
     local_addrs: Endpoints = _key(
         ((), ()),

@@ -198,11 +198,13 @@ def word_or_later(words: tuple[str, ...], later: tuple[str, ...]) -> Callable[[A
 
 
 def ike_version(value: Any) -> int:
-    """2, or 0 for either; IKEv1 is to come."""
+    """1, 2, or 0 for either."""
     word = str(value).strip() if not isinstance(value, bool) else ""
-    if word in ("2", "0"):
+    if word in ("1", "2"):
+        return int(word)
+    if word == "0":
         return 2
-    raise refuse("is not supported yet" if word == "1" else "is no IKE version", "2, or 0 (either)")
+    raise refuse("is no IKE version", "2, 1, or 0 (either)")
 
 
 def name(value: Any) -> str:

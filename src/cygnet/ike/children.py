@@ -37,6 +37,7 @@ from cygnet.records import dataclass, replace
 from cygnet.wire.numbers import Notify, Protocol
 
 REDUNDANT: Final = Failure(Reason.REPLACED, "both ends made one at once")
+REPLACED: Final = Failure(Reason.REPLACED, "rekeyed")
 
 Selectors = tuple[TrafficSelector, ...]
 

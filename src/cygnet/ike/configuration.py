@@ -172,6 +172,8 @@ class Connection:
     """Virtual addresses that we ask the peer for; an unspecified one: any of its family."""
     pools: tuple[str, ...] = ()
     """Names of the pools that peers get addresses and settings from, or addresses themselves."""
+    aggressive: bool = False
+    dpd_timeout: float = 150.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,5 +202,6 @@ class Options:
     fragment_size: int = 1280
     port: int = 500
     port_nat_t: int = 4500
+    aggressive_psk: bool = False
     encapsulate: bool = False
     """Force UDP encapsulation where a connection does not say: userspace engines move it in batches."""

@@ -44,9 +44,11 @@ from cygnet.ike.state import (
     UseKeys,
 )
 from cygnet.ike.timers import Timers
+from cygnet.ike.transport import NON_ESP_MARKER
+from cygnet.ike.v1 import first as first_v1
+from cygnet.ike.v1.sa import IkeV1Sa
 from cygnet.ike.v2 import first
 from cygnet.ike.v2.sa import IkeV2Sa
-from cygnet.ike.v2.sending import NON_ESP_MARKER
 from cygnet.ike.view import IkeSaView
 from cygnet.ike.world import Instant, Path
 from cygnet.policy.selectors import IpAddress, TrafficSelector
@@ -79,7 +81,7 @@ KEEPALIVE: Final = b"\xff"
 class Endpoint(Books):
     """`observe`: build a `MessageSeen` for every message (costs a decoded copy each)."""
 
-    kinds: Final[dict[int, type[IkeSa]]] = {2: IkeV2Sa}
+    kinds: Final[dict[int, type[IkeSa]]] = {1: IkeV1Sa, 2: IkeV2Sa}
     """What an IKE SA is, by IKE version."""
 
     def __init__(self, options: Options, credentials: Credentials, entropy: Entropy, now: Instant) -> None:
@@ -117,7 +119,9 @@ class Endpoint(Books):
         except Malformed as error:
             self.event(Dropped(Drop.MALFORMED, str(error), path, 0))
             return
-        if header.major != 2:
+        if header.major == 1:
+            self._receive_v1(header, datagram, path)
+        elif header.major != 2:
             self._other_version(header, path)
         elif header.responder_spi == ZERO_SPI and header.from_initiator and not header.response:
             if header.exchange == Exchange.IKE_SA_INIT:
@@ -132,6 +136,20 @@ class Endpoint(Books):
             else:
                 sa.receive(header, datagram, path)
         self._settle()
+
+    def _receive_v1(self, header: Header, datagram: bytes, path: Path) -> None:
+        """IKEv1 has no flag that says whose message it is: a cookie of ours does."""
+        if header.responder_spi == ZERO_SPI:
+            sa = self.by_spi.get(header.initiator_spi)
+            if sa is None:
+                first_v1.receive(self, header, datagram, path)
+                return
+        else:
+            sa = self.by_spi.get(header.responder_spi) or self.by_spi.get(header.initiator_spi)
+        if isinstance(sa, IkeV1Sa):
+            sa.receive(header, datagram, path)
+        else:
+            self.event(Dropped(Drop.UNKNOWN_SPI, "no such phase 1 SA", path, 0))
 
     def next_timeout(self) -> float | None:
         """When `handle_timeout` wants to be called, monotonic seconds."""

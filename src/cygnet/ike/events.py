@@ -14,6 +14,7 @@ from cygnet.records import dataclass
 if TYPE_CHECKING:
     from cygnet.ike.view import ChildSaView, IkeSaView
     from cygnet.wire.message import Message
+    from cygnet.wire.v1.message import Message as MessageV1
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class MessageSeen:
 
     sent: bool
     path: Path
-    message: Message
+    message: Message | MessageV1
     ike_sa: int
     connection: str
     repeat: bool

@@ -24,6 +24,7 @@ from cygnet.ike.state import (
     NoteAttempt,
     Phase,
     RekeyIke,
+    Report,
     Take,
     Wanted,
 )
@@ -84,6 +85,22 @@ def enqueue(sa: IkeSa, wanted: Wanted, *, first: bool = False) -> None:
     else:
         sa.queue.append(wanted)
     sa.gateway.touch(sa)
+
+
+def next_wanted(sa: IkeSa) -> Wanted | None:
+    """What is next in the queue and may begin now. Of an SA that closes, only what closes it."""
+    phase = sa.state.phase
+    if phase is Phase.CONNECTING or not sa.queue:
+        return None
+    if phase is not Phase.ESTABLISHED:
+        closing = next((w for w in sa.queue if isinstance(w, DeleteIke | Report)), None)
+        for wanted in sa.queue:
+            if wanted is not closing:
+                sa.gateway.operation_ended(wanted.operation, Failure(Reason.PEER_CLOSED, "the IKE SA closes"))
+        sa.queue = deque([closing] if closing is not None else [])
+        if closing is None:
+            return None
+    return sa.queue.popleft()
 
 
 def begin_local(sa: IkeSa, exchange: steps.Steps[Any]) -> None:

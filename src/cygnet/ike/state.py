@@ -16,6 +16,7 @@ from functools import lru_cache
 
 from cygnet.auth.identity import Identity
 from cygnet.auth.peer import AuthenticatedPeer
+from cygnet.crypto.ikev1 import Phase1Keys
 from cygnet.crypto.kdf import IkeKeys
 from cygnet.ike.configuration import Connection
 from cygnet.ike.errors import Failure
@@ -64,6 +65,27 @@ class ChildSuite:
     integrity: int
     key_exchange: int
     esn: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Isakmp:
+    """What phase 1 of IKEv1 leaves for what follows. `encryption`, `key_bits`, `hash` and `authentication`
+    are numbers of IKEv1's own registries.
+
+    `last_block` is phase 1's last ciphertext block, which the IVs of later exchanges are made from (RFC 2409,
+    appendix B), empty until phase 1 is over. `nat_t` is the vendor ID of the NAT traversal that both speak,
+    empty: none. `dpd`: the peer answers R-U-THERE. `vendor_ids` are the peer's, as they came.
+    """
+
+    encryption: int
+    key_bits: int
+    hash: int
+    authentication: int
+    keys: Phase1Keys
+    last_block: bytes = b""
+    nat_t: bytes = b""
+    dpd: bool = False
+    vendor_ids: tuple[bytes, ...] = ()
 
 
 @lru_cache(maxsize=256)
@@ -163,6 +185,7 @@ class SaState:
     created: float
     suite: IkeSuite | None = None
     keys: IkeKeys | None = None
+    isakmp: Isakmp | None = None
     nat_local: bool = False
     nat_remote: bool = False
     forced: bool = False
@@ -236,6 +259,43 @@ class Window:
 
 
 # -- changes ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MeetPeer:
+    """IKEv1's responder has chosen its cookie."""
+
+    spi_r: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UseIsakmpKeys:
+    """Phase 1 of IKEv1 has agreed on keys, or learned what goes with them."""
+
+    spi_i: bytes
+    spi_r: bytes
+    suite: IkeSuite
+    isakmp: Isakmp
+    nat_local: bool
+    nat_remote: bool
+    forced: bool
+    fragmentation: bool
+    nonce: bytes
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class EndPhase1:
+    """Its last message is sent or accepted: IVs are made from this block now."""
+
+    last_block: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MoveChildren:
+    """IKEv1: the Child SAs go on under another phase 1 of the same peer (its number)."""
+
+    heir: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,8 +426,8 @@ class Adopt:
 
 Change = (
     UseKeys | Establish | Lend | Take | AddChild | ChangeChild | DropChild | NoteAttempt | ForgetAttempt
-    | NoteEarlyDelete | ChangePhase | ChangePath | Postpone
-    | PostponeReauthentication | Handover | Adopt
+    | MeetPeer | UseIsakmpKeys | EndPhase1 | MoveChildren | NoteEarlyDelete | ChangePhase | ChangePath
+    | Postpone | PostponeReauthentication | Handover | Adopt
 )  # fmt: skip
 
 
@@ -506,8 +566,30 @@ def _changed(state: SaState, change: Change) -> SaState:
                 nonce=change.nonce,
                 path=change.path,
             )
+        case UseIsakmpKeys():
+            return replace(
+                state,
+                spi_i=change.spi_i,
+                spi_r=change.spi_r,
+                suite=change.suite,
+                isakmp=change.isakmp,
+                nat_local=change.nat_local,
+                nat_remote=change.nat_remote,
+                forced=change.forced,
+                fragmentation=change.fragmentation,
+                nonce=change.nonce,
+                path=change.path,
+            )
+        case MeetPeer(spi_r):
+            return replace(state, spi_r=spi_r)
+        case EndPhase1(last_block):
+            if state.isakmp is None:
+                raise ImpossibleChange("phase 1 without keys")
+            return replace(state, isakmp=replace(state.isakmp, last_block=last_block))
+        case MoveChildren():
+            return replace(state, children=())
         case Establish():
-            if state.phase is not Phase.CONNECTING or state.keys is None:
+            if state.phase is not Phase.CONNECTING or (state.keys is None and state.isakmp is None):
                 raise ImpossibleChange(f"{state.phase} cannot become established")
             return replace(
                 state,

@@ -92,8 +92,14 @@ class Exchanged(Generic[T]):
 # -- the steps --------------------------------------------------------------------------------
 
 
+class MessageStep:
+    """A step that is a message: the versions exchange them differently (`IkeSa.message_step`)."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
-class SendRequest:
+class SendRequest(MessageStep):
     exchange: int
     payloads: Sequence[Payload]
     expect: Callable[[Received], Any]
@@ -101,13 +107,13 @@ class SendRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class SendAnswer:
+class SendAnswer(MessageStep):
     payloads: Sequence[Payload]
     changes: tuple[Change, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class AwaitRequest:
+class AwaitRequest(MessageStep):
     exchange: int
     expect: Callable[[Received], Any]
 
@@ -196,8 +202,8 @@ class Complain:
 
 
 Step = (
-    SendRequest | SendAnswer | AwaitRequest | Apply | Install | AskWorld | UseGiven | Pause | ObtainChild
-    | ObtainSpi | CreateSuccessor | Dismiss | CloseSa | UsePolicy | Begin | Enqueue | Complain
+    MessageStep | Apply | Install | AskWorld | UseGiven | Pause | ObtainChild | ObtainSpi
+    | CreateSuccessor | Dismiss | CloseSa | UsePolicy | Begin | Enqueue | Complain
 )  # fmt: skip
 Steps = Generator[Step, Any, T]
 
@@ -337,8 +343,8 @@ class SaClosed(Exception):
 
 
 class Refused(Exception):
-    """Raised by `expect` of an unprotected exchange: the peer says no, in clear, as anyone could have.
-    The driver believes it only when it is said again."""
+    """Raised by `expect` of an unprotected exchange: the peer says no, or proves nothing, as anyone could
+    have. The driver believes it only when it is said again."""
 
     def __init__(self, error: IkeError) -> None:
         super().__init__(error.detail)

@@ -16,8 +16,9 @@ from cygnet.auth.identity import BadIdentity, Identity
 from cygnet.ike.events import MessageSeen
 from cygnet.policy.selectors import format_selector
 from cygnet.policy.wire_form import from_wire
+from cygnet.vici import messages_v1
 from cygnet.vici.shapes import Shape, hosts
-from cygnet.wire.message import Header
+from cygnet.wire.message import Header, Message
 from cygnet.wire.numbers import (
     AuthMethod,
     CertEncoding,
@@ -36,6 +37,8 @@ from cygnet.wire.numbers import (
     Protocol,
     TransformType,
 )
+from cygnet.wire.v1.message import Message as MessageV1
+from cygnet.wire.v1.numbers import Exchange as ExchangeV1
 from cygnet.wire.payloads import (
     AuthPayload,
     CertPayload,
@@ -88,18 +91,32 @@ def ike_message(event: MessageSeen, wall: float) -> Shape:
         "initiator-spi": header.initiator_spi.hex(),
         "responder-spi": header.responder_spi.hex(),
         "version": f"{header.major}.{header.minor}",
-        "exchange": Exchange.name_of(header.exchange),
+        "exchange": _exchange_name(event.message),
         "message-id": str(header.message_id),
         "response": "yes" if header.response else "no",
         "from-initiator": "yes" if header.from_initiator else "no",
-        "protected": "no" if header.exchange == Exchange.IKE_SA_INIT else "yes",
+        "protected": "yes" if _is_protected(event.message) else "no",
         "repeat": "yes" if event.repeat else "no",
     }
+    if isinstance(event.message, MessageV1):
+        shape["payloads"] = messages_v1.payload_shapes(event.message)
+        return shape
     shape["payloads"] = {
         str(number): payload_shape(payload, header)
         for number, payload in enumerate(event.message.payloads, 1)
     }
     return shape
+
+
+def _exchange_name(message: Message | MessageV1) -> str:
+    registry = ExchangeV1 if isinstance(message, MessageV1) else Exchange
+    return registry.name_of(message.header.exchange)
+
+
+def _is_protected(message: Message | MessageV1) -> bool:
+    if isinstance(message, MessageV1):
+        return message.encrypted
+    return message.header.exchange != Exchange.IKE_SA_INIT
 
 
 def payload_shape(payload: object, header: Header) -> Shape:

@@ -6,7 +6,6 @@ exchange, and what both versions do with it, is `ike.running`.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,14 +18,16 @@ from cygnet.ike.running import (
     close,
     enqueue,
     let_go,
+    next_wanted,
     resume_error,
     run,
     settle,
     unreachable,
 )
-from cygnet.ike.state import Change, ChangePhase, CreateChild, DeleteIke, Phase, Report, Window
+from cygnet.ike.state import Change, ChangePhase, CreateChild, Phase, Report, Window
 from cygnet.ike.steps import Received, Step
-from cygnet.ike.v2.sending import header_of, seal, seen, transmit
+from cygnet.ike.transport import seen, transmit
+from cygnet.ike.v2.sending import header_of, seal
 from cygnet.ike.world import Path
 from cygnet.wire.message import Header, Message
 from cygnet.wire.numbers import Exchange, Notify
@@ -99,20 +100,9 @@ def begin_initial(
 def start_next(sa: IkeV2Sa) -> None:
     """Begin what is next in the queue, if it is its turn."""
     while sa.queue and sa.own is None and not sa.close_at:
-        phase = sa.state.phase
-        if phase is Phase.CONNECTING:
+        wanted = next_wanted(sa)
+        if wanted is None:
             return
-        if phase is not Phase.ESTABLISHED:
-            closing = next((w for w in sa.queue if isinstance(w, DeleteIke | Report)), None)
-            for wanted in sa.queue:
-                if wanted is not closing:
-                    sa.gateway.operation_ended(
-                        wanted.operation, Failure(Reason.PEER_CLOSED, "the IKE SA closes")
-                    )
-            sa.queue = deque([closing] if closing is not None else [])
-            if closing is None:
-                return
-        wanted = sa.queue.popleft()
         exchange = sa.begin(wanted)
         if exchange is None:
             sa.gateway.operation_ended(wanted.operation, None)

@@ -23,9 +23,9 @@ from cygnet.ike.events import Dropped, MessageSeen
 from cygnet.ike.proposals import Selected
 from cygnet.ike.state import Phase, SaState
 from cygnet.ike.steps import Received
+from cygnet.ike.transport import digest
 from cygnet.ike.v2 import ike_sa_init, initial, legality, proving, receiving
 from cygnet.ike.v2.sa import IkeV2Sa
-from cygnet.ike.v2.sending import digest
 from cygnet.ike.world import Path
 from cygnet.wire.cursor import Malformed
 from cygnet.wire.message import Header, Message, decode

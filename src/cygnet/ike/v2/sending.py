@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from cygnet.ike.effects import SendDatagram
-from cygnet.ike.errors import Drop, LocalMisuse, Reason
-from cygnet.ike.events import Dropped, MessageSeen
+from cygnet.ike.errors import LocalMisuse, Reason
 from cygnet.ike.state import Window
 from cygnet.ike.v2 import protection
-from cygnet.ike.world import Path
-from cygnet.wire.message import Header, Message, encode
+from cygnet.wire.message import Header, encode
 from cygnet.wire.numbers import Exchange, Flags
 from cygnet.wire.payloads import Payload
 
 if TYPE_CHECKING:
     from cygnet.ike.v2.sa import IkeV2Sa
-
-NON_ESP_MARKER: Final = bytes(4)
-"""Before every IKE message on port 4500 (RFC 3948, section 2.2)."""
-
-
-def digest(datagram: bytes) -> bytes:
-    """How a repeat of a request is recognised."""
-    return hashlib.blake2s(datagram, digest_size=16).digest()
 
 
 def header_of(sa: IkeV2Sa, exchange: int, message_id: int, *, response: bool) -> Header:
@@ -55,23 +43,3 @@ def seal(
     )
     iv = window.iv + len(datagrams)
     return datagrams, Window(window.next_out, window.next_in, iv, window.answered, window.answer)
-
-
-def transmit(sa: IkeV2Sa, datagrams: Sequence[bytes], path: Path) -> None:
-    """Send the datagrams of one message."""
-    gateway = sa.gateway
-    marker = NON_ESP_MARKER if path.local_port == gateway.options.port_nat_t else b""
-    for datagram in datagrams:
-        gateway.emit(SendDatagram(path, marker + datagram))
-    sa.sent = sa.now.monotonic
-
-
-def drop(sa: IkeV2Sa, reason: Drop, detail: str, path: Path) -> None:
-    """A datagram is dropped in silence."""
-    sa.gateway.event(Dropped(reason, detail, path, sa.unique_id))
-
-
-def seen(sa: IkeV2Sa, sent: bool, path: Path, message: Message | None, *, repeat: bool = False) -> None:
-    """A message left or came; built and told only if someone listens."""
-    if sa.gateway.observe and message is not None:
-        sa.gateway.event(MessageSeen(sent, path, message, sa.unique_id, sa.connection.name, repeat))

@@ -1,0 +1,83 @@
+"""Which exchange a wish of ours or a message of the peer's begins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cygnet.ike import collisions
+from cygnet.ike.errors import PeerMisbehaved, Reason
+from cygnet.ike.state import (
+    CheckLiveness,
+    ChildPhase,
+    CloseOther,
+    CreateChild,
+    DeleteChild,
+    DeleteIke,
+    RekeyChild,
+    RekeyIke,
+    Report,
+    Wanted,
+)
+from cygnet.ike.steps import Steps
+from cygnet.ike.v1 import informational, quick_mode
+from cygnet.ike.v1.steps import Received
+from cygnet.wire.v1.numbers import Exchange, Notify
+
+if TYPE_CHECKING:
+    from cygnet.ike.v1.sa import IkeV1Sa
+
+MAX_SEQUENCE = 0x7FFFFFFF
+"""R-U-THERE numbers begin below (RFC 3706, section 6.2)."""
+
+
+def begin(sa: IkeV1Sa, wanted: Wanted) -> Steps[None] | None:
+    """The exchange for what we want; None when it is moot by now."""
+    state = sa.state
+    match wanted:
+        case CreateChild(name, index):
+            covered = any(
+                (child.name, child.flow_index) == (name, index) and child.phase is ChildPhase.INSTALLED
+                for child in state.children
+            )
+            return None if covered else quick_mode.create(sa, wanted)
+        case RekeyChild(pair):
+            known = state.child(pair)
+            is_held = known is not None and known.outbound is None
+            return (
+                quick_mode.rekey(sa, wanted) if is_held and not collisions.is_rekeying(state, pair) else None
+            )
+        case DeleteChild(pair, failure):
+            return informational.delete_child(sa, pair, failure) if state.child(pair) else None
+        case RekeyIke():
+            return None
+        case DeleteIke(failure):
+            return informational.delete_ike(sa, failure, sa.farewell)
+        case CheckLiveness():
+            if state.isakmp is None or not state.isakmp.dpd:
+                return None
+            sa.dpd_sent = (
+                sa.dpd_sent + 1
+                if sa.dpd_sent >= 0
+                else int.from_bytes(sa.entropy.octets(4), "big") & MAX_SEQUENCE
+            )
+            return informational.check_liveness(sa, sa.dpd_sent)
+        case CloseOther(number, failure):
+            return informational.close_other(number, failure)
+        case Report(notify, failure):
+            return informational.report(sa, notify, failure)
+
+
+def serve(sa: IkeV1Sa, received: Received) -> Steps[None]:
+    """The exchange for a message that HASH proves. Raises `PeerMisbehaved`."""
+    message = received.message
+    match message.header.exchange:
+        case Exchange.QUICK_MODE:
+            return quick_mode.respond(sa, received)
+        case Exchange.INFORMATIONAL:
+            sequence = sa.dpd_heard
+            asked = message.notify(Notify.R_U_THERE)
+            if asked is not None and len(asked.data) == 4:
+                sa.dpd_heard = max(sequence, int.from_bytes(asked.data, "big"))
+            return informational.respond(sa, received, sequence)
+        case other:
+            raise PeerMisbehaved(Reason.PEER_MISBEHAVED, f"{Exchange.name_of(other)} on an established SA")

@@ -1,0 +1,497 @@
+"""What main and aggressive mode have in common: agreement, keys, identities and proofs (RFC 2409, section 5).
+
+A mode proves the peer and yields `Proved`; only that makes an established SA, and quick mode takes no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
+
+from cygnet.auth.credentials import OwnKey
+from cygnet.auth.errors import AuthenticationError, CredentialError, Kind
+from cygnet.auth.identity import BadIdentity, Identity
+from cygnet.auth.isakmp import METHODS, prove_signature, verify_hash, verify_signature
+from cygnet.auth.peer import AuthenticatedPeer
+from cygnet.crypto.errors import InvalidPublicValue
+from cygnet.crypto.ikev1 import (
+    Phase1Keys,
+    Phase1Suite,
+    phase1_hash,
+    phase1_iv,
+    phase1_keys,
+    skeyid_of_secret,
+    skeyid_of_signatures,
+)
+from cygnet.crypto.key_exchange import KeyExchange, check_public
+from cygnet.ike.configuration import AuthClass, Connection, LocalAuth, RemoteAuth, SendCert, Unique
+from cygnet.ike.errors import Difference, IkeError, PeerIncompatible, PeerMisbehaved, Reason
+from cygnet.ike.lifetimes import ike_deadlines
+from cygnet.ike.state import Establish, IkeSuite, Isakmp, UseIsakmpKeys, ike_suite
+from cygnet.ike.steps import Context, Refused
+from cygnet.ike.v1 import nat, proposals
+from cygnet.ike.v1.lifetimes import Lifetime
+from cygnet.ike.v1.notifications import wrong
+from cygnet.ike.v1.proposals import Phase1Choice
+from cygnet.ike.v1.steps import Received
+from cygnet.ike.world import Path
+from cygnet.records import dataclass
+from cygnet.wire.numbers import TransformType
+from cygnet.wire.v1 import vendor_ids
+from cygnet.wire.v1.message import Message
+from cygnet.wire.v1.numbers import Authentication, CertEncoding, Notify, Protocol
+from cygnet.wire.v1.payloads import (
+    CertPayload,
+    CertReqPayload,
+    HashPayload,
+    IdPayload,
+    KePayload,
+    NoncePayload,
+    NotifyPayload,
+    Payload,
+    SignaturePayload,
+    VendorIdPayload,
+)
+
+NONCE_LENGTH: Final = 32
+MAX_CANDIDATES: Final = 32
+"""Connections that one claimed identity is tried against; each may cost a signature check."""
+
+
+# -- what a mode works with and yields ------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """The peer's proof was good, by the rules of this connection."""
+
+    connection: Connection
+    local_id: Identity
+    peer: AuthenticatedPeer
+    initial_contact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """What the SA payloads and the vendor IDs say, before there are keys. `sa_body` is SAi_b, `cky_r` the
+    responder's cookie; `secret` the pre-shared key, empty with signatures."""
+
+    choice: Phase1Choice
+    sa_body: bytes
+    cky_i: bytes
+    cky_r: bytes
+    vendor_ids: tuple[bytes, ...]
+
+    @property
+    def suite(self) -> Phase1Suite:
+        return self.choice.suite
+
+    @property
+    def nat_t(self) -> bytes:
+        return nat.choose(self.vendor_ids)
+
+    @property
+    def signs(self) -> bool:
+        """SKEYID is that of signatures."""
+        return METHODS[self.choice.method].signs
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Everything that the proofs cover (RFC 2409, section 5)."""
+
+    agreed: Agreed
+    keys: Phase1Keys
+    public_i: bytes
+    public_r: bytes
+    secret: bytes
+
+    def hash_i(self, id_body: bytes) -> bytes:
+        """HASH_I = prf(SKEYID, g^xi | g^xr | CKY-I | CKY-R | SAi_b | IDii_b)"""
+        agreed = self.agreed
+        return phase1_hash(
+            agreed.suite, self.keys.skeyid, self.public_i, self.public_r,
+            agreed.cky_i, agreed.cky_r, agreed.sa_body, id_body,
+        )  # fmt: skip
+
+    def hash_r(self, id_body: bytes) -> bytes:
+        """HASH_R = prf(SKEYID, g^xr | g^xi | CKY-R | CKY-I | SAi_b | IDir_b)"""
+        agreed = self.agreed
+        return phase1_hash(
+            agreed.suite, self.keys.skeyid, self.public_r, self.public_i,
+            agreed.cky_r, agreed.cky_i, agreed.sa_body, id_body,
+        )  # fmt: skip
+
+
+# -- first messages -------------------------------------------------------------------------------
+
+
+def local_auth(connection: Connection) -> LocalAuth:
+    return connection.local[0] if connection.local else LocalAuth(AuthClass.PUBKEY)
+
+
+def remote_auth(connection: Connection) -> RemoteAuth:
+    return connection.remote[0] if connection.remote else RemoteAuth(AuthClass.PUBKEY)
+
+
+def methods(context: Context, connection: Connection) -> tuple[int, ...]:
+    """The authentication methods that this connection stands for; of signatures, the one our key can do.
+    Raises `IkeError` when we have no key."""
+    local = local_auth(connection)
+    if local.method is AuthClass.PSK:
+        return (Authentication.PSK,)
+    own = own_key(context, connection, ())
+    return (proposals.signature_method(own.key),)
+
+
+def announcements(
+    connection: Connection, *, answering: Collection[bytes] | None = None
+) -> tuple[Payload, ...]:
+    """Our vendor IDs. `answering`: what the peer announced; of NAT traversals one is said back."""
+    sent = [vendor_ids.DPD]
+    if connection.fragmentation != "no":
+        sent.append(vendor_ids.FRAGMENTATION_CISCO)
+    sent.extend(nat.SPOKEN if answering is None else filter(None, (nat.choose(answering),)))
+    return tuple(map(VendorIdPayload, sent))
+
+
+def may_fragment(connection: Connection, theirs: Iterable[bytes]) -> bool:
+    """Whether the peer puts pieces together, and we may send them."""
+    announced = any(one.startswith(vendor_ids.FRAGMENTATION) for one in theirs)
+    return connection.fragmentation in ("yes", "force") and announced
+
+
+def nonce(context: Context) -> bytes:
+    return context.entropy.octets(NONCE_LENGTH)
+
+
+def public_of(message: Message, ours: KeyExchange) -> tuple[bytes, bytes]:
+    """(the peer's public value, g^xy). Raises `PeerMisbehaved`."""
+    public = message.one(KePayload).data
+    try:
+        return public, ours.shared(public)
+    except InvalidPublicValue as error:
+        raise wrong(str(error)) from None
+
+
+def check_public_value(group: int, public: bytes) -> None:
+    """A value that is worth a key of ours: in the large groups that is what costs. Raises `PeerMisbehaved`."""
+    try:
+        check_public(group, public)
+    except InvalidPublicValue as error:
+        raise wrong(str(error)) from None
+
+
+def lifetime_of(connection: Connection) -> Lifetime:
+    """What we offer: until the new phase 1 must be there. `over_time` is what we grant ourselves beyond."""
+    limits = [limit for limit in (connection.rekey_time, connection.reauth_time) if limit > 0]
+    return Lifetime(int(min(limits) + connection.over_time)) if limits else Lifetime()
+
+
+def nonce_of(message: Message, ours: bytes) -> bytes:
+    """The peer's nonce; not our own (a reflection)."""
+    theirs = message.one(NoncePayload).data
+    if theirs == ours:
+        raise wrong("our own nonce came back")
+    return theirs
+
+
+# -- keys -----------------------------------------------------------------------------------------
+
+
+def secret_for(context: Context, connection: Connection, identity: Identity | None = None) -> bytes:
+    """The pre-shared key. Main mode needs it before the peer has said who it is: so it is found by the
+    identity that is expected, or by the peer's address (RFC 2409, section 5.4)."""
+    path, expected = context.state.path, remote_auth(connection).id
+    whom = identity or expected
+    if whom is None or whom.has_wildcards:
+        whom = Identity.of_address(path.remote)
+    secret = context.credentials.psk(own_identity(context, connection), whom, path.local, path.remote)
+    if secret is None:
+        raise PeerIncompatible(Reason.PSK_NOT_FOUND, f"no pre-shared key is loaded for {whom}")
+    return secret
+
+
+def derive(
+    agreed: Agreed, secret: bytes, ni: bytes, nr: bytes, public_i: bytes, public_r: bytes, shared: bytes
+) -> Material:
+    """SKEYID and what comes of it (RFC 2409, section 5)."""
+    suite = agreed.suite
+    if secret:
+        skeyid = skeyid_of_secret(suite, secret, ni, nr)
+    else:
+        skeyid = skeyid_of_signatures(suite, ni, nr, shared)
+    keys = phase1_keys(suite, skeyid, shared, agreed.cky_i, agreed.cky_r)
+    return Material(agreed, keys, public_i, public_r, secret)
+
+
+def use_keys(
+    context: Context,
+    material: Material,
+    message: Message,
+    path: Path,
+    ni: bytes,
+    nr: bytes,
+    *,
+    float_now: bool,
+) -> UseIsakmpKeys:
+    """From here on everything is encrypted; behind a NAT it travels on port 4500 (RFC 3947, section 4)."""
+    agreed, choice = material.agreed, material.agreed.choice
+    behind, peer_behind, pretended = nat.detect(message, agreed.suite, agreed.cky_i, agreed.cky_r, path)
+    forced = bool(agreed.nat_t) and (pretended or encapsulates(context))
+    if float_now and (behind or peer_behind or forced):
+        path = nat.floated(path, context.options.port, context.options.port_nat_t)
+    return UseIsakmpKeys(
+        spi_i=agreed.cky_i,
+        spi_r=agreed.cky_r,
+        suite=_shown(choice),
+        isakmp=Isakmp(
+            encryption=choice.encryption,
+            key_bits=choice.key_bits,
+            hash=choice.hash,
+            authentication=choice.method,
+            keys=material.keys,
+            last_block=phase1_iv(agreed.suite, material.public_i, material.public_r),
+            nat_t=agreed.nat_t,
+            dpd=any(one.startswith(vendor_ids.DPD[:14]) for one in agreed.vendor_ids),
+            vendor_ids=agreed.vendor_ids,
+        ),
+        nat_local=behind,
+        nat_remote=peer_behind,
+        forced=forced,
+        fragmentation=may_fragment(context.connection, agreed.vendor_ids),
+        nonce=min(ni, nr),
+        path=path,
+    )
+
+
+def _shown(choice: Phase1Choice) -> IkeSuite:
+    """The suite in IKEv2's numbers, as people see it."""
+    numbers = {transform.type: transform for transform in choice.proposal.transforms}
+    cipher = numbers[TransformType.ENCR]
+    return ike_suite(
+        cipher.id,
+        cipher.key_bits,
+        numbers[TransformType.INTEG].id,
+        numbers[TransformType.PRF].id,
+        choice.group,
+    )
+
+
+def encapsulates(context: Context) -> bool:
+    """Do we want UDP encapsulation without a NAT?"""
+    encap = context.connection.encap
+    return context.options.encapsulate if encap is None else encap
+
+
+# -- who we are -----------------------------------------------------------------------------------
+
+
+def own_identity(context: Context, connection: Connection) -> Identity:
+    local = local_auth(connection)
+    try:
+        return context.credentials.own_identity(local.id, local.certificates, context.state.path.local)
+    except CredentialError as error:
+        raise PeerIncompatible(Reason.CERTIFICATE_INVALID, str(error)) from None
+
+
+def own_key(context: Context, connection: Connection, wanted: Sequence[bytes]) -> OwnKey:
+    local = local_auth(connection)
+    try:
+        return context.credentials.own_key(local.certificates, own_identity(context, connection), wanted)
+    except AuthenticationError as error:
+        raise failed(error) from None
+
+
+def id_payload(identity: Identity) -> IdPayload:
+    """RFC 2407, section 4.6.2: protocol and port are 0 in phase 1."""
+    return IdPayload(identity.type, 0, 0, identity.data)
+
+
+def prove(
+    context: Context,
+    connection: Connection,
+    material: Material,
+    digest: bytes,
+    asked: tuple[CertReqPayload, ...],
+) -> tuple[Payload, ...]:
+    """HASH_I or HASH_R itself, or certificates and its signature."""
+    if not material.agreed.signs:
+        return (HashPayload(digest),)
+    own = own_key(context, connection, ())
+    try:
+        signature = prove_signature(own, material.agreed.choice.method, digest)
+    except AuthenticationError as error:
+        raise failed(error) from None
+    when = connection.send_cert
+    certificates: tuple[Payload, ...] = ()
+    if when is SendCert.ALWAYS or (when is SendCert.IFASKED and asked):
+        certificates = tuple([CertPayload(CertEncoding.X509_SIGNATURE, one.der) for one in own.chain])
+    return (*certificates, SignaturePayload(signature))
+
+
+def certificate_requests(context: Context, connection: Connection) -> tuple[CertReqPayload, ...]:
+    """One for each CA that the peer's certificate may come from (RFC 2408, section 3.10)."""
+    remote = remote_auth(connection)
+    if remote.method is not AuthClass.PUBKEY or not connection.send_certreq:
+        return ()
+    try:
+        names = context.credentials.ca_names(remote.ca_certificates)
+    except CredentialError:
+        # An unusable CA is told when it is needed to judge a certificate.
+        names = ()
+    return tuple([CertReqPayload(CertEncoding.X509_SIGNATURE, name) for name in names])
+
+
+def initial_contact(
+    context: Context, connection: Connection, local_id: Identity, remote_id: Identity | None
+) -> tuple[NotifyPayload, ...]:
+    """RFC 2407, section 4.6.3.3: this is our only SA with that peer."""
+    if connection.unique is Unique.NEVER or remote_id is None or remote_id.has_wildcards:
+        return ()
+    if context.has_contact(local_id, remote_id):
+        return ()
+    spi = context.state.spi_i + context.state.spi_r
+    return (NotifyPayload(Protocol.ISAKMP, spi, Notify.INITIAL_CONTACT, b""),)
+
+
+# -- who the peer is ------------------------------------------------------------------------------
+
+
+def claimed(message: Message) -> Identity:
+    """Who the sender says it is."""
+    return identity_of(message.one(IdPayload))
+
+
+def identity_of(payload: IdPayload) -> Identity:
+    try:
+        return Identity.from_wire(payload.id_type, payload.data)
+    except BadIdentity as error:
+        raise wrong(f"the peer's identity: {error}") from None
+
+
+def verify(
+    context: Context,
+    connection: Connection,
+    material: Material,
+    message: Message,
+    claimed: Identity,
+    digest: bytes,
+) -> AuthenticatedPeer:
+    """The peer's proof, judged by what the connection demands. Raises `AuthenticationError`."""
+    remote = remote_auth(connection)
+    if not material.agreed.signs:
+        return verify_hash(message.one(HashPayload).data, digest, claimed, remote.id)
+    if not claimed.matches(remote.id):
+        raise AuthenticationError(
+            Kind.PEER_ID_MISMATCH, f"the peer says it is {claimed}, expected was {remote.id}"
+        )
+    sent = [c.data for c in message.all(CertPayload) if c.encoding == CertEncoding.X509_SIGNATURE]
+    trusted = context.credentials.trusted_key(
+        claimed,
+        sent,
+        wall=context.now.wall,
+        ca_certificates=remote.ca_certificates,
+        pinned=remote.certificates,
+    )
+    signature = message.one(SignaturePayload).data
+    return verify_signature(
+        signature, digest, trusted, remote.id, material.agreed.choice.method, remote.schemes
+    )
+
+
+def verify_initiator(
+    context: Context, material: Material, received: Received, idii: IdPayload, idii_b: bytes
+) -> Proved:
+    """The connection that the initiator belongs to, by identity and proof together.
+
+    With a pre-shared key the proof shows who knows *that* key: so only a connection counts whose own key for
+    the claimed identity is the same one.
+    """
+    message, path = received.message, context.state.path
+    claimed = identity_of(idii)
+    digest = material.hash_i(idii_b)
+    first_error: IkeError | None = None
+    tried = 0
+    for loaded in context.connections.for_identity(path.local, path.remote, claimed, 1):
+        connection = loaded.connection
+        if not suits(context, connection, material.agreed.choice):
+            continue
+        try:
+            if material.secret and secret_for(context, connection, claimed) != material.secret:
+                raise PeerIncompatible(
+                    Reason.PSK_MISMATCH, f"the pre-shared key of {claimed} is another one than the address's"
+                )
+            peer = verify(context, connection, material, message, claimed, digest)
+        except AuthenticationError as error:
+            first_error = first_error or failed(error)
+        except IkeError as error:
+            first_error = first_error or error
+        else:
+            return Proved(
+                connection,
+                own_identity(context, connection),
+                peer,
+                message.notify(Notify.INITIAL_CONTACT) is not None,
+            )
+        tried += 1
+        if tried == MAX_CANDIDATES:
+            break
+    raise Refused(first_error or _nobody(context, claimed))
+
+
+def suits(context: Context, connection: Connection, choice: Phase1Choice) -> bool:
+    """Whether this connection would have agreed on what was agreed."""
+    if connection.aggressive != context.connection.aggressive:
+        return False
+    try:
+        allowed = methods(context, connection)
+    except IkeError:
+        return False
+    try:
+        proposals.select_phase1(proposals.answer_phase1(choice), connection.proposals, allowed, choice.group)
+    except PeerIncompatible:
+        return False
+    return True
+
+
+def _nobody(context: Context, claimed: Identity) -> IkeError:
+    """No connection takes this identity: say what the one for its address would take."""
+    expected = remote_auth(context.connection).id
+    return PeerIncompatible(
+        Reason.PEER_ID_MISMATCH,
+        f"the peer says it is {claimed}, connection {context.connection.name} expects {expected}",
+        difference=Difference(str(expected), str(claimed), "identity"),
+    )
+
+
+def verify_responder(context: Context, material: Material, received: Received) -> Proved:
+    """The responder's proof, by the connection that we initiate."""
+    connection, message = context.connection, received.message
+    idir = message.one(IdPayload)
+    digest = material.hash_r(message.body_of(idir))
+    try:
+        peer = verify(context, connection, material, message, identity_of(idir), digest)
+    except AuthenticationError as error:
+        raise Refused(failed(error)) from None
+    return Proved(connection, own_identity(context, connection), peer)
+
+
+def failed(error: AuthenticationError) -> IkeError:
+    """What went wrong with a proof."""
+    return PeerMisbehaved(Reason(error.kind.value), error.detail)
+
+
+def established(context: Context, proved: Proved) -> Establish:
+    now = context.now.monotonic
+    rekey_at, reauth_at, expires_at = ike_deadlines(proved.connection, now, context.entropy)
+    return Establish(
+        proved.peer,
+        proved.connection,
+        proved.local_id,
+        now,
+        rekey_at,
+        reauth_at,
+        expires_at,
+        proved.initial_contact,
+    )
