@@ -55,6 +55,10 @@ def payloads(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def contents(message: Mapping[str, Any], letters: Letters) -> str:
     """`HDR(A,B), SK {IDi, AUTH, SAi2, TSi, TSr}`."""
     notations = ", ".join(payload.get("notation", "?") for payload in payloads(message))
+    if message.get("version") == "1.0":
+        # RFC 2409, section 3.2: the star says that what follows is encrypted.
+        star = "*" if message.get("protected") == "yes" else ""
+        return f"{header(message, letters)}{star}, {notations}"
     if message.get("protected") == "yes":
         notations = f"SK {{{notations}}}"  # also around nothing: RFC 7296, section 1.4
     return f"{header(message, letters)}, {notations}" if notations else header(message, letters)
@@ -62,8 +66,10 @@ def contents(message: Mapping[str, Any], letters: Letters) -> str:
 
 def title(message: Mapping[str, Any]) -> str:
     """`IKE_SA_INIT request 0`, what it belongs to, and between whom."""
-    kind = "response" if message.get("response") == "yes" else "request"
-    words = [f"{message.get('exchange', '?')} {kind} {message.get('message-id', '?')}"]
+    kind = " response" if message.get("response") == "yes" else " request"
+    if message.get("version") == "1.0":
+        kind = ""
+    words = [f"{message.get('exchange', '?')}{kind} {message.get('message-id', '?')}"]
     if message.get("ike"):
         words.append(f"of {message['ike']}[{message.get('ikesa-uniqueid', '0')}]")
     if message.get("repeat") == "yes":

@@ -26,6 +26,9 @@ from cygnet.policy.selectors import format_selector
 from cygnet.wire.message import Message
 from cygnet.wire.numbers import Exchange, Notify, PayloadType
 from cygnet.wire.payloads import NotifyPayload
+from cygnet.wire.v1 import numbers as v1
+from cygnet.wire.v1.message import Message as MessageV1
+from cygnet.wire.v1.payloads import NotifyPayload as NotifyPayloadV1
 
 MAX_LINE = 900
 """Characters of a line's text; the pipe takes a whole line without blocking (PIPE_BUF is 4096 octets)."""
@@ -135,8 +138,11 @@ def line_of(event: events.Event) -> Line | None:
             return None
 
 
-def describe(message: Message) -> str:
-    """A message on one line in the notation of RFC 7296, 1.2: `IKE_SA_INIT request 0 [SA KE N(COOKIE)]`."""
+def describe(message: Message | MessageV1) -> str:
+    """A message on one line in the notation of RFC 7296, 1.2: `IKE_SA_INIT request 0 [SA KE N(COOKIE)]`; of
+    IKEv1, whose messages are neither requests nor answers: `QUICK_MODE 1234 [HASH SA NONCE ID ID]`."""
+    if isinstance(message, MessageV1):
+        return _describe_v1(message)
     header = message.header
     names = []
     for payload in message.payloads:
@@ -146,6 +152,16 @@ def describe(message: Message) -> str:
             names.append(PayloadType.name_of(payload.payload_type))
     kind = "response" if header.response else "request"
     return f"{Exchange.name_of(header.exchange)} {kind} {header.message_id} [{' '.join(names)}]"
+
+
+def _describe_v1(message: MessageV1) -> str:
+    names = [
+        f"N({v1.Notify.name_of(payload.type)})"
+        if isinstance(payload, NotifyPayloadV1)
+        else v1.PayloadType.name_of(payload.payload_type)
+        for payload in message.payloads
+    ]
+    return f"{v1.Exchange.name_of(message.header.exchange)} {message.header.message_id} [{' '.join(names)}]"
 
 
 def printable(text: str, limit: int = MAX_LINE) -> str:

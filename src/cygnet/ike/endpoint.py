@@ -148,6 +148,8 @@ class Endpoint(Books):
             sa = self.by_spi.get(header.responder_spi) or self.by_spi.get(header.initiator_spi)
         if isinstance(sa, IkeV1Sa):
             sa.receive(header, datagram, path)
+        elif sa is not None:
+            self.event(Dropped(Drop.WRONG_VERSION, "IKEv1 with the SPI of an IKEv2 SA", path, 0))
         else:
             self.event(Dropped(Drop.UNKNOWN_SPI, "no such phase 1 SA", path, 0))
 

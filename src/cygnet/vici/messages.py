@@ -37,8 +37,6 @@ from cygnet.wire.numbers import (
     Protocol,
     TransformType,
 )
-from cygnet.wire.v1.message import Message as MessageV1
-from cygnet.wire.v1.numbers import Exchange as ExchangeV1
 from cygnet.wire.payloads import (
     AuthPayload,
     CertPayload,
@@ -59,6 +57,8 @@ from cygnet.wire.payloads import (
     UnknownPayload,
     VendorIdPayload,
 )
+from cygnet.wire.v1.message import Message as MessageV1
+from cygnet.wire.v1.numbers import Exchange as ExchangeV1
 
 MAX_SHOWN = 32
 """Octets of a payload that are shown."""

@@ -1,4 +1,5 @@
-"""Messages of IKEv1 as dictionaries, in the notations of RFC 2409, section 3.2: HDR*, SA, KE, Ni, IDii, HASH(1).
+"""Messages of IKEv1 as dictionaries, in the notations of RFC 2409, section 3.2: HDR*, SA, KE, Ni, IDii,
+HASH(1).
 
 The ladder reads them as it reads IKEv2's (`vici.messages`); the fields are the same where they exist.
 """
@@ -15,7 +16,16 @@ from cygnet.ike.v1 import proposals
 from cygnet.vici.shapes import Shape
 from cygnet.wire.v1 import vendor_ids
 from cygnet.wire.v1.message import Message
-from cygnet.wire.v1.numbers import CertEncoding, CfgAttribute, CfgType, Exchange, IdType, Notify, PayloadType, Protocol
+from cygnet.wire.v1.numbers import (
+    CertEncoding,
+    CfgAttribute,
+    CfgType,
+    Exchange,
+    IdType,
+    Notify,
+    PayloadType,
+    Protocol,
+)
 from cygnet.wire.v1.payloads import (
     AttributesPayload,
     CertPayload,
@@ -40,10 +50,6 @@ _PLAIN = {
     PayloadType.NAT_OA: "NAT-OA",
     PayloadType.NAT_OA_DRAFT: "NAT-OA",
 }
-
-
-def exchange_name(number: int) -> str:
-    return Exchange.name_of(number)
 
 
 def payload_shapes(message: Message) -> dict[str, Shape]:

@@ -6,9 +6,9 @@
                                 <--    HDR, SA, KE, Nr, IDir, [NAT-D, NAT-D,] HASH_R
     HDR*, HASH_I, [NAT-D, NAT-D] -->   with signatures: [CERT,] SIG_R and [CERT,] SIG_I
 
-The offer holds one group, as the first message holds its public value. What HASH_R covers is known to who sees
-the message: a pre-shared key can be guessed at leisure from it, so as responder this is off until it is asked
-for by name (T12). Status notifies are not sent inside of it, only after it.
+The offer holds one group, as the first message holds its public value. What HASH_R covers is known to who
+sees the message: a pre-shared key can be guessed at leisure from it, so as responder this is off until it
+is asked for by name (T12). Status notifies are not sent inside of it, only after it.
 """
 
 from __future__ import annotations

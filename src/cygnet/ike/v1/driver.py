@@ -40,8 +40,9 @@ PROOFS: Final = (Exchange.MAIN_MODE, Exchange.AGGRESSIVE)
 
 
 class Dialogue:
-    """An exchange as messages: its id, its chain of IVs, what we sent last (`datagrams`) and the digest of what
-    that followed (`answered`). `spi`: protocol and SPI that the peer knows its quick mode by. `ours`: we began it.
+    """An exchange as messages: its id, its chain of IVs, what we sent last (`datagrams`) and the digest of
+    what that followed (`answered`). `spi`: protocol and SPI that the peer knows its quick mode by. `ours`:
+    we began it.
     """
 
     __slots__ = (
@@ -228,8 +229,8 @@ def finished(sa: IkeV1Sa, task: Task) -> None:
 
 
 def fail(sa: IkeV1Sa, task: Task, error: IkeError) -> None:
-    """An exchange ended by an error. The peer hears of it in a message that HASH protects, or not at all; what it
-    repeats is answered by the same."""
+    """An exchange ended by an error. The peer hears of it in a message that HASH protects, or not at all;
+    what it repeats is answered by the same."""
     failure = error.failure
     dialogue = sa.current.get(task)
     ours = sa.is_ours(task)

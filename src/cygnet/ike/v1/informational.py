@@ -100,9 +100,7 @@ def delete_child(context: Context, pair: int, failure: Failure) -> Steps[None]:
         yield from begin(Attempt(AttemptKind.DELETE_CHILD, ours=True, pair=one.pair))
         if one.phase is not ChildPhase.REKEYED:
             yield from apply(ChangeChild(replace(one, phase=ChildPhase.DELETING)))
-    delete = DeletePayload(
-        closing[0].ike_protocol, tuple([one.spi_in.to_bytes(4, "big") for one in closing])
-    )
+    delete = DeletePayload(closing[0].ike_protocol, tuple([one.spi_in.to_bytes(4, "big") for one in closing]))
     theirs = frozenset(one.spi_out.to_bytes(4, "big") for one in closing)
     for _ in range(DELETE_TRIES):
         yield from inform(context, delete)
@@ -162,7 +160,8 @@ def report(context: Context, notify: int, failure: Failure) -> Steps[None]:
 
 
 def respond(context: Context, received: Received, sequence: int) -> Steps[None]:
-    """Whatever the peer tells, in the order in which it tells it. `sequence`: of its last R-U-THERE, -1: none."""
+    """Whatever the peer tells, in the order in which it tells it. `sequence`: of its last R-U-THERE, -1:
+    none."""
     message = received.message
     for notify in message.all(NotifyPayload):
         if notify.type == Notify.R_U_THERE:

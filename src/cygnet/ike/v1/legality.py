@@ -1,4 +1,5 @@
-"""Which payloads may stand in which exchange, and how often (RFC 2408, section 4; RFC 2409, section 5): a table.
+"""Which payloads may stand in which exchange, and how often (RFC 2408, section 4; RFC 2409, section 5): a
+table.
 
 Which of them a message must have is what its exchange's `expect` says. Types that are private (from 128 up)
 are kept and passed over, as vendors put all kinds of things there; unknown ones below are refused.

@@ -1,8 +1,8 @@
 """Is there a NAT on the way, and which NAT traversal do both ends speak? (RFC 3947, and its drafts 02 and 03)
 
 Both announce what they know by vendor ID; then each sends HASH(CKY-I | CKY-R | address | port) of the other
-end first, and of its own. What arrives is compared with what the datagram shows. The drafts have other payload
-numbers and other encapsulation modes, and are the same otherwise.
+end first, and of its own. What arrives is compared with what the datagram shows. The drafts have other
+payload numbers and other encapsulation modes, and are the same otherwise.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def digest(suite: Phase1Suite, cky_i: bytes, cky_r: bytes, address: IpAddress, p
 def payloads(
     nat_t: bytes, suite: Phase1Suite, cky_i: bytes, cky_r: bytes, path: Path, *, pretend: bool
 ) -> tuple[NatDPayload, ...]:
-    """What we send: the peer's address first, then ours (section 3.2). `pretend` (swanctl `encap`): a source that
-    no path has, so that the peer sees a NAT."""
+    """What we send: the peer's address first, then ours (section 3.2). `pretend` (swanctl `encap`): a
+    source that no path has, so that the peer sees a NAT."""
     if not nat_t:
         return ()
     draft = is_draft(nat_t)

@@ -49,32 +49,55 @@ _INWARD: Final[dict[int, tuple[Reason, str]]] = {
     Notify.NO_PROPOSAL_CHOSEN: (Reason.IKE_PROPOSAL_MISMATCH, "the peer accepts none of our IKE proposals"),
     Notify.BAD_PROPOSAL_SYNTAX: (Reason.IKE_PROPOSAL_MISMATCH, "the peer calls our IKE proposals malformed"),
     Notify.ATTRIBUTES_NOT_SUPPORTED: (
-        Reason.IKE_PROPOSAL_MISMATCH, "the peer knows an attribute of our IKE proposals not"),
-    Notify.INVALID_KEY_INFORMATION: (Reason.KEY_EXCHANGE_MISMATCH, "the peer does not take our key exchange value"),
-    Notify.INVALID_ID_INFORMATION: (Reason.PEER_REFUSED_AUTHENTICATION, "the peer does not take our identity"),
+        Reason.IKE_PROPOSAL_MISMATCH,
+        "the peer does not know an attribute of our IKE proposals",
+    ),
+    Notify.INVALID_KEY_INFORMATION: (
+        Reason.KEY_EXCHANGE_MISMATCH,
+        "the peer does not take our key exchange value",
+    ),
+    Notify.INVALID_ID_INFORMATION: (
+        Reason.PEER_REFUSED_AUTHENTICATION,
+        "the peer does not take our identity",
+    ),
     Notify.AUTHENTICATION_FAILED: (
         Reason.PEER_REFUSED_AUTHENTICATION,
         "the peer refuses our authentication: our identity, our proof, or what it demands of them",
     ),
     Notify.INVALID_HASH_INFORMATION: (Reason.PEER_REFUSED_AUTHENTICATION, "the peer does not take our proof"),
     Notify.INVALID_SIGNATURE: (Reason.PEER_REFUSED_AUTHENTICATION, "the peer does not take our signature"),
-    Notify.INVALID_CERTIFICATE: (Reason.PEER_REFUSED_AUTHENTICATION, "the peer does not take our certificate"),
+    Notify.INVALID_CERTIFICATE: (
+        Reason.PEER_REFUSED_AUTHENTICATION,
+        "the peer does not take our certificate",
+    ),
     Notify.INVALID_CERT_AUTHORITY: (
-        Reason.PEER_REFUSED_AUTHENTICATION, "the peer does not trust who issued our certificate"),
+        Reason.PEER_REFUSED_AUTHENTICATION,
+        "the peer does not trust who issued our certificate",
+    ),
     Notify.CERTIFICATE_UNAVAILABLE: (
-        Reason.PEER_REFUSED_AUTHENTICATION, "the peer has no certificate to prove who it is"),
+        Reason.PEER_REFUSED_AUTHENTICATION,
+        "the peer has no certificate to prove who it is",
+    ),
     Notify.INVALID_COOKIE: (Reason.PEER_RESTARTED, "the peer does not know this phase 1 SA"),
     Notify.INVALID_MAJOR_VERSION: (Reason.VERSION_MISMATCH, "the peer does not speak IKEv1"),
     Notify.INVALID_EXCHANGE_TYPE: (Reason.MODE_MISMATCH, "the peer does not do this kind of exchange"),
     Notify.UNSUPPORTED_EXCHANGE_TYPE: (Reason.MODE_MISMATCH, "the peer does not do this kind of exchange"),
-}  # fmt: skip
+}
 _CHILD: Final[dict[int, tuple[Reason, str]]] = {
     Notify.NO_PROPOSAL_CHOSEN: (Reason.CHILD_PROPOSAL_MISMATCH, "the peer accepts none of our ESP proposals"),
-    Notify.BAD_PROPOSAL_SYNTAX: (Reason.CHILD_PROPOSAL_MISMATCH, "the peer calls our ESP proposals malformed"),
+    Notify.BAD_PROPOSAL_SYNTAX: (
+        Reason.CHILD_PROPOSAL_MISMATCH,
+        "the peer calls our ESP proposals malformed",
+    ),
     Notify.ATTRIBUTES_NOT_SUPPORTED: (
-        Reason.CHILD_PROPOSAL_MISMATCH, "the peer knows an attribute of our ESP proposals not"),
-    Notify.INVALID_ID_INFORMATION: (Reason.SELECTOR_MISMATCH, "the peer accepts none of our client identities"),
-}  # fmt: skip
+        Reason.CHILD_PROPOSAL_MISMATCH,
+        "the peer does not know an attribute of our ESP proposals",
+    ),
+    Notify.INVALID_ID_INFORMATION: (
+        Reason.SELECTOR_MISMATCH,
+        "the peer accepts none of our client identities",
+    ),
+}
 
 
 def notify_of(error: IkeError) -> int:

@@ -175,7 +175,8 @@ def public_of(message: Message, ours: KeyExchange) -> tuple[bytes, bytes]:
 
 
 def check_public_value(group: int, public: bytes) -> None:
-    """A value that is worth a key of ours: in the large groups that is what costs. Raises `PeerMisbehaved`."""
+    """A value that is worth a key of ours: in the large groups that is what costs. Raises `PeerMisbehaved`.
+    A value that is worth a key of ours: in the large groups that is what costs. Raises `PeerMisbehaved`."""
     try:
         check_public(group, public)
     except InvalidPublicValue as error:

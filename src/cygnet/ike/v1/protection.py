@@ -83,7 +83,8 @@ def hash_3(isakmp: Isakmp, ni: bytes, nr: bytes) -> HashOf:
 
 
 def check_hash(received: Received, hashed: HashOf) -> None:
-    """The first payload is HASH, and it is right. Raises `Unproven`, or `Malformed` if it is not the first."""
+    """The first payload is HASH, and it is right. Raises `Unproven`, or `Malformed` if it is not the first.
+    The first payload is HASH, and it is right. Raises `Unproven`, or `Malformed` if it is not the first."""
     value, octets = received.message.hashed()
     # `is not True`, so that no odd result can pass (CVE-2020-16088).
     same: object = hmac.compare_digest(value, hashed(received.message.header.message_id, octets))

@@ -10,9 +10,9 @@
 
 The responder's inbound SA stands before its message leaves, its outbound one when HASH(3) has come. The third
 message is never acknowledged: so where an old pair carries the traffic, the initiator goes on sending on that
-until a packet comes on the new one, or for a second. A rekey is a quick mode like any other: what has the same
-flow and the same client identities is replaced. When both ends begin at once, both answer, and the nonces
-decide as in IKEv2 which pair is redundant.
+until a packet comes on the new one, or for a second. A rekey is a quick mode like any other: what has the
+same flow and the same client identities is replaced. When both ends begin at once, both answer, and the
+nonces decide as in IKEv2 which pair is redundant.
 """
 
 from __future__ import annotations
@@ -481,8 +481,8 @@ def _placed(
 ) -> tuple[tuple[Change, ...], int | None]:
     """The changes that give a new pair its place, and the pair that lost against another, if any.
 
-    What came up while our exchange ran was begun by the peer at once with it: of the two the one with the lowest
-    nonce is closed, by whoever began it.
+    What came up while our exchange ran was begun by the peer at once with it: of the two the one with the
+    lowest nonce is closed, by whoever began it.
     """
     others = [
         other

@@ -144,8 +144,8 @@ def _next_message(sa: IkeV1Sa, dialogue: Dialogue, message: Message, octets: byt
 
 
 def _open(sa: IkeV1Sa, dialogue: Dialogue, message: Message) -> tuple[Message, bytes]:
-    """(the message in clear, the IV after it). With keys nothing comes in clear, but for aggressive mode's third
-    message (RFC 2409, section 5.4)."""
+    """(the message in clear, the IV after it). With keys nothing comes in clear, but for aggressive mode's
+    third message (RFC 2409, section 5.4)."""
     isakmp = sa.state.isakmp
     if isakmp is None:
         if message.encrypted:
@@ -330,7 +330,8 @@ def _informed(sa: IkeV1Sa, received: Received) -> None:
 
 
 def _refuses_ours(sa: IkeV1Sa, notify: NotifyPayload) -> bool:
-    """Whether an error of the peer's ends an exchange of ours: phase 1, or the quick mode whose SPI it names."""
+    """Whether an error of the peer's ends an exchange of ours: phase 1, or the quick mode whose SPI it
+    names."""
     waiting = [d for d in sa.dialogues.values() if d.expect is not None and d.task is not None and d.ours]
     quick = [d for d in waiting if d.exchange == Exchange.QUICK_MODE]
     meant = [d for d in waiting if d.exchange in PROOFS]
@@ -354,8 +355,8 @@ def _refuses_ours(sa: IkeV1Sa, notify: NotifyPayload) -> bool:
 
 
 def _hint(sa: IkeV1Sa, message: Message, path: Path) -> None:
-    """A notification in clear. While nothing can be protected, an error counts as a refusal that has to be said
-    twice; later it may cause a liveness check now and then, nothing more (T10)."""
+    """A notification in clear. While nothing can be protected, an error counts as a refusal that has to be
+    said twice; later it may cause a liveness check now and then, nothing more (T10)."""
     error = next((n for n in message.all(NotifyPayload) if Notify.is_error(n.type)), None)
     drop(sa, Drop.UNPROTECTED_HINT, Notify.name_of(error.type) if error else "in clear", path)
     first = sa.dialogues.get(0)

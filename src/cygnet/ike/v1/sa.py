@@ -30,9 +30,9 @@ _MARKER: Final = 4
 
 class IkeV1Sa(IkeSa):
     """`dialogues` are exchanges by message id, those that are over for a while; `current` says in which one a
-    running exchange is, `active` which run and whether we began them. `awaiting` waits for the peer to begin an
-    exchange, `listening` for what it tells. `unconfirmed` is aggressive mode's third message until the peer is
-    known to have it. `used`: message ids that never begin an exchange again.
+    running exchange is, `active` which run and whether we began them. `awaiting` waits for the peer to
+    begin an exchange, `listening` for what it tells. `unconfirmed` is aggressive mode's third message until
+    the peer is known to have it. `used`: message ids that never begin an exchange again.
     """
 
     __slots__ = (

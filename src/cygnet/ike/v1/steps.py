@@ -125,8 +125,8 @@ def answer(payloads: Sequence[Payload], *changes: Change, hashed: HashOf | None 
 
 
 def last(payloads: Sequence[Payload], *changes: Change) -> Steps[None]:
-    """Send aggressive mode's third message. Nothing answers it: it leaves again with whatever builds on it, and
-    by itself, until the peer has sent something that HASH proves."""
+    """Send aggressive mode's third message. Nothing answers it: it leaves again with whatever builds on it,
+    and by itself, until the peer has sent something that HASH proves."""
     yield Send(NEXT, payloads, None, True, None, changes)
 
 
