@@ -17,7 +17,11 @@ IN_CONNECTION = [
         "connections.branch.local_adrs",
         ["not a known key", "did you mean local_addrs"],
     ),
-    ("xyzzy = 1", "connections.branch.xyzzy", ["not a known key", "allowed: version, aggressive, local_addrs"]),
+    (
+        "xyzzy = 1",
+        "connections.branch.xyzzy",
+        ["not a known key", "allowed: version, aggressive, local_addrs"],
+    ),
     ("version = 3", "connections.branch.version", ["found 3", "allowed: 2, 1, or 0"]),
     ("proposals = ['aes256-sha256']", "connections.branch.proposals", ["no key exchange", "modp2048"]),
     ("proposals = ['rot13-sha256-x25519']", "connections.branch.proposals", ["rot13", "allowed: ", "x448"]),
