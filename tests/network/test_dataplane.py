@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from bench.plane import Pair, Plane, Side, install, packed, selector
 from cygnet.dataplane import messages
 from cygnet.dataplane.descriptors import Options
+from cygnet.dataplane.engines import native
 from cygnet.ipsec.drops import Drop
 from cygnet.lab.capture import Capture, Seen
 from cygnet.lab.namespaces import Namespace, require
@@ -44,6 +46,20 @@ PROTECTED = (MOON_NET, SUN_NET, MOON_NET6, SUN_NET6)
 BOTH = Pair(Side(MOON, (MOON_NET, MOON_NET6)), Side(SUN, (SUN_NET, SUN_NET6)))
 
 
+ENGINES: list[str] = []
+"""The last one is the one under test."""
+
+
+@pytest.fixture(autouse=True, params=["portable", "native"])
+def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """All of this holds for either engine."""
+    if request.param == "native" and not native.available():
+        pytest.skip("the native engine was not built: no Rust toolchain")
+    ENGINES.append(request.param)
+    yield request.param
+    ENGINES.pop()
+
+
 class Tunnel:
     """Two data planes on moon and sun, and what the outer link showed."""
 
@@ -68,7 +84,7 @@ class Tunnel:
 def tunnel(pair: Pair = BOTH, options: Options | None = None, **changed: Any) -> Iterator[Tunnel]:
     require()
     with two_gateways() as network:
-        made = Tunnel(network, pair, options or Options())
+        made = Tunnel(network, pair, msgspec.structs.replace(options or Options(), engine=ENGINES[-1]))
         try:
             with made.moon, made.sun:
                 made.install(**changed)
@@ -208,10 +224,10 @@ def test_traffic_triggers_an_acquire_is_held_and_leaves_with_the_sa() -> None:
         assert "1 received" in pinging.communicate(timeout=10)[0]
 
 
-def test_dump_sweep_and_refusals_are_answered() -> None:
+def test_dump_sweep_and_refusals_are_answered(engine: str) -> None:
     with tunnel() as made:
         dumped = made.moon.ask(messages.Dump, messages.Dumped)
-        assert (dumped.policies, dumped.pairs, dumped.engine) == ((1,), (1,), "portable")
+        assert (dumped.policies, dumped.pairs, dumped.engine) == ((1,), (1,), engine)
         refused = made.moon.ask(made.pair.sa(True, 0), messages.Done)
         assert "in use" in refused.error
         made.moon.pair.send(b"\x01garbage")

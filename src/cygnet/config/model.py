@@ -565,8 +565,12 @@ class Options(Section):
     )
     engine: Annotated[
         str,
-        PlainValidator(values.word_or_later(("auto", "portable"), ("native", "kernel"))),
-        _words(auto="", portable=""),
+        PlainValidator(values.word_or_later(("auto", "native", "portable"), ("kernel",))),
+        _words(
+            auto="`native` where it was built with this installation, else `portable`",
+            native="in Rust",
+            portable="in Python",
+        ),
     ] = _key("auto", "What moves the packets.")
     gso: Annotated[str, PlainValidator(values.choice(auto="auto", off="off")), _words(auto="", off="")] = (
         _key("auto", "Batches by segmentation offload (TSO, UDP_SEGMENT, UDP_GRO): probed, or off.")

@@ -70,6 +70,7 @@ def open_everything(settings: Settings) -> Opened:
         tun_offload=bursts,
         default_discard=header.default_discard,
         resolver=header.resolver,
+        engine=header.engine,
     )
     try:
         descriptors = open_all(header.port, header.port_nat_t, options)

@@ -24,6 +24,7 @@ import socket
 import struct
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 import msgspec
 
@@ -35,6 +36,7 @@ IKE_PORT, NAT_PORT = 500, 4500
 DEFAULT_TUN = "cygnet0"
 RECEIVE_BUFFER = SEND_BUFFER = 8 << 20
 """Octets; a burst of 64 KB is charged about twice its size."""
+ENGINES = ("auto", "native", "portable")
 LANE_DOUBTFUL, LANE_OURS, LANE_ESP = 0, 1, 2
 
 _SO_RCVBUFFORCE, _SO_SNDBUFFORCE, _SO_ATTACH_REUSEPORT_CBPF = 33, 32, 51
@@ -56,7 +58,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`gso` and `tun_offload`: whether bursts may be used on UDP and on the TUN (they are still probed).
     `tun_mtu` 0: from the path. `raw` false: no plain ESP.
     `default_discard`: what no rule matches is dropped rather than left alone. `resolver`: who is told name
-    servers (dataplane.resolver)."""
+    servers (dataplane.resolver). `engine`: one of `ENGINES`."""
 
     tun: str = DEFAULT_TUN
     tun_mtu: int = 0
@@ -66,12 +68,15 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     raw: bool = True
     default_discard: bool = False
     resolver: str = "none"
+    engine: str = "auto"
 
 
 def options_from(environment: Mapping[str, str]) -> Options:
     """What an operator may switch without a configuration: CYGNET_GSO, CYGNET_GRO and CYGNET_TUN_OFFLOAD
-    (`off`), CYGNET_TUN_MTU. Raises DescriptorError for other values."""
-    chosen: dict[str, bool | int] = {}
+    (`off`), CYGNET_TUN_MTU, CYGNET_ENGINE. Raises DescriptorError for other values."""
+    chosen: dict[str, Any] = {"engine": environment.get("CYGNET_ENGINE", "auto")}
+    if chosen["engine"] not in ENGINES:
+        raise DescriptorError(f"CYGNET_ENGINE is {chosen['engine']!r}; it may be one of {', '.join(ENGINES)}")
     for name in ("gso", "gro", "tun_offload"):
         value = environment.get(f"CYGNET_{name.upper()}", "auto")
         if value not in ("auto", "off"):

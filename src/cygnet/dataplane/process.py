@@ -24,8 +24,8 @@ import msgspec
 
 from cygnet.dataplane import messages
 from cygnet.dataplane.descriptors import Inherited
-from cygnet.dataplane.engines import portable
-from cygnet.dataplane.engines.portable import Kernel, PortableEngine, Sockets
+from cygnet.dataplane.engines import EngineUnavailable, choose
+from cygnet.dataplane.engines.portable import Kernel, Sockets
 from cygnet.dataplane.guard import KernelError
 from cygnet.dataplane.host import Host
 from cygnet.dataplane.resolver import ResolverRefused
@@ -69,7 +69,7 @@ class Process:
         def first(sockets: list[socket.socket], family: int) -> socket.socket | None:
             return next((s for s in sockets if s.family == family), None)
 
-        self.engine = PortableEngine(
+        self.engine = choose(inherited.options.engine)(
             Device(inherited.tun),
             Sockets(
                 first(lanes, socket.AF_INET),
@@ -83,14 +83,11 @@ class Process:
             inherited.options,
             self._report,
             self._drain_commands,
+            inherited.pair,
         )
         name = self.engine.device_name
         self._host = Host(name, inherited.options.resolver, lambda: kernel.commit(name))
-        self._ready: dict[int, Callable[[], None]] = {inherited.tun: self.engine.outward.readable}
-        for sock in lanes:
-            self._ready[sock.fileno()] = self._lane(sock)
-        for sock in [*raws, *wires]:
-            self._ready[sock.fileno()] = self._raw(sock)
+        self._ready = self.engine.readers(lanes, [*raws, *wires])
         for fd in self._ready:
             self._poll.register(fd, select.EPOLLIN)
         self._poll.register(self._pair, select.EPOLLIN)
@@ -105,13 +102,6 @@ class Process:
             messages.ForwardDatagram: self._forwarded,
             messages.Shutdown: self._shutdown,
         }
-
-    def _lane(self, sock: socket.socket) -> Callable[[], None]:
-        port = sock.getsockname()[1]
-        return lambda: self.engine.inward.udp_readable(sock, port)
-
-    def _raw(self, sock: socket.socket) -> Callable[[], None]:
-        return lambda: self.engine.inward.raw_readable(sock)
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -137,6 +127,7 @@ class Process:
             if now >= next_tick:
                 next_tick = now + TICK
                 self._guarded(engine.tick)
+        engine.close()
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """A fault of ours in the way of one packet costs that packet (and what was read with it), no SA."""
@@ -165,6 +156,7 @@ class Process:
         if self._draining:
             return
         self._draining = True
+        self.engine.draining(True)
         gather_until = 0.0
         try:
             for _ in range(COMMANDS):
@@ -186,6 +178,7 @@ class Process:
         finally:
             self._change_policies()
             self._draining = False
+            self.engine.draining(False)
 
     def _more(self) -> bool:
         return bool(select.select([self._pair], [], [], GATHER_GAP)[0])
@@ -274,7 +267,7 @@ class Process:
             request,
             tuple(p.id for p in state.spd),
             tuple(state.sad.pairs),
-            portable.NAME,
+            self.engine.name,
             {
                 "tun_tso": offloads.tun_tso,
                 "tun_uso": offloads.tun_uso,
@@ -327,7 +320,11 @@ def main(arguments: list[str]) -> int:
     inherited = msgspec.json.decode(arguments[0], type=Inherited)
     keep_only()
     default = Action.DISCARD if inherited.options.default_discard else Action.BYPASS
-    process = Process(inherited, RoutesAndGuard(inherited.ports, default))
+    try:
+        process = Process(inherited, RoutesAndGuard(inherited.ports, default))
+    except EngineUnavailable as problem:
+        sys.stderr.write(f"cygnet.dataplane: {problem}\n")
+        return os.EX_UNAVAILABLE
     # Nothing on a packet's way makes cycles; the collector need not walk what was there from the start.
     gc.collect()
     gc.freeze()

@@ -185,6 +185,10 @@ class Sad:
                 return entry
         return None
 
+    def newest(self, pair: int, direction: Direction) -> Outbound | Inbound:
+        """The SA that was installed last for a pair that has one."""
+        return self.pairs[pair][direction][-1]
+
     def flows(self) -> tuple[int, ...]:
         """The flows that have an outbound SA."""
         return tuple(flow for flow, entries in self._outbound.items() if entries)

@@ -147,6 +147,14 @@ class Spd:
         for index, entry, under in self._filed.pop(policy, ()):
             index.discard(entry, under)
 
+    def filed(self, policy: int) -> Iterator[tuple[int, bool, Entry, tuple[tuple[int, int], ...]]]:
+        """How a policy's rules stand in the index: the family, whether under the remote side, the entry, and
+        the prefixes of its own range. For engines that keep an index of their own."""
+        for index, entry, under in self._filed.get(policy, ()):
+            by_remote = index in self._by_remote.values()
+            family = next(f for f in (4, 6) if index in (self._by_remote[f], self._by_local[f]))
+            yield family, by_remote, entry, under
+
     def lookup_outbound(
         self,
         protocol: int,

@@ -129,11 +129,33 @@ class Inward:
         remote = socket.inet_pton(socket.AF_INET6, source.partition("%")[0])
         return lambda: arrived_head_6(remote, local, tos, extensions, size, protocol)
 
-    def forwarded(self, data: bytes, local: bytes, port: int, source: Address) -> None:
-        """An ESP datagram that the kernel handed to a lane of the daemon's. Its traffic class is lost."""
+    def forwarded(self, data: bytes, local: bytes, port: int, source: Address, tos: int = 0) -> None:
+        """An ESP datagram that somebody else received. One that the kernel handed to a lane of the daemon's
+        has lost its traffic class."""
         if 8 <= len(data) <= MAX_PACKET:
             self._received.buffer[: len(data)] = data
-            self._cut(len(data), len(data), 0, local, port, source)
+            self._cut(len(data), len(data), tos, local, port, source)
+
+    def arrived(
+        self,
+        data: bytes,
+        outer: bytes,
+        extensions: list[tuple[int, bytes]],
+        tos: int,
+        local: bytes,
+        source: str,
+    ) -> None:
+        """Plain ESP that another reader of the raw sockets leaves to this one: `outer` is the IPv4 header."""
+        size = len(data)
+        self._received.buffer[:size] = data
+
+        def head() -> Head:
+            if outer:
+                return Head(outer, 9)
+            remote = socket.inet_pton(socket.AF_INET6, source.partition("%")[0])
+            return arrived_head_6(remote, local, tos, extensions, size, _ESP)
+
+        self._open(0, size, 1, size, tos, local, (source, 0), head)
 
     # -- opening -------------------------------------------------------------------------------
 

@@ -80,6 +80,10 @@ class Outward:
     def forget_routes(self) -> None:
         self._routes.clear()
 
+    def use(self, transmitter: Transmitter) -> None:
+        """Send by another one."""
+        self._transmitter = transmitter
+
     # -- reading -------------------------------------------------------------------------------
 
     def readable(self) -> None:
@@ -405,8 +409,8 @@ class Outward:
             state.report(
                 Acquire(
                     flow,
-                    _selector(packet, packet.source, packet.source_port),
-                    _selector(packet, packet.destination, packet.destination_port),
+                    selector_of(packet, packet.source, packet.source_port),
+                    selector_of(packet, packet.destination, packet.destination_port),
                 )
             )
         size = VNET + length
@@ -470,7 +474,7 @@ def _is_own(packet: Inner, entry: Outbound) -> bool:
     )
 
 
-def _selector(packet: Inner, address: int, port: int | None) -> Selector:
+def selector_of(packet: Inner, address: int, port: int | None) -> Selector:
     octets = address.to_bytes(4 if packet.family == 4 else 16, "big")
     first, last = (0, 65535) if port is None else (port, port)
     return Selector(packet.family, packet.protocol, octets, octets, first, last)

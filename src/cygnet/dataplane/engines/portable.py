@@ -12,6 +12,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from heapq import heapify, heappop, heappush
 from typing import Protocol
 
@@ -34,7 +35,6 @@ from cygnet.policy.sa import Direction, SaParameters, SaProtocol, UdpEncapsulati
 from cygnet.policy.selectors import IpAddress
 from cygnet.policy.spd import Action, Policy, Spd
 
-NAME = "portable"
 TUN_MTU_FLOOR, TUN_MTU_AT_FIRST = 1280, 1400
 """Below 1280 the kernel takes IPv6 off the device (RFC 8200, section 5); smaller paths get ICMP too-big."""
 MEASURE_EVERY = 30.0
@@ -91,6 +91,8 @@ class Sockets:
 class PortableEngine:
     """`report` takes messages upward and never blocks; `drain_commands` handles commands that wait."""
 
+    name = "portable"
+
     def __init__(
         self,
         device: Device,
@@ -99,7 +101,9 @@ class PortableEngine:
         options: Options,
         report: Callable[[Report], None],
         drain_commands: Callable[[], None],
+        pair: int = -1,
     ) -> None:
+        """`pair`: the descriptor that commands come from, for engines whose threads look if some wait."""
         self.options = options
         self.offloads = Offloads(udp_gso=options.gso, udp_gro=options.gro)
         default = Action.DISCARD if options.default_discard else Action.BYPASS
@@ -140,6 +144,23 @@ class PortableEngine:
     def device_name(self) -> str:
         """The TUN's."""
         return self._device.name
+
+    def readers(
+        self, lanes: Sequence[socket.socket], raws: Sequence[socket.socket]
+    ) -> dict[int, Callable[[], None]]:
+        """What the loop is to watch, by descriptor, and what it calls when there is something to read."""
+        made: dict[int, Callable[[], None]] = {self._device.fd: self.outward.readable}
+        for sock in lanes:
+            made[sock.fileno()] = partial(self.inward.udp_readable, sock, sock.getsockname()[1])
+        for sock in raws:
+            made[sock.fileno()] = partial(self.inward.raw_readable, sock)
+        return made
+
+    def draining(self, yes: bool) -> None:
+        """Commands are being carried out from here on, or no more."""
+
+    def close(self) -> None:
+        """The loop has ended."""
 
     # -- policies ------------------------------------------------------------------------------
 
@@ -193,15 +214,12 @@ class PortableEngine:
     def install_sa(self, parameters: SaParameters) -> None:
         """Raises Refused."""
         state = self.state
-        is_ah = parameters.protocol == SaProtocol.AH
         try:
             if parameters.direction == Direction.IN:
-                receiver = AhInbound if is_ah else InboundSa
-                inbound = state.sad.install_inbound(receiver(parameters, state.now))
+                inbound = state.sad.install_inbound(self.make_inbound(parameters))
                 self._end_at(inbound, parameters.hard_seconds)
                 return
-            sender = AhOutbound if is_ah else OutboundSa
-            outbound = Outbound(sender(parameters, state.now), self._around(parameters))
+            outbound = Outbound(self.make_outbound(parameters), self._around(parameters))
             self._transmitter.attach(outbound)
         except (UnsupportedAlgorithm, ValueError) as error:
             raise Refused(str(error)) from error
@@ -221,6 +239,16 @@ class PortableEngine:
         if outer is None or not isinstance(outer.sa, AhOutbound):
             raise ValueError("the AH SA of the bundle is not installed")
         return outer.sa.header
+
+    def make_inbound(self, parameters: SaParameters) -> AhInbound | InboundSa:
+        """Raises UnsupportedAlgorithm, ValueError."""
+        receiver = AhInbound if parameters.protocol == SaProtocol.AH else InboundSa
+        return receiver(parameters, self.state.now)
+
+    def make_outbound(self, parameters: SaParameters) -> AhOutbound | OutboundSa:
+        """Raises UnsupportedAlgorithm, ValueError."""
+        sender = AhOutbound if parameters.protocol == SaProtocol.AH else OutboundSa
+        return sender(parameters, self.state.now)
 
     def update_sa(
         self, pair: int, local: IpAddress, remote: IpAddress, ports: UdpEncapsulation | None

@@ -28,12 +28,17 @@ class State:
         """By flow."""
         self.forget_routes: Callable[[], None] = lambda: None
         """Called when a policy or an outbound SA came or went: which SA a flow takes is decided anew."""
+        self.removed: Callable[[Outbound | Inbound], None] = lambda entry: None
+        """Called when an SA is gone."""
         self.paths_changed: Callable[[], None] = lambda: None
         """Called when a path turned out narrower than it was known to be."""
 
     def remove(self, entry: Outbound | Inbound) -> None:
         """Its drops stay counted."""
+        if entry not in self.sad:
+            return
         self.sad.remove(entry)
+        self.removed(entry)
         self.drops.update(entry.sa.drops)
         if isinstance(entry, Outbound):
             self.forget_routes()
