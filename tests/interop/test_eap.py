@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,108 @@ def test_a_client_that_wants_another_method_gets_it_by_nak(tmp_path: Path) -> No
     setup = setup.but(sun_local=setup.sun_local.replace("eap-dynamic", "eap-mschapv2"))
     with sides(tmp_path, setup) as both:
         assert_carol(both, "strongswan")
+
+
+def equip_carol(tmp_path: Path, client: str) -> None:
+    """The gateway's certificate and carol's, each on its side."""
+    ca = Authority(tmp_path / "ca")
+    gateway, user = ("moon", "sun") if client == "strongswan" else ("sun", "moon")
+    ca.equip(tmp_path / gateway, gateway, f"{gateway}.example")
+    ca.equip(tmp_path / user, "carol", "carol")
+
+
+@BY
+@pytest.mark.parametrize("alone", [False, True], ids=["behind the gateway's certificate", "EAP-only"])
+def test_eap_tls_proves_a_client_by_certificate(tmp_path: Path, client: str, alone: bool) -> None:
+    equip_carol(tmp_path, client)
+    setup = setup_for(client, "eap-tls", own="certs = carol.pem")
+    with sides(tmp_path, only_eap(setup, client, "eap-tls") if alone else setup) as both:
+        assert_carol(both, client)
+
+
+@BY
+@pytest.mark.parametrize("alone", [False, True], ids=["behind the gateway's certificate", "EAP-only"])
+def test_eap_ttls_carries_a_method_inside(tmp_path: Path, client: str, alone: bool) -> None:
+    equip(tmp_path)
+    setup = setup_for(client, "eap-ttls")
+    ttls = "plugins { eap-ttls { phase2_method = mschapv2\n phase2_piggyback = no } }"
+    setup = setup.but(options=setup.options + f"\n {ttls}")
+    with sides(tmp_path, only_eap(setup, client, "eap-ttls") if alone else setup) as both:
+        assert_carol(both, client)
+
+
+def only_eap(setup: Setup, client: str, method: str) -> Setup:
+    """The gateway too proves itself by EAP alone (RFC 5998)."""
+    if client == "strongswan":
+        return setup.but(
+            moon_local=setup.moon_local.replace("auth = pubkey", f"auth = {method}"),
+            sun_remote=f"auth = {method}\n id = moon.example",
+        )
+    return setup.but(
+        sun_local=setup.sun_local.replace("auth = pubkey", f"auth = {method}"),
+        moon_remote=f"auth = {method}\n id = sun.example",
+    )
+
+
+@BY
+def test_two_rounds_prove_the_machine_by_certificate_and_the_user_by_password(
+    tmp_path: Path, client: str
+) -> None:
+    """RFC 4739."""
+    setup = two_rounds(tmp_path, client)
+    with sides(tmp_path, setup) as both:
+        assert_carol(both, client)
+
+
+@BY
+def test_no_round_of_two_can_be_left_out(tmp_path: Path, client: str) -> None:
+    """The client leaves out the second, or the first: neither is let in."""
+    setup = two_rounds(tmp_path, client)
+    side = "sun_local" if client == "strongswan" else "moon_local"
+    rounds = getattr(setup, side)
+    first, second = rounds.split("local-2")
+    for left in (first, "local-2" + second):
+        with sides(tmp_path / str(len(left)), equipped(setup.but(**{side: left}), tmp_path, left)) as both:
+            if client == "strongswan":
+                done = both.sun.swanctl("--initiate", "--child", "net", "--timeout", "10")
+            else:
+                done = both.moon.cygnet("up", "net")
+            assert done.returncode != 0
+            assert not [sa for sa in both.moon.sas() if sa["state"] == "ESTABLISHED"]
+
+
+def equipped(setup: Setup, tmp_path: Path, left: str) -> Setup:
+    """The same certificates for another run."""
+    target = tmp_path / str(len(left))
+    for name in ("moon", "sun"):
+        shutil.copytree(tmp_path / name, target / name)
+    return setup
+
+
+def two_rounds(tmp_path: Path, client: str) -> Setup:
+    ca = Authority(tmp_path / "ca")
+    gateway, user = ("moon", "sun") if client == "strongswan" else ("sun", "moon")
+    ca.equip(tmp_path / gateway, gateway, f"{gateway}.example")
+    ca.equip(tmp_path / user, "laptop", "laptop.example")
+    ours = (
+        "local-1 { round = 1\n auth = pubkey\n certs = laptop.pem\n id = laptop.example\n }\n"
+        "local-2 { round = 2\n auth = eap-mschapv2\n id = laptop.example\n eap_id = carol\n }"
+    )
+    demand = (
+        "remote-1 { round = 1\n auth = pubkey\n id = *.example\n }\n"
+        "remote-2 { round = 2\n auth = eap-mschapv2\n id = %any\n eap_id = %any\n }"
+    )
+    base = Setup(moon_extra=PASSWORD, sun_extra=PASSWORD, auth="eap")
+    if client == "strongswan":
+        return base.but(
+            moon_local=GATEWAY_MOON,
+            moon_remote=demand,
+            sun_local=ours,
+            sun_remote="auth = pubkey\n id = moon.example",
+        )
+    return base.but(
+        sun_local=GATEWAY_SUN,
+        sun_remote=demand,
+        moon_local=ours,
+        moon_remote="auth = pubkey\n id = sun.example",
+    )

@@ -18,6 +18,7 @@ from cygnet.auth.identity import Identity
 from cygnet.auth.passwords import Stored
 from cygnet.crypto.entropy import SeededEntropy
 from cygnet.wire.cursor import Malformed
+from tests.unit.eap_material import converse as talk
 
 CHALLENGE = bytes.fromhex("5B5D7C7D7B3F2F3E3C2C602132262628")
 PEER = bytes.fromhex("21402324255E262A28295F2B3A337C7E")
@@ -33,29 +34,9 @@ CAROL = Stored(b"carol", text="Schlüssel 7".encode(), groups=frozenset({"staff"
 
 
 def converse(
-    makers: Sequence[ServerMaker], clients: Sequence[ClientMaker], name: bytes = b"carol"
+    makers: Sequence[ServerMaker], clients: Sequence[ClientMaker]
 ) -> tuple[session.Finished, session.Finished, list[Packet]]:
-    """Both sides until the Success; (server's, client's, every packet)."""
-    server = session.serve(lambda user: makers, SeededEntropy(1))
-    client = session.respond(name, clients, SeededEntropy(2))
-    next(client)
-    packets: list[Packet] = []
-    to_server: Any = None
-    while True:
-        try:
-            step = server.send(to_server)
-        except StopIteration as end:
-            packets.append(decode(end.value.packet))
-            with pytest.raises(StopIteration) as ended:
-                client.send(end.value.packet)
-            return end.value, ended.value.value, packets
-        if isinstance(step, CheckPassword):
-            to_server = passwords.check(step.stored, step.password)
-            continue
-        assert isinstance(step, bytes)
-        packets.append(decode(step))
-        to_server = client.send(step)
-        packets.append(decode(to_server))
+    return talk(makers, clients, name=b"carol")
 
 
 def test_mschapv2_computes_what_rfc_2759_section_9_2_shows() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TypeVar
 
+from cygnet.auth.eap import tls_engine
 from cygnet.auth.eap.packet import MUTUAL, EapType, name_of
 from cygnet.config import model
 from cygnet.config.problems import KeyPath
@@ -261,7 +262,6 @@ def _local(
             complaints.add((*here, "id"), "holds a wildcard, but we are one", "an identity")
         if auth.radius:
             complaints.add((*here, "auth"), "is how a peer is authenticated", "eap, eap-mschapv2, ...")
-        _check_eap(auth, (*here, "auth"), complaints)
         built.append(
             LocalAuth(
                 method=AuthClass(auth.method),
@@ -270,7 +270,8 @@ def _local(
                     here, "x509", section.certs, "certs", section.certificate_sections, certificates
                 ),
                 schemes=auth.schemes,
-                eap_methods=auth.eap,
+                eap_methods=_methods(auth, (*here, "auth"), complaints),
+                eap_inside=auth.inside,
                 eap_id=section.eap_id,
                 aaa_id=section.aaa_id,
             )
@@ -287,7 +288,8 @@ def _remote(
         auth = section.auth or AuthChoice("pubkey")
         if number == MAX_ROUNDS:
             complaints.add(here, "is a round too many", f"{MAX_ROUNDS} at most")
-        _check_eap(auth, (*here, "auth"), complaints)
+        if auth.method == "eap" and not auth.radius and not auth.eap:
+            auth = AuthChoice("eap", eap=EAP_DYNAMIC)
         built.append(
             RemoteAuth(
                 method=AuthClass(auth.method),
@@ -299,7 +301,7 @@ def _remote(
                     here, "x509ca", section.cacerts, "cacerts", section.ca_certificate_sections, certificates
                 ),
                 schemes=auth.schemes,
-                eap_methods=auth.eap or (EAP_DYNAMIC if auth.method == "eap" and not auth.radius else ()),
+                eap_methods=_methods(auth, (*here, "auth"), complaints),
                 radius=auth.radius,
                 eap_id=section.eap_id,
                 groups=section.groups,
@@ -308,10 +310,16 @@ def _remote(
     return tuple(built) or (RemoteAuth(AuthClass.PUBKEY),)
 
 
-def _check_eap(auth: AuthChoice, place: KeyPath, complaints: Complaints) -> None:
-    """What a method needs must be installed."""
-    if EapType.MSCHAPV2 in auth.eap and not legacy.available():
-        complaints.add(place, legacy.MISSING)
+def _methods(auth: AuthChoice, place: KeyPath, complaints: Complaints) -> tuple[int, ...]:
+    """EAP's methods that are meant and that what is installed can do."""
+    able = tuple(
+        kind
+        for kind in auth.eap
+        if (kind != EapType.MSCHAPV2 or legacy.available()) and (kind not in MUTUAL or tls_engine.available())
+    )
+    if auth.eap and not able:
+        complaints.add(place, tls_engine.MISSING if auth.eap[0] in MUTUAL else legacy.MISSING)
+    return able
 
 
 def _check_alone(connection: Connection, path: KeyPath, complaints: Complaints) -> None:

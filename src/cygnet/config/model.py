@@ -196,7 +196,8 @@ class Local(Section):
         "How this gateway proves who it is: `psk`, `pubkey` (a certificate and its key), or with certain "
         "signatures only: `ike:rsa/pss-sha256`, `ike:ecdsa-sha384`, `ike:ed25519`, joined by `-`; "
         "`eap` (any method that makes a key) or one method: `eap-mschapv2`, `eap-tls`, `eap-ttls`, "
-        "`eap-peap`, `eap-md5`, `eap-gtc`.",
+        "`eap-peap`, `eap-md5`, `eap-gtc`; `eap-ttls-pap` and "
+        "`eap-ttls-mschapv2` say so inside the tunnel without EAP.",
         "pubkey",
     )
     eap_id: Id = _key(None, "Our name in EAP; its password stands in `secrets.eap`.", "id")

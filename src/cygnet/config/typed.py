@@ -49,6 +49,7 @@ class AuthChoice:
     method: str
     schemes: tuple[str, ...] = ()
     eap: tuple[int, ...] = ()
+    inside: str = ""
     radius: bool = False
 
 
@@ -132,6 +133,8 @@ def _auth_choice(text: str) -> AuthChoice:
         return AuthChoice("eap", radius=True)
     if text.startswith("eap-") and text.removeprefix("eap-") in _EAP_METHODS:
         return AuthChoice("eap", eap=_EAP_METHODS[text.removeprefix("eap-")])
+    if text in ("eap-ttls-pap", "eap-ttls-mschapv2"):
+        return AuthChoice("eap", eap=(EapType.TTLS,), inside=text.removeprefix("eap-ttls-"))
     if text.startswith(("eap", "xauth")):
         raise refuse("is not supported yet", _AUTH_ALLOWED)
     if not text.startswith("ike:"):

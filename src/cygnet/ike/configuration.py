@@ -58,6 +58,8 @@ class LocalAuth:
     schemes: tuple[str, ...] = ()
     eap_methods: tuple[int, ...] = ()
     """EAP: the method types that we take, best first; empty: any that we have."""
+    eap_inside: str = ""
+    """EAP-TTLS: what we say inside instead of EAP: `pap` or `mschapv2`."""
     eap_id: Identity | None = None
     """EAP: our name there; None: `id`."""
     aaa_id: Identity | None = None

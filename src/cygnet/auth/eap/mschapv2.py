@@ -151,6 +151,13 @@ def check_response(
     )
 
 
+def check_proof(content: bytes, proof: bytes) -> None:
+    """That what the server says begins with this authenticator response, else `EapFailed`."""
+    outcome: object = hmac.compare_digest(proof, content[: len(proof)].upper())
+    if outcome is not True:
+        raise EapFailed("the gateway does not know the password that it accepted", Kind.EAP_PASSWORD_WRONG)
+
+
 def server(lookup: Lookup) -> ServerMaker:
     def start(user: bytes, entropy: Entropy) -> ServerMethod:
         stored = lookup(user)
@@ -205,11 +212,7 @@ def client(name: bytes, stored: Stored) -> ClientMaker:
         if message.operation != SUCCESS:
             raise EapFailed("an EAP-MSCHAPv2 success was due")
         proof = authenticator_response(nt, response, ours, challenge, name)
-        outcome: object = hmac.compare_digest(proof, message.content[: len(proof)].upper())
-        if outcome is not True:
-            raise EapFailed(
-                "the gateway does not know the password that it accepted", Kind.EAP_PASSWORD_WRONG
-            )
+        check_proof(message.content, proof)
         yield Reply(bytes((SUCCESS,)), Outcome(msk=master_session_key(nt, response)))
 
     return ClientMaker(EapType.MSCHAPV2, start)

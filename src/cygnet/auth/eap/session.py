@@ -170,9 +170,11 @@ def is_failure(octets: bytes) -> bool:
 # -- client -------------------------------------------------------------------------------------
 
 
-def respond(
-    name: bytes, makers: Sequence[ClientMaker], entropy: Entropy
-) -> Generator[bytes | None, bytes, Finished]:
+Client = Generator[Reply | None, bytes, Finished]
+"""Yields what to send; `outcome` as a method says it."""
+
+
+def respond(name: bytes, makers: Sequence[ClientMaker], entropy: Entropy) -> Client:
     """Let a server authenticate us as `name`. Primed with `next`; then the server's packets are sent in."""
     running: ClientMethod | None = None
     method = 0
@@ -192,16 +194,18 @@ def respond(
         if packet.code != Code.REQUEST:
             raise EapFailed(f"EAP code {packet.code} came where a request was due")
         if packet.type == EapType.NOTIFICATION:
-            octets = yield Packet(Code.RESPONSE, packet.identifier, EapType.NOTIFICATION).encode()
+            octets = yield Reply(Packet(Code.RESPONSE, packet.identifier, EapType.NOTIFICATION).encode())
             continue
         if running is None:
             if packet.type == EapType.IDENTITY:
-                octets = yield Packet(Code.RESPONSE, packet.identifier, EapType.IDENTITY, name).encode()
+                octets = yield Reply(
+                    Packet(Code.RESPONSE, packet.identifier, EapType.IDENTITY, name).encode()
+                )
                 continue
             maker = next((m for m in makers if m.type == packet.type), None)
             if maker is None:
                 wanted = bytes([m.type for m in makers]) or b"\0"
-                octets = yield Packet(Code.RESPONSE, packet.identifier, EapType.NAK, wanted).encode()
+                octets = yield Reply(Packet(Code.RESPONSE, packet.identifier, EapType.NAK, wanted).encode())
                 continue
             running, method = maker.start(entropy), maker.type
             next(running)
@@ -209,7 +213,8 @@ def respond(
             raise EapFailed(f"{name_of(packet.type)} came in the middle of {name_of(method)}")
         reply = _ask(running, packet)
         outcome, refusal = reply.outcome, reply.refusal
-        octets = yield Packet(Code.RESPONSE, packet.identifier, method, reply.data).encode()
+        response = Packet(Code.RESPONSE, packet.identifier, method, reply.data).encode()
+        octets = yield Reply(response, outcome)
     raise EapFailed("the gateway's EAP does not come to an end")
 
 

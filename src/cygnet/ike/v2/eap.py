@@ -12,14 +12,12 @@ What a method is stands in `auth.eap`, which knows nothing of IKE; the AUTH payl
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import Final
 
 from cygnet.auth.eap import methods
-from cygnet.auth.eap.method import EapFailed
 from cygnet.auth.eap.packet import MUTUAL, name_of
-from cygnet.auth.eap.session import Conversation, Finished, failure_to, is_failure, respond
-from cygnet.auth.errors import AuthenticationError, CredentialError
+from cygnet.auth.eap.session import Client, Conversation, Finished, failure_to, is_failure, respond
+from cygnet.auth.errors import AuthenticationError
 from cygnet.auth.identity import Identity
 from cygnet.ike.configuration import AuthClass, LocalAuth, RemoteAuth
 from cygnet.ike.effects import TimedOut
@@ -27,19 +25,11 @@ from cygnet.ike.errors import IkeError
 from cygnet.ike.steps import Context, Steps, answer, ask, next_request, send
 from cygnet.ike.v2.notifications import error_of, of_authentication
 from cygnet.ike.v2.proving import unauthenticated, whole
-from cygnet.wire.numbers import Exchange, IdType
+from cygnet.wire.numbers import Exchange
 from cygnet.wire.payloads import EapPayload, NotifyPayload, Payload
 
 PATIENCE: Final = 25.0
 """Seconds for a question; RADIUS servers are given up earlier than that."""
-
-Client = Generator[bytes | None, bytes, Finished]
-
-
-def name_text(identity: Identity) -> bytes:
-    """An identity as a user's name."""
-    named = (IdType.FQDN, IdType.RFC822_ADDR, IdType.KEY_ID)
-    return identity.data if identity.type in named else str(identity).encode()
 
 
 # -- server -------------------------------------------------------------------------------------
@@ -89,7 +79,7 @@ def client(
     """Our side of the conversation. `server`: whose certificate ends the tunnel, where there is one; None:
     any under our CAs. `alone`: only methods in which the server proves itself first. Raises
     `IkeError` where we have nothing to prove ourselves with."""
-    name = name_text(local.eap_id or local_id)
+    name = methods.name_text(local.eap_id or local_id)
     kinds = local.eap_methods or methods.ANY_CLIENT
     if alone:
         kinds = tuple(kind for kind in kinds if kind in MUTUAL)
@@ -99,11 +89,10 @@ def client(
             name,
             context.credentials,
             methods.Tls(local.certificates, local.eap_id or local_id, server, wall=context.now.wall),
+            local.eap_inside,
         )
-    except (AuthenticationError, CredentialError) as error:
-        raise of_authentication(
-            error if isinstance(error, AuthenticationError) else EapFailed(str(error))
-        ) from None
+    except AuthenticationError as error:
+        raise of_authentication(error) from None
     running = respond(name, makers, context.entropy)
     next(running)
     return running
@@ -123,7 +112,9 @@ def converse(running: Client, first: EapPayload) -> Steps[Finished]:
             if is_failure(packet):
                 failed.notify = 0  # the gateway has forgotten us: there is nobody to tell
             raise failed from None
-        exchanged = yield from send(Exchange.IKE_AUTH, (EapPayload(response or b""),), whole)
+        exchanged = yield from send(
+            Exchange.IKE_AUTH, (EapPayload(response.data if response else b""),), whole
+        )
         request = exchanged.value.maybe(EapPayload)
         if request is None:
             raise refused(exchanged.value.error(), "an answer without EAP in the middle of it")

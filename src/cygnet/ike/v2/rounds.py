@@ -254,7 +254,8 @@ def respond(context: Context, initial: Initial) -> Steps[Admitted]:
             candidates = _with_eap(candidates, first)
             if ours is None:
                 candidates, ours, proven = _prove_ourselves(context, initial, candidates, claimed, first)
-            table = Candidates(context, candidates, alone=not any(isinstance(p, AuthPayload) for p in proven))
+            alone = local_of(candidates[0].loaded.connection).method is AuthClass.EAP
+            table = Candidates(context, candidates, alone=alone)
             finished = yield from eap.serve(serve(table.choose, context.entropy), proven)
             message = (yield from next_request(Exchange.IKE_AUTH, whole)).value
             auth = message.maybe(AuthPayload)
