@@ -201,11 +201,11 @@ def test_check_tells_every_problem_on_a_line_and_ends_with_1(tmp_path: Path) -> 
 
 
 def test_check_speaks_json_and_prints_the_schema(tmp_path: Path) -> None:
-    path = write(tmp_path, PSK.replace("branch]", "branch]\nversion = 1", 1))
+    path = write(tmp_path, PSK.replace("branch]", "branch]\nversion = 3", 1))
     done = cygnet("check", "--json", str(path))
     assert done.exit_code == 1
     (problem,) = json.loads(done.stdout)["problems"]
-    assert (problem["line"], problem["key"], problem["found"]) == (3, "connections.branch.version", "1")
+    assert (problem["line"], problem["key"], problem["found"]) == (3, "connections.branch.version", "3")
     schema = json.loads(cygnet("check", "--schema").stdout)
     assert "connections" in schema["properties"]
 

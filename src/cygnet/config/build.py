@@ -8,15 +8,16 @@ through `Certificates`, which the loader fills from files and the control socket
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
 from cygnet.auth.eap import tls_engine
 from cygnet.auth.eap.packet import MUTUAL, EapType, name_of
 from cygnet.config import model
-from cygnet.config.problems import KeyPath
+from cygnet.config.problems import Complaints, KeyPath
 from cygnet.config.typed import EAP_DYNAMIC, AuthChoice, NamedRules
+from cygnet.config.version_one import judge_version
 from cygnet.crypto import legacy
 from cygnet.crypto.proposals import Proposal, default_proposals
 from cygnet.ike.configuration import (
@@ -41,18 +42,6 @@ from cygnet.wire.numbers import Protocol
 Round = TypeVar("Round", model.Local, model.Remote)
 CertificateReader = Callable[[KeyPath, str, str | bytes], bytes | None]
 """(key path, directory, file name or content) to DER; None if it cannot be had, having said why."""
-
-
-@dataclass(slots=True)
-class Complaints:
-    """Problems by key path: the caller knows the files and lines."""
-
-    found: list[tuple[KeyPath, str, str]] = field(default_factory=list)
-    notes: list[tuple[KeyPath, str]] = field(default_factory=list)
-    """Worth knowing, and no error."""
-
-    def add(self, path: KeyPath, text: str, allowed: str = "") -> None:
-        self.found.append((path, text, allowed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +78,7 @@ def build_gateway(options: model.Options) -> Gateway:
             cookie_threshold_per_source=options.cookie_threshold_ip,
             block_threshold=options.block_threshold,
             init_limit_half_open=options.init_limit_half_open,
+            aggressive_psk=options.i_dont_care_about_security_and_use_aggressive_mode_psk != "no",
             keep_alive=options.keep_alive,
             delete_rekeyed_delay=options.delete_rekeyed_delay,
             fragment_size=options.fragment_size,
@@ -216,8 +206,11 @@ def build_connection(
         aggressive=section.aggressive,
         vips=section.vips,
         pools=section.pools,
+        dpd_timeout=section.dpd_timeout or 150.0,
+        pull=section.pull,
     )
     _check_alone(connection, path, complaints)
+    connection = judge_version(connection, path, complaints)
     return connection if len(complaints.found) == before else None
 
 
@@ -274,6 +267,7 @@ def _local(
                 eap_inside=auth.inside,
                 eap_id=section.eap_id,
                 aaa_id=section.aaa_id,
+                xauth_id=section.xauth_id,
             )
         )
     return tuple(built[:MAX_ROUNDS]) or (LocalAuth(AuthClass.PUBKEY),)

@@ -21,7 +21,7 @@ from cygnet.auth.errors import CredentialError
 from cygnet.auth.identity import Identity
 from cygnet.auth.passwords import read_hash
 from cygnet.config import model
-from cygnet.config.build import AccessLists, Complaints, Gateway, build_connection, build_gateway
+from cygnet.config.build import AccessLists, Gateway, build_connection, build_gateway
 from cygnet.config.check import check_root, in_order, problem_at
 from cygnet.config.files import (
     CERTIFICATE_DIRECTORIES,
@@ -30,7 +30,7 @@ from cygnet.config.files import (
     FileProblem,
     refuse_if_public,
 )
-from cygnet.config.problems import ConfigurationError, KeyPath, Problem
+from cygnet.config.problems import Complaints, ConfigurationError, KeyPath, Problem
 from cygnet.config.requests import (
     Authority,
     CertificateEntry,
@@ -50,6 +50,7 @@ from cygnet.config.swanctl_syntax import read_swanctl
 from cygnet.config.to_vici import connection_message
 from cygnet.config.toml_syntax import read_toml
 from cygnet.config.tree import Tree
+from cygnet.config.version_one import judge_secrets
 from cygnet.ike.configuration import AddressRange, AuthClass, Connection, LocalAuth
 
 
@@ -150,6 +151,8 @@ class _Loader:
                 connections.append(connection)
         pools = tuple(self._pools(root.pools))
         self._references(connections, secrets)
+        answers = root.options.i_dont_care_about_security_and_use_aggressive_mode_psk
+        judge_secrets(connections, secrets, answers, self.complaints)
         self._pool_references(connections, pools)
         self._finish()
         self.complaints.notes.extend(((), note) for note in self.files.validity_notes(time.time()))

@@ -184,7 +184,7 @@ class CertificateFile(Section):
 
 
 class Local(Section):
-    LATER = {"pubkeys": (), "xauth_id": ()}
+    LATER = {"pubkeys": ()}
     GATHER = {"cert": "certificate_sections"}
 
     round: Count = _key(
@@ -197,10 +197,12 @@ class Local(Section):
         "signatures only: `ike:rsa/pss-sha256`, `ike:ecdsa-sha384`, `ike:ed25519`, joined by `-`; "
         "`eap` (any method that makes a key) or one method: `eap-mschapv2`, `eap-tls`, `eap-ttls`, "
         "`eap-peap`, `eap-md5`, `eap-gtc`; `eap-ttls-pap` and "
-        "`eap-ttls-mschapv2` say so inside the tunnel without EAP.",
+        "`eap-ttls-mschapv2` say so inside the tunnel without EAP. With IKEv1, as a second round or (hybrid) the only "
+        "one: `xauth`.",
         "pubkey",
     )
     eap_id: Id = _key(None, "Our name in EAP; its password stands in `secrets.eap`.", "id")
+    xauth_id: Id = _key(None, "Our name in XAUTH; its password stands in `secrets.xauth`.", "id")
     aaa_id: Id = _key(
         None, "Whose certificate the server of EAP-TLS, TTLS or PEAP must have.", "the gateway's identity"
     )
@@ -371,17 +373,23 @@ class Child(Section):
 
 class Connection(Section):
     LATER = {
-        "pull": ("yes",), "dscp": ("000000",), "mobike": ("yes", "no"),
+        "dscp": ("000000",), "mobike": ("yes", "no"),
         "ocsp": ("reply",), "ppk_id": (), "ppk_required": ("no",), "if_id_in": ("0",), "if_id_out": ("0",),
         "mediation": ("no",), "mediated_by": (), "mediation_peer": (),
     }  # fmt: skip
     GATHER = {"local": "local_rounds", "remote": "remote_rounds"}
 
     version: Annotated[int, PlainValidator(values.ike_version), _words(**{"2": "", "1": "", "0": ""})] = _key(
-        2, "IKE version; 0 (either) means 2 for now."
+        2, "IKE version; 0: start with 2 and answer both. What IKEv1 cannot say makes it 2."
     )
     aggressive: YesNo = _key(
-        False, "IKEv1: aggressive mode, three messages with identities in clear, instead of main mode.", "no"
+        False,
+        "IKEv1: aggressive mode instead of main mode. Shows identities; with a pre-shared key see "
+        "`options.i_dont_care_about_security_and_use_aggressive_mode_psk`.",
+        "no",
+    )
+    pull: YesNo = _key(
+        True, "IKEv1: the client asks for its settings (mode config); `no`: the gateway sends them.", "yes"
     )
     local_addrs: Endpoints = _key(
         ((), ()),
@@ -417,7 +425,9 @@ class Connection(Section):
     dpd_delay: Time = _key(
         0.0, "After this long without a packet the peer is asked whether it lives; 0: never.", "0s"
     )
-    dpd_timeout: Time = _key(0.0, "IKEv1 only: without effect so far.", "0s")
+    dpd_timeout: Time = _key(
+        0.0, "IKEv1: how long the peer may leave such questions unanswered; 0: 150 s.", "0s"
+    )
     fragmentation: Annotated[
         str,
         PlainValidator(values.choice(yes="yes", accept="accept", force="force", no="no")),
@@ -610,6 +620,15 @@ class Options(Section):
         _key(0, "Percent by which each wait is randomly shortened.")
     )
     retransmit_limit: Time = _key(0.0, "Longest single wait; 0: none.", "0s")
+    i_dont_care_about_security_and_use_aggressive_mode_psk: Annotated[
+        str,
+        PlainValidator(values.choice(no="no", yes="yes", force="force")),
+        _words(no="", yes="", force=""),
+    ] = _key(
+        "no",
+        "IKEv1: answer aggressive mode with a pre-shared key. Whoever asks gets a hash from which the key can"
+        " be guessed offline: keys under 20 octets are refused, unless `force`.",
+    )
     half_open_timeout: Time = _key(30.0, "How long a peer may take to finish a first negotiation.", "30s")
     cookie_threshold: Count = _key(30, "Half-open IKE SAs from which on cookies are asked for; 0: never.")
     cookie_threshold_ip: Count = _key(3, "The same for one source address.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 KeyPath = tuple[str | int, ...]
 
@@ -94,3 +94,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The known name that was probably meant, or empty."""
     matches = difflib.get_close_matches(name.lower().replace("-", "_"), list(known), n=1, cutoff=0.7)
     return matches[0] if matches else ""
+
+
+@dataclass(slots=True)
+class Complaints:
+    """Problems by key path: the caller knows the files and lines."""
+
+    found: list[tuple[KeyPath, str, str]] = field(default_factory=list)
+    notes: list[tuple[KeyPath, str]] = field(default_factory=list)
+    """Worth knowing, and no error."""
+
+    def add(self, path: KeyPath, text: str, allowed: str = "") -> None:
+        self.found.append((path, text, allowed))

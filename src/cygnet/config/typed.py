@@ -35,16 +35,16 @@ _EAP_METHODS = {
     "dynamic": EAP_DYNAMIC,
 }
 _AUTH_ALLOWED = (
-    "psk, pubkey, eap-mschapv2, eap-tls, eap-ttls, eap-peap, eap-md5, eap-gtc, eap-dynamic, eap-radius, "
-    "for `local` also eap (any of them), or signature schemes: ike:pubkey-sha256, ike:rsa-sha256, "
-    "ike:rsa/pss-sha256, ike:ecdsa-sha384, ike:ed25519, ike:ed448; several joined by -"
+    "psk, pubkey, xauth (IKEv1), eap-mschapv2, eap-tls, eap-ttls, eap-peap, eap-md5, eap-gtc, eap-dynamic, "
+    "eap-radius, for `local` also eap (any of them), or signature schemes: ike:pubkey-sha256, "
+    "ike:rsa-sha256, ike:rsa/pss-sha256, ike:ecdsa-sha384, ike:ed25519, ike:ed448; several joined by -"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class AuthChoice:
-    """`method` is psk, pubkey or eap; `schemes` limits the signatures, as names of `crypto.signatures`;
-    `eap` are EAP's method types, best first."""
+    """`method` is psk, pubkey, eap or xauth; `schemes` limits the signatures, as names of
+    `crypto.signatures`; `eap` are EAP's method types, best first."""
 
     method: str
     schemes: tuple[str, ...] = ()
@@ -135,6 +135,10 @@ def _auth_choice(text: str) -> AuthChoice:
         return AuthChoice("eap", eap=_EAP_METHODS[text.removeprefix("eap-")])
     if text in ("eap-ttls-pap", "eap-ttls-mschapv2"):
         return AuthChoice("eap", eap=(EapType.TTLS,), inside=text.removeprefix("eap-ttls-"))
+    if text in ("xauth", "xauth-generic"):
+        return AuthChoice("xauth")
+    if text == "xauth-noauth":
+        raise refuse("would let in anybody who passes phase 1, without a password", _AUTH_ALLOWED)
     if text.startswith(("eap", "xauth")):
         raise refuse("is not supported yet", _AUTH_ALLOWED)
     if not text.startswith("ike:"):

@@ -198,12 +198,10 @@ def word_or_later(words: tuple[str, ...], later: tuple[str, ...]) -> Callable[[A
 
 
 def ike_version(value: Any) -> int:
-    """1, 2, or 0 for either."""
+    """2, 1, or 0 for either."""
     word = str(value).strip() if not isinstance(value, bool) else ""
-    if word in ("1", "2"):
+    if word in ("2", "1", "0"):
         return int(word)
-    if word == "0":
-        return 2
     raise refuse("is no IKE version", "2, 1, or 0 (either)")
 
 

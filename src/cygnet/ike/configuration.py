@@ -20,6 +20,8 @@ class AuthClass(StrEnum):
     PSK = "psk"
     PUBKEY = "pubkey"
     EAP = "eap"
+    XAUTH = "xauth"
+    """IKEv1: a login after phase 1; the only round of its side: hybrid, phase 1 proves nothing of it."""
 
 
 class Unique(StrEnum):
@@ -64,6 +66,8 @@ class LocalAuth:
     """EAP: our name there; None: `id`."""
     aaa_id: Identity | None = None
     """EAP with TLS: whose certificate the server must have; None: the gateway's identity."""
+    xauth_id: Identity | None = None
+    """XAUTH: as whom we log in; None: `id`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +179,11 @@ class Connection:
     pools: tuple[str, ...] = ()
     """Names of the pools that peers get addresses and settings from, or addresses themselves."""
     aggressive: bool = False
+    """IKEv1: aggressive mode instead of main mode, in either role."""
     dpd_timeout: float = 150.0
+    """IKEv1: how long a peer may leave DPD unanswered."""
+    pull: bool = True
+    """IKEv1: the client asks for its settings; else the gateway sends them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,5 +213,7 @@ class Options:
     port: int = 500
     port_nat_t: int = 4500
     aggressive_psk: bool = False
+    """IKEv1: answer aggressive mode with a pre-shared key. Whoever asks gets what a key can be guessed
+    from."""
     encapsulate: bool = False
     """Force UDP encapsulation where a connection does not say: userspace engines move it in batches."""

@@ -101,7 +101,7 @@ def signature_method(key: PrivateKey) -> int:
 
 
 def _phase1_keys(proposals: Sequence[Proposal], methods: Sequence[int], group: int) -> Iterator[Phase1Key]:
-    for proposal in usable(proposals):
+    for proposal in usable(tuple(proposals)):
         for cipher in proposal.of_type(_ENCR):
             for mac in proposal.of_type(_INTEG):
                 for exchange in proposal.of_type(_KE):
@@ -290,7 +290,7 @@ TRANSPORTS: Final = (Encapsulation.TRANSPORT, Encapsulation.UDP_TRANSPORT, Encap
 
 
 def _phase2_keys(proposals: Sequence[Proposal]) -> Iterator[Phase2Key]:
-    for proposal in usable(proposals):
+    for proposal in usable(tuple(proposals)):
         macs = proposal.of_type(_INTEG) or (Transform(_INTEG, Integ.NONE),)
         for cipher in proposal.of_type(_ENCR) or (Transform(_ENCR, 0),):
             for mac in macs:
@@ -489,7 +489,7 @@ def phase1_difference(
 ) -> Difference:
     """Both offers and where they part. `theirs` None: the wire revealed none (NO-PROPOSAL-CHOSEN)."""
     ours = [_phase1_names(key) for key in _phase1_keys(proposals, tuple(methods), group)]
-    our_text = ", ".join(map(format_proposal, usable(proposals)))
+    our_text = ", ".join(map(format_proposal, usable(tuple(proposals))))
     if theirs is None:
         return Difference(ours=our_text)
     read_out = [_read_phase1(p.protocol, t) for p in theirs.proposals for t in p.transforms]
@@ -505,7 +505,7 @@ def phase2_difference(
 ) -> Difference:
     """As `phase1_difference`, for a quick mode whose KE payload was of `group`."""
     ours = [_phase2_names(key) for key in _phase2_keys(proposals)]
-    our_text = ", ".join(map(format_proposal, usable(proposals)))
+    our_text = ", ".join(map(format_proposal, usable(tuple(proposals))))
     if theirs is None:
         return Difference(ours=our_text)
     read_out = [_read_phase2(p.protocol, t) for p in theirs.proposals for t in p.transforms]

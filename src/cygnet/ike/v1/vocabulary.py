@@ -9,6 +9,7 @@ in IKEv1.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from cygnet.crypto.proposals import PRF_OF_INTEGRITY, Proposal
@@ -99,11 +100,30 @@ def phase2_fault(proposal: Proposal) -> str:
     return ""
 
 
-def usable(proposals: Sequence[Proposal]) -> tuple[Proposal, ...]:
-    """Those that IKEv1 can say, in their order: what `version = 0` offers in IKEv1."""
-    return tuple(
-        p for p in proposals if not (phase1_fault(p) if p.protocol == Protocol.ISAKMP else phase2_fault(p))
+@lru_cache(maxsize=256)
+def usable(proposals: tuple[Proposal, ...]) -> tuple[Proposal, ...]:
+    """The proposals without what IKEv1 cannot say, and without those of which nothing is left."""
+    kept = (_usable(proposal) for proposal in proposals)
+    return tuple(dict.fromkeys(proposal for proposal in kept if proposal is not None))
+
+
+def _usable(proposal: Proposal) -> Proposal | None:
+    fault = phase1_fault if proposal.protocol == Protocol.ISAKMP else phase2_fault
+    if not fault(proposal):
+        return proposal
+    prfs = proposal.of_type(_PRF)
+    rest = Proposal(
+        proposal.protocol,
+        tuple(t for t in proposal.transforms if not fault(Proposal(proposal.protocol, (t, *prfs)))),
     )
+    needed = {Protocol.ISAKMP: (_ENCR, _INTEG), Protocol.ESP: (_ENCR,), Protocol.AH: (_INTEG,)}
+    if any(not rest.of_type(kind) for kind in needed[proposal.protocol]):
+        return None
+    if rest.protocol == Protocol.ESP and not rest.of_type(_INTEG):
+        # Only combined-mode ciphers do without.
+        alone = all(is_aead(t.id) for t in rest.of_type(_ENCR))
+        return rest if alone else None
+    return rest
 
 
 def groups(proposals: Sequence[Proposal]) -> tuple[int, ...]:
