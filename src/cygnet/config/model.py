@@ -197,8 +197,8 @@ class Local(Section):
         "signatures only: `ike:rsa/pss-sha256`, `ike:ecdsa-sha384`, `ike:ed25519`, joined by `-`; "
         "`eap` (any method that makes a key) or one method: `eap-mschapv2`, `eap-tls`, `eap-ttls`, "
         "`eap-peap`, `eap-md5`, `eap-gtc`; `eap-ttls-pap` and "
-        "`eap-ttls-mschapv2` say so inside the tunnel without EAP. With IKEv1, as a second round or (hybrid) the only "
-        "one: `xauth`.",
+        "`eap-ttls-mschapv2` say so inside the tunnel without EAP. "
+        "With IKEv1, as a second round or (hybrid) the only one: `xauth`.",
         "pubkey",
     )
     eap_id: Id = _key(None, "Our name in EAP; its password stands in `secrets.eap`.", "id")
