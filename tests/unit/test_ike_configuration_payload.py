@@ -6,6 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from cygnet.ike import configuration_attributes as attributes
 from cygnet.ike.remote_access import MAX_ADDRESSES, Lease, NetworkSettings
 from cygnet.ike.v2 import configuration_payload as configuration
 from cygnet.policy.selectors import TrafficSelector, format_addresses, parse_addresses
@@ -129,14 +130,14 @@ def test_an_address_that_no_host_can_have_is_not_taken(address: str) -> None:
 )  # fmt: skip
 def test_a_domain_that_is_no_name_never_reaches_the_resolver(name: bytes) -> None:
     sent = reply((CfgAttribute.INTERNAL_DNS_DOMAIN, name))
-    assert configuration.settings(sent).domains == ()
+    assert attributes.settings(sent.attributes).domains == ()
 
 
 def test_lists_of_a_gateway_are_bounded() -> None:
     servers = [(CfgAttribute.INTERNAL_IP4_DNS, bytes((10, 1, 0, n))) for n in range(1, 200)]
     names = [(CfgAttribute.INTERNAL_DNS_DOMAIN, b"n%d.example" % n) for n in range(200)]
-    taken = configuration.settings(reply(*servers, *names))
-    assert (len(taken.dns), len(taken.domains)) == (configuration.MAX_SERVERS, configuration.MAX_DOMAINS)
+    taken = attributes.settings(reply(*servers, *names).attributes)
+    assert (len(taken.dns), len(taken.domains)) == (attributes.MAX_SERVERS, attributes.MAX_DOMAINS)
 
 
 @pytest.mark.parametrize(
@@ -150,5 +151,5 @@ def test_lists_of_a_gateway_are_bounded() -> None:
     ],
 )
 def test_subnets_are_networks_and_masks_have_no_holes(kind: int, value: bytes, expected: list[str]) -> None:
-    subnets: tuple[TrafficSelector, ...] = configuration.settings(reply((kind, value))).subnets
+    subnets: tuple[TrafficSelector, ...] = attributes.settings(reply((kind, value)).attributes).subnets
     assert [format_addresses(one) for one in subnets] == expected

@@ -26,6 +26,7 @@ class Kind(StrEnum):
     EAP_FAILED = "eap-failed"
     EAP_PASSWORD_WRONG = "eap-password-wrong"  # noqa: S105 - a reason
     EAP_METHOD_MISMATCH = "eap-method-mismatch"
+    LOGIN_FAILED = "login-failed"
 
 
 class AuthenticationError(Exception):

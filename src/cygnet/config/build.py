@@ -299,6 +299,7 @@ def _remote(
                 radius=auth.radius,
                 eap_id=section.eap_id,
                 groups=section.groups,
+                xauth=auth.xauth,
             )
         )
     return tuple(built) or (RemoteAuth(AuthClass.PUBKEY),)

@@ -16,6 +16,7 @@ from cygnet.config.values import refuse
 from cygnet.crypto.proposals import BadProposal, Proposal, parse_proposals
 from cygnet.policy.selectors import AnySelector, BadSelector, parse_selector
 from cygnet.wire.numbers import Protocol
+from cygnet.wire.v1.numbers import XauthType
 
 MAX_PROPOSALS = 32
 MAX_SELECTORS = 255
@@ -34,9 +35,14 @@ _EAP_METHODS = {
     "peap": (EapType.PEAP,),
     "dynamic": EAP_DYNAMIC,
 }
+_XAUTH = {
+    "xauth": XauthType.GENERIC,
+    "xauth-generic": XauthType.GENERIC,
+    "xauth-chap": XauthType.RADIUS_CHAP,
+}
 _AUTH_ALLOWED = (
-    "psk, pubkey, xauth (IKEv1), eap-mschapv2, eap-tls, eap-ttls, eap-peap, eap-md5, eap-gtc, eap-dynamic, "
-    "eap-radius, for `local` also eap (any of them), or signature schemes: ike:pubkey-sha256, "
+    "psk, pubkey, xauth and xauth-chap (IKEv1), eap-mschapv2, eap-tls, eap-ttls, eap-peap, eap-md5, eap-gtc, "
+    "eap-dynamic, eap-radius, for `local` also eap (any of them), or signature schemes: ike:pubkey-sha256, "
     "ike:rsa-sha256, ike:rsa/pss-sha256, ike:ecdsa-sha384, ike:ed25519, ike:ed448; several joined by -"
 )
 
@@ -44,13 +50,14 @@ _AUTH_ALLOWED = (
 @dataclass(frozen=True, slots=True)
 class AuthChoice:
     """`method` is psk, pubkey, eap or xauth; `schemes` limits the signatures, as names of
-    `crypto.signatures`; `eap` are EAP's method types, best first."""
+    `crypto.signatures`; `eap` are EAP's method types, best first; `xauth` is how a peer logs in."""
 
     method: str
     schemes: tuple[str, ...] = ()
     eap: tuple[int, ...] = ()
     inside: str = ""
     radius: bool = False
+    xauth: int = XauthType.GENERIC
 
 
 def identity(value: Any) -> Identity | None:
@@ -127,6 +134,8 @@ def auth_choice(value: Any) -> AuthChoice:
 def _auth_choice(text: str) -> AuthChoice:
     if text in ("psk", "pubkey"):
         return AuthChoice(text)
+    if text in _XAUTH:
+        return AuthChoice("xauth", xauth=_XAUTH[text])
     if text == "eap":
         return AuthChoice("eap")
     if text == "eap-radius":
@@ -135,8 +144,6 @@ def _auth_choice(text: str) -> AuthChoice:
         return AuthChoice("eap", eap=_EAP_METHODS[text.removeprefix("eap-")])
     if text in ("eap-ttls-pap", "eap-ttls-mschapv2"):
         return AuthChoice("eap", eap=(EapType.TTLS,), inside=text.removeprefix("eap-ttls-"))
-    if text in ("xauth", "xauth-generic"):
-        return AuthChoice("xauth")
     if text == "xauth-noauth":
         raise refuse("would let in anybody who passes phase 1, without a password", _AUTH_ALLOWED)
     if text.startswith(("eap", "xauth")):

@@ -49,7 +49,10 @@ def format_selectors(local: Sequence[TrafficSelector], remote: Sequence[TrafficS
 def flow_selectors(context: Context, loaded: LoadedChild, index: int) -> tuple[Selectors, Selectors]:
     """The flow's two sides with the tunnel's ends put in for `dynamic`."""
     flow, state = loaded.child.flows[index], context.state
-    return resolve_all(flow.local, state.local_hosts), resolve_all(flow.remote, state.remote_hosts)
+    # Who must have an address of ours is behind none but that.
+    nowhere = context.connection.pools and not state.leases
+    remote = () if nowhere else state.remote_hosts
+    return resolve_all(flow.local, state.local_hosts), resolve_all(flow.remote, remote)
 
 
 @dataclass(frozen=True, slots=True)

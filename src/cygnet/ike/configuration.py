@@ -88,9 +88,11 @@ class RemoteAuth:
     radius: bool = False
     """EAP: a RADIUS server authenticates."""
     eap_id: Identity | None = None
-    """EAP: the names that are taken, a pattern; None: any."""
+    """EAP and XAUTH: the names that are taken, a pattern; None: any."""
     groups: tuple[str, ...] = ()
     """The user must be a member of one of these; empty: of any or none."""
+    xauth: int = 0
+    """XAUTH: how the peer must log in (`wire.v1.numbers.XauthType`)."""
 
 
 @dataclass(frozen=True, slots=True)

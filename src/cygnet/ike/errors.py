@@ -45,6 +45,7 @@ class Reason(StrEnum):
     EAP_FAILED = "eap-failed"
     EAP_PASSWORD_WRONG = "eap-password-wrong"  # noqa: S105 - a reason
     EAP_METHOD_MISMATCH = "eap-method-mismatch"
+    LOGIN_FAILED = "login-failed"
     # the peer or the way to it
     PEER_UNREACHABLE = "peer-unreachable"
     PEER_NAME_UNKNOWN = "peer-name-unknown"

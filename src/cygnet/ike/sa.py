@@ -15,7 +15,7 @@ from cygnet.auth.identity import Identity
 from cygnet.crypto.entropy import Entropy
 from cygnet.ike.configuration import Connection, Options
 from cygnet.ike.connections import Connections
-from cygnet.ike.effects import RemoveSa, UpdateSa
+from cygnet.ike.effects import RemoveSa, ReturnAddresses, UpdateSa
 from cygnet.ike.errors import Failure, IkeError, Reason
 from cygnet.ike.events import ChildSaDown, ChildSaRekeyed, ChildSaUp, IkeSaUp
 from cygnet.ike.state import (
@@ -34,6 +34,7 @@ from cygnet.ike.state import (
     Phase,
     SaState,
     Take,
+    Unlend,
     Wanted,
     taken_over,
     transition,
@@ -225,6 +226,8 @@ class IkeSa(ABC):
             case Adopt(children):
                 for child in children:
                     gateway.by_pair[child.pair] = self
+            case Unlend(leases):
+                gateway.emit(ReturnAddresses(leases))
             case Take(given):
                 gateway.clients.take(self.unique_id, self.connection.name, given)
 

@@ -340,6 +340,13 @@ class Lend:
 
 
 @dataclass(frozen=True, slots=True)
+class Unlend:
+    """The peer does not want these addresses."""
+
+    leases: tuple[Lease, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Take:
     """The peer gave us this."""
 
@@ -425,9 +432,9 @@ class Adopt:
 
 
 Change = (
-    UseKeys | Establish | Lend | Take | AddChild | ChangeChild | DropChild | NoteAttempt | ForgetAttempt
-    | MeetPeer | UseIsakmpKeys | EndPhase1 | MoveChildren | NoteEarlyDelete | ChangePhase | ChangePath
-    | Postpone | PostponeReauthentication | Handover | Adopt
+    UseKeys | Establish | Lend | Unlend | Take | AddChild | ChangeChild | DropChild | NoteAttempt
+    | ForgetAttempt | MeetPeer | UseIsakmpKeys | EndPhase1 | MoveChildren | NoteEarlyDelete | ChangePhase
+    | ChangePath | Postpone | PostponeReauthentication | Handover | Adopt
 )  # fmt: skip
 
 
@@ -537,6 +544,8 @@ def _changed(state: SaState, change: Change) -> SaState:
             return replace(state, reauth_at=at)
         case Lend(_, leases):
             return replace(state, leases=(*state.leases, *leases))
+        case Unlend(leases):
+            return replace(state, leases=tuple([one for one in state.leases if one not in leases]))
         case Take(given):
             return replace(state, given=given)
         case Adopt(children, leases, given):

@@ -29,8 +29,9 @@ id = "{identity}"
 [connections.office.remote]
 auth = "psk"
 id = "gw.example.org"
+{login}
 [connections.office.children.net]
-remote_ts = ["10.1.0.0/16", "2001:db8:1::/48"]
+remote_ts = [{networks}]
 {child}
 [secrets.ike-1]
 secret = "{secret}"
@@ -48,13 +49,32 @@ auth = "psk"
 id = "gw.example.org"
 [connections.clients.remote]
 auth = "psk"
+{login}
 [connections.clients.children.net]
-local_ts = ["10.1.0.0/16", "2001:db8:1::/48"]
+local_ts = [{networks}]
 {child}
 [secrets.ike-1]
 secret = "{secret}"
 {sections}
 """
+CLIENT_LOGIN: Final = """
+[connections.office.local-2]
+auth = "xauth"
+xauth_id = "joe{number}"
+[secrets.xauth-joe]
+id = "joe{number}"
+secret = "{password}"
+"""
+SERVER_LOGIN: Final = """
+[connections.clients.remote-2]
+auth = "{login}"
+"""
+USER: Final = """
+[secrets.xauth-joe{number}]
+id = "joe{number}"
+secret = "{password}"
+"""
+PASSWORD: Final = "opensesame"  # noqa: S105 - protects nothing
 POOLS: Final = """
 [pools.four]
 addrs = "10.3.0.0/24"
@@ -71,7 +91,10 @@ dns = ["2001:db8:1::53"]
 class RemoteAccess:
     """`server` (192.0.2.1, behind it 10.1.0.0/16) and `clients`, 192.0.2.11 and upward, `client` the first.
 
-    `vips` and `pools` as in TOML lists; `sections` are further sections of the server, by default two pools.
+    `vips`, `pools` and `networks` (behind the server) as in TOML lists; `sections` are further sections of
+    the server, by default two pools.
+    `login`: "xauth" or "xauth-chap", with `version = 1` in `connection`: clients log in as joeN, with
+    `password`, where the server knows them by PASSWORD.
     """
 
     def __init__(
@@ -89,16 +112,23 @@ class RemoteAccess:
         client_child: str = "",
         options: str = "",
         same_identity: bool = False,
+        login: str = "",
+        password: str = PASSWORD,
+        networks: str = '"10.1.0.0/16", "2001:db8:1::/48"',
         conditions: Conditions | None = None,
     ) -> None:
         self.network = Network(seed, conditions=conditions)
+        numbers = range(11, 11 + clients)
+        users = "".join(USER.format(number=number, password=PASSWORD) for number in numbers)
         self.server_text = SERVER.format(
             options=options,
             pools=pools,
             connection=connection + "\n" + server_connection,
             child=child,
             secret=SECRET,
-            sections=sections,
+            networks=networks,
+            sections=sections + (users if login else ""),
+            login=SERVER_LOGIN.format(login=login) if login else "",
         )
         self.server = Gateway(self.network, "server", "192.0.2.1", self.server_text)
         self.client_texts = [
@@ -110,8 +140,10 @@ class RemoteAccess:
                 identity="user@example.org" if same_identity else f"user{number}@example.org",
                 child=child + "\n" + client_child,
                 secret=SECRET,
+                networks=networks,
+                login=CLIENT_LOGIN.format(number=number, password=password) if login else "",
             )
-            for number in range(11, 11 + clients)
+            for number in numbers
         ]
         self.clients = [self._client(index) for index in range(clients)]
 

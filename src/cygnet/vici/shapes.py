@@ -77,7 +77,7 @@ def ike_sa(sa: IkeSaView, now: float) -> Shape:
     shape: Shape = {"uniqueid": str(sa.unique_id), "version": str(sa.version), "state": sa.state}
     shape.update(_ends(sa.path, sa.local_id, sa.remote_id))
     if sa.remote_eap_id is not None:
-        shape["remote-eap-id"] = str(sa.remote_eap_id)
+        shape["remote-xauth-id" if sa.version == 1 else "remote-eap-id"] = str(sa.remote_eap_id)
     if sa.initiator:
         shape["initiator"] = "yes"
     shape["initiator-spi"] = f"{sa.initiator_spi:016x}"
@@ -197,14 +197,20 @@ def list_conn(connection: Connection) -> Shape:
     return {connection.name: shape}
 
 
-_CLASSES = {AuthClass.PSK: "pre-shared key", AuthClass.PUBKEY: "public key", AuthClass.EAP: "EAP"}
+_CLASSES = {
+    AuthClass.PSK: "pre-shared key",
+    AuthClass.PUBKEY: "public key",
+    AuthClass.EAP: "EAP",
+    AuthClass.XAUTH: "XAuth",
+}
 
 
 def _local(auth: LocalAuth) -> Shape:
     shape: Shape = {"class": _CLASSES[auth.method]}
     if auth.eap_methods:
         shape["eap-type"] = ", ".join(name_of(kind) for kind in auth.eap_methods)
-    for key, identity in (("id", auth.id), ("eap_id", auth.eap_id), ("aaa_id", auth.aaa_id)):
+    named = (("id", auth.id), ("eap_id", auth.eap_id), ("aaa_id", auth.aaa_id), ("xauth_id", auth.xauth_id))
+    for key, identity in named:
         if identity is not None:
             shape[key] = str(identity)
     if auth.certificates:

@@ -95,11 +95,14 @@ def message_step(sa: IkeV1Sa, task: Task, step: Step) -> tuple[bool, Any]:
     match step:
         case Send():
             return _send(sa, task, step)
-        case Receive(exchange, expect):
+        case Receive(exchange, expect, patience):
             if exchange == NEXT:
                 sa.current[task].expect = expect
-            else:
-                sa.awaiting = (task, step)
+                return True, None
+            sa.awaiting = (task, step)
+            if patience:
+                task.ask = sa.gateway.ask(sa, task)
+                task.due = sa.now.monotonic + patience
             return True, None
         case Listen(_, patience):
             sa.listening[task] = step

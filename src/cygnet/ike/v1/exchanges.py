@@ -19,9 +19,10 @@ from cygnet.ike.state import (
     Wanted,
 )
 from cygnet.ike.steps import Steps
-from cygnet.ike.v1 import informational, quick_mode
+from cygnet.ike.v1 import informational, mode_config, quick_mode
 from cygnet.ike.v1.steps import Received
 from cygnet.wire.v1.numbers import Exchange, Notify
+from cygnet.wire.v1.payloads import AttributesPayload
 
 if TYPE_CHECKING:
     from cygnet.ike.v1.sa import IkeV1Sa
@@ -73,6 +74,8 @@ def serve(sa: IkeV1Sa, received: Received) -> Steps[None]:
     match message.header.exchange:
         case Exchange.QUICK_MODE:
             return quick_mode.respond(sa, received)
+        case Exchange.TRANSACTION:
+            return mode_config.respond(sa, sa.connection, message.one(AttributesPayload))
         case Exchange.INFORMATIONAL:
             sequence = sa.dpd_heard
             asked = message.notify(Notify.R_U_THERE)

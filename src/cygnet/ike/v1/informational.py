@@ -87,6 +87,11 @@ class _Ack:
 # -- deletes --------------------------------------------------------------------------------------
 
 
+def delete_phase_1(context: Context) -> Steps[None]:
+    """HDR*, HASH(1), D -->   of a phase 1 that came to no SA; once, the peer's timers do the rest."""
+    yield from inform(context, DeletePayload(Protocol.ISAKMP, (cookies(context),)))
+
+
 def delete_child(context: Context, pair: int, failure: Failure) -> Steps[None]:
     """HDR*, HASH(1), D -->  [<-- HDR*, HASH(1), D   of the other half]"""
     child = context.state.child(pair)

@@ -19,6 +19,7 @@ from cygnet.crypto.key_exchange import KeyExchange, generate
 from cygnet.ike.state import MeetPeer
 from cygnet.ike.steps import Context, Steps, apply
 from cygnet.ike.v1 import nat, phase1, proposals
+from cygnet.ike.v1.methods import remote_auth
 from cygnet.ike.v1.notifications import wrong
 from cygnet.ike.v1.phase1 import Agreed, Material, Proved
 from cygnet.ike.v1.steps import Received, answer, begin_exchange, receive, send
@@ -63,7 +64,7 @@ def initiate(context: Context) -> Steps[Proved]:
             idii,
             *proof,
             *phase1.certificate_requests(context, connection),
-            *phase1.initial_contact(context, connection, identity, phase1.remote_auth(connection).id),
+            *phase1.initial_contact(context, connection, identity, remote_auth(connection).id),
         ),
         _Proof(context, material).responder,
     )

@@ -11,8 +11,15 @@ from typing import Final
 from cygnet.auth.credentials import OwnKey
 from cygnet.auth.errors import AuthenticationError, CredentialError, Kind
 from cygnet.auth.identity import BadIdentity, Identity
-from cygnet.auth.isakmp import METHODS, prove_signature, verify_hash, verify_signature
-from cygnet.auth.peer import AuthenticatedPeer
+from cygnet.auth.isakmp import (
+    METHODS,
+    prove_signature,
+    verify_hash,
+    verify_hash_before_login,
+    verify_signature,
+    verify_signature_before_login,
+)
+from cygnet.auth.peer import AuthenticatedPeer, Phase1Peer
 from cygnet.crypto.errors import InvalidPublicValue
 from cygnet.crypto.ikev1 import (
     Phase1Keys,
@@ -24,13 +31,21 @@ from cygnet.crypto.ikev1 import (
     skeyid_of_signatures,
 )
 from cygnet.crypto.key_exchange import KeyExchange, check_public
-from cygnet.ike.configuration import AuthClass, Connection, LocalAuth, RemoteAuth, SendCert, Unique
+from cygnet.ike.configuration import AuthClass, Connection, SendCert, Unique
 from cygnet.ike.errors import Difference, IkeError, PeerIncompatible, PeerMisbehaved, Reason
 from cygnet.ike.lifetimes import ike_deadlines
 from cygnet.ike.state import Establish, IkeSuite, Isakmp, UseIsakmpKeys, ike_suite
 from cygnet.ike.steps import Context, Refused
 from cygnet.ike.v1 import nat, proposals
 from cygnet.ike.v1.lifetimes import Lifetime
+from cygnet.ike.v1.methods import (
+    local_auth,
+    local_login,
+    method_of,
+    needs_key,
+    remote_auth,
+    remote_login,
+)
 from cygnet.ike.v1.notifications import wrong
 from cygnet.ike.v1.proposals import Phase1Choice
 from cygnet.ike.v1.steps import Received
@@ -39,7 +54,7 @@ from cygnet.records import dataclass
 from cygnet.wire.numbers import TransformType
 from cygnet.wire.v1 import vendor_ids
 from cygnet.wire.v1.message import Message
-from cygnet.wire.v1.numbers import Authentication, CertEncoding, Notify, Protocol
+from cygnet.wire.v1.numbers import CertEncoding, Notify, Protocol
 from cygnet.wire.v1.payloads import (
     CertPayload,
     CertReqPayload,
@@ -67,8 +82,14 @@ class Proved:
 
     connection: Connection
     local_id: Identity
-    peer: AuthenticatedPeer
+    peer: AuthenticatedPeer | Phase1Peer
     initial_contact: bool = False
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether whatever else the peer holds is about to be closed."""
+        unique = self.connection.unique
+        return unique is Unique.REPLACE or (self.initial_contact and unique is not Unique.NEVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,22 +147,11 @@ class Material:
 # -- first messages -------------------------------------------------------------------------------
 
 
-def local_auth(connection: Connection) -> LocalAuth:
-    return connection.local[0] if connection.local else LocalAuth(AuthClass.PUBKEY)
-
-
-def remote_auth(connection: Connection) -> RemoteAuth:
-    return connection.remote[0] if connection.remote else RemoteAuth(AuthClass.PUBKEY)
-
-
 def methods(context: Context, connection: Connection) -> tuple[int, ...]:
     """The authentication methods that this connection stands for; of signatures, the one our key can do.
     Raises `IkeError` when we have no key."""
-    local = local_auth(connection)
-    if local.method is AuthClass.PSK:
-        return (Authentication.PSK,)
-    own = own_key(context, connection, ())
-    return (proposals.signature_method(own.key),)
+    key = own_key(context, connection, ()).key if needs_key(connection) else None
+    return (method_of(connection, context.state.original_initiator, key),)
 
 
 def announcements(
@@ -149,6 +159,10 @@ def announcements(
 ) -> tuple[Payload, ...]:
     """Our vendor IDs. `answering`: what the peer announced; of NAT traversals one is said back."""
     sent = [vendor_ids.DPD]
+    if local_login(connection) is not None or remote_login(connection) is not None:
+        sent.append(vendor_ids.XAUTH)
+    if connection.vips or connection.pools:
+        sent.append(vendor_ids.UNITY)
     if connection.fragmentation != "no":
         sent.append(vendor_ids.FRAGMENTATION_CISCO)
     sent.extend(nat.SPOKEN if answering is None else filter(None, (nat.choose(answering),)))
@@ -317,7 +331,7 @@ def prove(
     asked: tuple[CertReqPayload, ...],
 ) -> tuple[Payload, ...]:
     """HASH_I or HASH_R itself, or certificates and its signature."""
-    if not material.agreed.signs:
+    if not METHODS[material.agreed.choice.method].sends_signature(context.state.original_initiator):
         return (HashPayload(digest),)
     own = own_key(context, connection, ())
     try:
@@ -378,11 +392,17 @@ def verify(
     message: Message,
     claimed: Identity,
     digest: bytes,
-) -> AuthenticatedPeer:
-    """The peer's proof, judged by what the connection demands. Raises `AuthenticationError`."""
+) -> AuthenticatedPeer | Phase1Peer:
+    """The peer's proof, judged by what the connection demands. Who has to log in besides is nobody yet: a
+    `Phase1Peer`. Raises `AuthenticationError`."""
     remote = remote_auth(connection)
-    if not material.agreed.signs:
-        return verify_hash(message.one(HashPayload).data, digest, claimed, remote.id)
+    method, is_initiator = METHODS[material.agreed.choice.method], not context.state.original_initiator
+    must_log_in = method.logs_in(is_initiator)
+    if not method.sends_signature(is_initiator):
+        value = message.one(HashPayload).data
+        if must_log_in:
+            return verify_hash_before_login(value, digest, claimed, remote.id)
+        return verify_hash(value, digest, claimed, remote.id)
     if not claimed.matches(remote.id):
         raise AuthenticationError(
             Kind.PEER_ID_MISMATCH, f"the peer says it is {claimed}, expected was {remote.id}"
@@ -396,9 +416,11 @@ def verify(
         pinned=remote.certificates,
     )
     signature = message.one(SignaturePayload).data
-    return verify_signature(
-        signature, digest, trusted, remote.id, material.agreed.choice.method, remote.schemes
-    )
+    if must_log_in:
+        return verify_signature_before_login(
+            signature, digest, trusted, remote.id, method.number, remote.schemes
+        )
+    return verify_signature(signature, digest, trusted, remote.id, method.number, remote.schemes)
 
 
 def verify_initiator(
@@ -483,11 +505,11 @@ def failed(error: AuthenticationError) -> IkeError:
     return PeerMisbehaved(Reason(error.kind.value), error.detail)
 
 
-def established(context: Context, proved: Proved) -> Establish:
+def established(context: Context, proved: Proved, peer: AuthenticatedPeer) -> Establish:
     now = context.now.monotonic
     rekey_at, reauth_at, expires_at = ike_deadlines(proved.connection, now, context.entropy)
     return Establish(
-        proved.peer,
+        peer,
         proved.connection,
         proved.local_id,
         now,

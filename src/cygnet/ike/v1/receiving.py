@@ -295,6 +295,8 @@ def _awaited(sa: IkeV1Sa, dialogue: Dialogue, received: Received) -> None:
     if sa.awaiting is None:
         return
     task, awaited = sa.awaiting
+    sa.gateway.forget_ask(task.ask)
+    task.ask, task.due = 0, 0.0
     try:
         value = awaited.expect(received)
     except IkeError as error:

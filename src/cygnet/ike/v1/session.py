@@ -5,9 +5,12 @@ find a path -> main or aggressive mode -> [XAUTH -> mode config ->] established
 
 from __future__ import annotations
 
+from cygnet.auth.peer import AuthenticatedPeer, Phase1Peer
+from cygnet.ike.errors import IkeError
 from cygnet.ike.state import ChangePath
 from cygnet.ike.steps import Context, Steps, apply
-from cygnet.ike.v1 import aggressive_mode, main_mode, phase1
+from cygnet.ike.v1 import aggressive_mode, informational, main_mode, mode_config, phase1, xauth
+from cygnet.ike.v1.methods import local_login
 from cygnet.ike.v1.phase1 import Agreed, Proved
 from cygnet.ike.v1.steps import Received, close_phase_1
 from cygnet.ike.ways import find_path
@@ -35,5 +38,26 @@ def respond(context: Context, agreed: Agreed, received: Received) -> Steps[None]
 
 
 def _establish(context: Context, proved: Proved) -> Steps[None]:
-    """Phase 1 stands: message ids begin."""
-    yield from close_phase_1(phase1.established(context, proved))
+    """Phase 1 stands: logins and addresses come next, and with them the SA. Nothing else is served before."""
+    yield from close_phase_1()
+    try:
+        peer = yield from _come_in(context, proved)
+    except IkeError:
+        # The peer may think that all is well.
+        yield from informational.delete_phase_1(context)
+        raise
+    yield from apply(phase1.established(context, proved, peer))
+
+
+def _come_in(context: Context, proved: Proved) -> Steps[AuthenticatedPeer]:
+    """XAUTH and mode config, whichever there is; the peer, who only now is somebody."""
+    connection, peer = proved.connection, proved.peer
+    if isinstance(peer, Phase1Peer):
+        peer = yield from xauth.log_in_peer(context, connection, peer)
+    if local_login(connection) is not None:
+        yield from xauth.log_in(context, connection)
+    if context.state.original_initiator:
+        yield from mode_config.obtain(context, connection)
+    elif connection.pools and not connection.pull:
+        yield from mode_config.push(context, connection, peer, alone=proved.is_alone)
+    return peer

@@ -71,10 +71,12 @@ class Send(MessageStep):
 
 @dataclass(frozen=True, slots=True)
 class Receive(MessageStep):
-    """`exchange` `NEXT`: the next message of the exchange in hand; else the first of a new one."""
+    """`exchange` `NEXT`: the next message of the exchange in hand; else the first of a new one, waited for so
+    many seconds, 0 without end."""
 
     exchange: int
     expect: Callable[[Received], Any]
+    patience: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +145,11 @@ def receive(expect: Callable[[Received], T]) -> Steps[Exchanged[T]]:
     return exchanged
 
 
-def next_exchange(exchange: int, expect: Callable[[Received], T]) -> Steps[Exchanged[T]]:
+def next_exchange(
+    exchange: int, expect: Callable[[Received], T], patience: float
+) -> Steps[Exchanged[T] | TimedOut]:
     """Wait for the peer to begin an exchange of this type; it is the one in hand then."""
-    exchanged: Exchanged[T] = yield Receive(exchange, expect)
+    exchanged: Exchanged[T] | TimedOut = yield Receive(exchange, expect, patience)
     return exchanged
 
 
