@@ -215,7 +215,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(_inside[0], "cygnet-guest")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def host() -> Callable[..., Any]:
     """Call a function on the machine that runs the guest (see this file's header)."""
     return _inside[0].call

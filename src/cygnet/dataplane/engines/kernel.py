@@ -37,7 +37,7 @@ from cygnet.dataplane.xfrm.book import Book
 from cygnet.dataplane.xfrm.codec import Encapsulation, SaKey, SaSeen
 from cygnet.dataplane.xfrm.interfaces import Interfaces
 from cygnet.dataplane.xfrm.netlink import Events, Message, XfrmSocket
-from cygnet.dataplane.xfrm.policies import KernelSpd, Shape
+from cygnet.dataplane.xfrm.policies import KernelSpd
 from cygnet.dataplane.xfrm.routes import KernelRoutes
 from cygnet.dataplane.xfrm.states import Entry
 from cygnet.dataplane.xfrm.statistics import drops
@@ -217,8 +217,8 @@ class KernelEngine:
             self._awaiting[id(entry)] = entry
         if parameters.protocol == SaProtocol.AH and parameters.bundle:
             return  # the flow looks like the ESP SA inside
-        bundled = (int(SaProtocol.AH),) if parameters.bundle else ()
-        self.spd.shape(entry.flow, inbound=inbound, shape=states.shape(parameters, bundled))
+        outer = next(iter(self.book.pairs.get(parameters.bundle, ())), None) if parameters.bundle else None
+        self.spd.shape(entry.flow, inbound=inbound, shape=states.shape(parameters, outer))
         if not inbound:
             self._routes.moved(entry.flow)
 
@@ -234,8 +234,9 @@ class KernelEngine:
             if entry.direction == Direction.OUT and self.book.outbound(entry.flow) is entry:
                 shape = self.spd.shape_now(entry.flow, inbound=False)
                 if shape is not None:
-                    moved = Shape(shape.mode, shape.protocols, shape.ipcomp, local, remote)
-                    self.spd.shape(entry.flow, inbound=False, shape=moved)
+                    self.spd.shape(
+                        entry.flow, inbound=False, shape=replace(shape, local=local, remote=remote)
+                    )
                     self._routes.moved(entry.flow)
         try:
             self.spd.commit()

@@ -48,6 +48,8 @@ class Shape:
     ipcomp: bool
     local: IpAddress | None
     remote: IpAddress | None
+    outer_reqid: int = 0
+    """Of the AH SA around ESP, where that has a flow of its own; 0: the flow's."""
 
 
 def shape_of(policy: Policy) -> Shape:
@@ -304,7 +306,8 @@ class KernelSpd:
         for place, protocol in enumerate(protocols):
             optional = protocol == codec.IPCOMP and key.direction != OUT
             if place:  # around what has its outer header already
-                made.append(Template(protocol, codec.TRANSPORT, reqid, family=family))
+                own = shape.outer_reqid if protocol == codec.AH and shape.outer_reqid else reqid
+                made.append(Template(protocol, codec.TRANSPORT, own, family=family))
             else:
                 made.append(Template(protocol, mode, reqid, source, destination, family, optional))
         return tuple(made)

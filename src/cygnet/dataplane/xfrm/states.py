@@ -144,8 +144,12 @@ def entry(sa: SaParameters, states: list[Sa]) -> Entry:
     )  # fmt: skip
 
 
-def shape(sa: SaParameters, bundled: tuple[int, ...] = ()) -> Shape:
-    return Shape(sa.mode, (sa.protocol, *bundled), bool(sa.ipcomp), sa.local, sa.remote)
+def shape(sa: SaParameters, outer: Entry | None) -> Shape:
+    """`outer`: the AH SA around this one."""
+    protocols = (sa.protocol, int(SaProtocol.AH)) if sa.bundle else (sa.protocol,)
+    return Shape(
+        sa.mode, protocols, bool(sa.ipcomp), sa.local, sa.remote, outer.reqid if outer is not None else 0
+    )
 
 
 def adopted(seen: SaSeen) -> Entry | None:

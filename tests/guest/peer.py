@@ -1,0 +1,95 @@
+"""On the machine that runs the guest: sun, a userspace engine at the other end of the guest's network card.
+
+Called through the fixture `host` (see conftest.py). Commands come as the octets of `messages`, in hex.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import Any
+
+import msgspec
+
+from bench.plane import Plane
+from cygnet.dataplane import messages
+from cygnet.dataplane.descriptors import Options
+from cygnet.lab.capture import Capture
+from cygnet.lab.guest import TAP
+from cygnet.lab.namespaces import Namespace
+from cygnet.lab.topology import BOB, BOB6, MOON_NET, MOON_NET6, SUN, SUN6, SUN_NET, SUN_NET6
+
+ECHO_PORT = 7077
+PROTECTED = (MOON_NET, MOON_NET6, SUN_NET, SUN_NET6)
+_running: dict[str, Any] = {}
+
+
+def start(namespace: Namespace, engine: str) -> None:
+    """One engine at a time: `portable`, `native`. The addresses and the echo stay."""
+    if "addresses" not in _running:
+        namespace.ip(
+            f"addr add {SUN}/24 dev {TAP}", f"addr add {SUN6}/64 dev {TAP} nodad",
+            f"addr add {BOB}/32 dev lo", f"addr add {BOB6}/128 dev lo",
+        )  # fmt: skip
+        _running["addresses"] = True
+        for address in (BOB, BOB6, SUN, SUN6):
+            sock = namespace.inside(lambda address=address: _bound(address))  # type: ignore[misc]
+            threading.Thread(target=_echo, args=(sock,), daemon=True).start()
+    stop(namespace)
+    _running["plane"] = Plane(namespace, Options(tun="sun0", **_choice(engine)))
+    _running["capture"] = Capture(namespace, TAP, PROTECTED)
+
+
+def _choice(engine: str) -> dict[str, Any]:
+    return {"engine": engine} if "engine" in Options.__struct_fields__ else {}
+
+
+def stop(namespace: Namespace) -> list[str]:
+    """What was seen in clear since the start, in hex."""
+    plane, capture = _running.pop("plane", None), _running.pop("capture", None)
+    if plane is not None:
+        with contextlib.suppress(Exception):
+            plane.do(lambda request: messages.Shutdown(request, True))
+        plane.close()
+    return [frame.hex() for frame in capture.stop().clear] if capture is not None else []
+
+
+def do(namespace: Namespace, *commands: str) -> list[str]:
+    """The error of each command."""
+    plane: Plane = _running["plane"]
+    errors = []
+    for text in commands:
+        command = messages.decode_command(bytes.fromhex(text))
+        done = plane.ask(lambda request, c=command: msgspec.structs.replace(c, request=request),  # type: ignore[misc]
+                         messages.Done)  # fmt: skip
+        errors.append(done.error)
+    return errors
+
+
+def counters(namespace: Namespace) -> dict[str, Any]:
+    """Of the pairs, by number: `in`, `out` packets and drops; and the whole engine's drops."""
+    found = _running["plane"].counters()
+    return {
+        "pairs": {str(one.pair): [one.packets_in, one.packets_out, one.drops] for one in found.pairs},
+        "drops": found.drops,
+    }
+
+
+def seen(namespace: Namespace) -> dict[str, Any]:
+    """Frames on the outer link so far, by kind."""
+    return dict(_running["capture"].seen.frames)
+
+
+def _bound(address: str) -> Any:
+    import socket
+
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind((address, ECHO_PORT))
+    return sock
+
+
+def _echo(sock: Any) -> None:
+    while True:
+        data, sender = sock.recvfrom(1 << 16)
+        with contextlib.suppress(OSError):
+            sock.sendto(data, sender)
