@@ -38,7 +38,9 @@ def gather(client: Client, name: str = "") -> dict[str, Any]:
             ike: body for ike, body in connections.items() if name == ike or name in body.get("children", {})
         }
         stray = []
-    return {"connections": connections, "failures": stray}
+    stats = texts(client.request("daemon-stats"))
+    engine = {"name": stats.get("engine", ""), "why": stats.get("engine-why", "")}
+    return {"connections": connections, "failures": stray, "engine": engine}
 
 
 def _named(messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -62,6 +64,10 @@ def show(console: Console, status: Mapping[str, Any], failures: int) -> None:
     if not connections and not stray:
         console.print("Nothing is configured.")
         return
+    engine = status.get("engine", {})
+    if engine.get("name"):
+        why = f": {engine['why']}" if engine["why"] else ""
+        console.print(Text(f"engine {engine['name']}{why}", style="dim"))
     up = sum(bool(body["sas"]) for body in connections.values())
     console.print(f"[dim]{len(connections)} connection{'s' * (len(connections) != 1)}, {up} up[/]")
 

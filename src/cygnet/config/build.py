@@ -72,7 +72,7 @@ def build_gateway(options: model.Options) -> Gateway:
                 limit=options.retransmit_limit,
             ),
             half_open_timeout=options.half_open_timeout,
-            # Every engine so far runs in userspace.
+            # The daemon switches it off where the kernel is the engine.
             encapsulate=True,
             cookie_threshold=options.cookie_threshold,
             cookie_threshold_per_source=options.cookie_threshold_ip,

@@ -576,9 +576,11 @@ class Options(Section):
     )
     engine: Annotated[
         str,
-        PlainValidator(values.word_or_later(("auto", "native", "portable"), ("kernel",))),
+        PlainValidator(values.word_or_later(("auto", "kernel", "native", "portable"), ())),
         _words(
-            auto="`native` where it was built with this installation, else `portable`",
+            auto="`kernel` where the kernel has ESP (it is tried at the start), else `native` where it was "
+            "built with this installation, else `portable`",
+            kernel="the kernel's own ESP and AH, over XFRM netlink",
             native="in Rust",
             portable="in Python",
         ),

@@ -13,6 +13,7 @@ import os
 import secrets
 import socket
 import sys
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -34,6 +35,7 @@ from cygnet.daemon.settings import Inherited
 from cygnet.daemon.sources import Sources, mark_of
 from cygnet.daemon.supervised import Supervised
 from cygnet.dataplane import messages
+from cygnet.dataplane.engines import KERNEL
 from cygnet.ike import events
 from cygnet.ike.configuration import Options
 from cygnet.ike.endpoint import Endpoint
@@ -55,12 +57,14 @@ class Program:
         self.guard = Guard(self.escaped)
         self.loop.set_exception_handler(self.escaped_from_loop)
         options = msgspec.convert(loaded.options, Options)
+        if inherited.engine == KERNEL:  # UDP is for batches in userspace, and for NAT
+            options = replace(options, encapsulate=False)
         self.credentials = Credentials()
         endpoint = Endpoint(options, self.credentials, SystemEntropy(), now())
         endpoint.spi_tag = inherited.spi_tag.to_bytes(2, "big")
         lanes = [Lane(socket.socket(fileno=fd), marker=marker) for fd, marker in inherited.lanes]
         listen = frozenset(address(text) for text in loaded.header.listen)
-        epoch = secrets.randbits(30) + 1
+        epoch = secrets.randbits(29) + 1
         kept = LeaseFile(inherited.state, self.note)
         self.daemon = Daemon(self.loop, endpoint, lanes, self.guard, epoch, sources, listen, kept.leases)
         kept.read()
@@ -114,7 +118,10 @@ class Program:
             self.end(1)
             return
         self.supervised.say(b"ready")
-        engine = report.engine if isinstance(report, messages.Dumped) else "unknown"
+        if isinstance(report, messages.Dumped):
+            self.daemon.engine = report.engine, report.why
+        engine, why = self.daemon.engine
+        engine += f" ({why})" if why else ""
         self.say(
             Severity.INFO, "ready", f"ready: {len(self.control.connections)} connections, engine {engine}"
         )

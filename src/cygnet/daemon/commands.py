@@ -239,7 +239,10 @@ class Commands:
         """Counters by part, datagrams dropped by reason, escaped exceptions by place, the loop's lag."""
         daemon = self.daemon
         report = await self._counters(())
+        engine, why = daemon.engine
         return {
+            "engine": engine,
+            "engine-why": why,
             "lanes": _texts(daemon.lanes.counters),
             "dataplane-pair": _texts(daemon.plane.counters),
             "daemon": _texts(daemon.counters),

@@ -9,10 +9,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from cygnet.daemon import bundle, control_socket, state_directory
 from cygnet.daemon.privileges import missing
 from cygnet.daemon.settings import Settings
 from cygnet.dataplane.descriptors import DescriptorError, Descriptors, Options, open_all
+from cygnet.dataplane.engines import EngineUnavailable, settle
 
 
 class NotStarted(Exception):
@@ -70,11 +73,12 @@ def open_everything(settings: Settings) -> Opened:
         tun_offload=bursts,
         default_discard=header.default_discard,
         resolver=header.resolver,
-        engine=header.engine,
     )
     try:
+        engine, why = settle(header.engine)
+        options = msgspec.structs.replace(options, engine=engine, why=why)
         descriptors = open_all(header.port, header.port_nat_t, options)
-    except DescriptorError as error:
+    except (DescriptorError, EngineUnavailable) as error:
         os.close(configuration)
         listener.close()
         control_socket.remove(path)

@@ -7,7 +7,7 @@ command fails at once (and is counted). A command with an answer to come has a d
 it starts; the data plane outlives it. So policies and flows travel as digests of what they are (the
 same configuration gives the same names, and SAs of the former daemon stay with their flows), and
 pairs carry this daemon's random epoch (a report about a former daemon's pair is not mistaken for
-one of ours).
+one of ours). Both fit 62 bits, which the kernel can keep with an SA (dataplane.xfrm.codec.lifetime).
 """
 
 from __future__ import annotations
@@ -320,12 +320,14 @@ class Plane:
     def dump(self, answer: Answer) -> None:
         self._command(messages.Dump, answer)
 
-    def sweep(self, answer: Answer | None = None) -> None:
+    def sweep(self, kept: tuple[int, ...] = (), answer: Answer | None = None) -> None:
         """Once: remove what a former daemon left, policies and pairs that were not installed through this.
 
         Those that are being set up or linger count as ours, hence all that ever were, and not who lives.
+        Again, after the data plane's restart: all pairs but `kept` (the endpoint's numbers).
         """
-        ours, self._installed = tuple(self._installed or ()), None
+        ours = (*(self._installed or ()), *(self.names.pair(pair) for pair in kept))
+        self._installed = None
         self._command(
             lambda request: messages.Sweep(request, policies=self.names.policies(), pairs=ours), answer
         )
@@ -466,4 +468,4 @@ def selector_from(value: messages.Selector) -> TrafficSelector:
 
 
 def _digest(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1 or 1
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 2 or 1

@@ -87,6 +87,8 @@ class Daemon:
         self.leases = leases or Leases(time.time)
         self.host = HostConfiguration()
         self.swept = False
+        self.engine = "", ""
+        """The data plane's, and why it is this one."""
         self.leaving = False
         self.counters: Counter[str] = Counter()
         self.lag = Lag()
@@ -283,10 +285,11 @@ class Daemon:
         if isinstance(report, messages.Done) and report.error:
             self.emit(events.Noted("host-configuration", report.error))
 
-    def sweep(self) -> None:
-        """What a former daemon left, and nobody has taken over, goes."""
+    def sweep(self, kept: tuple[int, ...] = ()) -> None:
+        """What a former daemon left, and nobody has taken over, goes. `kept`: pairs that stay besides those
+        that were installed."""
         self.swept = True
-        self.plane.sweep()
+        self.plane.sweep(kept)
         self.plane.configure(self.host, self.host, self._configured, exact=True)
 
     def _remove_policy(self, effect: effects.RemovePolicy) -> None:
@@ -385,19 +388,32 @@ class Daemon:
         self.flush()
 
     def plane_restarted(self, pair: socket.socket) -> None:
-        """A new data plane knows nothing: it gets the policies first, then every SA is renewed.
+        """A new data plane gets the policies first; then every SA that it does not hold is renewed.
 
-        The keys of the lost SAs are gone with it (nobody else keeps any), and sequence numbers must
-        not repeat under them: so each Child SA is rekeyed, and one that cannot be is expired.
+        Where SAs were in the process, their keys are gone with it (nobody else keeps any), and sequence
+        numbers must not repeat under them: so each Child SA is rekeyed, and one that cannot be is expired.
+        Where they are in the kernel the new process has found them, and they go on.
         """
         self.plane.attach(pair)
         for policy in self.policies.values():
             self._install_policy(effects.InstallPolicy(policy))
-        # All policies are there again: what the dead one left in the kernel beside them may go.
-        self.sweep()
-        self._lost = [(sa.unique_id, child.pair) for sa in self.endpoint.sas() for child in sa.children]
         self._renewing.clear()
+        self.plane.dump(self._restarted)
+
+    def _restarted(self, report: messages.Report | None) -> None:
+        if not self.plane.attached:
+            return  # it has ended too
+        if isinstance(report, messages.Dumped):
+            self.engine = report.engine, report.why
+        found = report.pairs if isinstance(report, messages.Dumped) else ()
+        held = {self.plane.names.endpoint_pair(name) for name in found}
+        children = [(sa.unique_id, child.pair) for sa in self.endpoint.sas() for child in sa.children]
+        # All policies are there again: what the dead one left in the kernel beside them may go.
+        self.sweep(tuple(pair for _, pair in children if pair in held))
+        self._lost = [one for one in children if one[1] not in held]
         text = f"the data plane is back; {len(self._lost)} Child SAs are renewed"
+        if len(self._lost) < len(children):
+            text += f", {len(children) - len(self._lost)} went on"
         self.emit(events.Noted("dataplane-restarted", text))
         self._renew()
 

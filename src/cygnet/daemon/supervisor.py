@@ -94,9 +94,9 @@ class Supervisor:
     def start_daemon(self) -> None:
         self.heard, theirs, s, opened = time.monotonic(), self.leash.renew(), self.settings, self.opened
         fds = (self.pair[1].fileno(), theirs.fileno(), opened.listener.fileno(), opened.configuration)
-        lanes, tag = opened.descriptors.lanes, opened.descriptors.tag
+        lanes, tag, engine = (held := opened.descriptors).lanes, held.tag, held.options.engine
         inherited = Inherited(
-            lanes, *fds, tag, s.user, s.log_level, s.log_json, s.clear_on_stop, opened.state
+            lanes, *fds, tag, s.user, s.log_level, s.log_json, s.clear_on_stop, opened.state, engine
         )
         kept = [opened.state] if opened.state >= 0 else []
         argument = msgspec.json.encode(inherited).decode()

@@ -29,6 +29,7 @@ from typing import Any
 import msgspec
 
 from cygnet.dataplane.tun import TunUnavailable, open_tun
+from cygnet.dataplane.xfrm import sockets
 
 MARK = 0x43790000
 """SO_MARK of everything Cygnet sends outside its tunnels ("Cy"): routes and guard let it by."""
@@ -36,7 +37,7 @@ IKE_PORT, NAT_PORT = 500, 4500
 DEFAULT_TUN = "cygnet0"
 RECEIVE_BUFFER = SEND_BUFFER = 8 << 20
 """Octets; a burst of 64 KB is charged about twice its size."""
-ENGINES = ("auto", "native", "portable")
+ENGINES = ("auto", "kernel", "native", "portable")
 LANE_DOUBTFUL, LANE_OURS, LANE_ESP = 0, 1, 2
 
 _SO_RCVBUFFORCE, _SO_SNDBUFFORCE, _SO_ATTACH_REUSEPORT_CBPF = 33, 32, 51
@@ -58,7 +59,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`gso` and `tun_offload`: whether bursts may be used on UDP and on the TUN (they are still probed).
     `tun_mtu` 0: from the path. `raw` false: no plain ESP.
     `default_discard`: what no rule matches is dropped rather than left alone. `resolver`: who is told name
-    servers (dataplane.resolver). `engine`: one of `ENGINES`."""
+    servers (dataplane.resolver). `engine`: one of `ENGINES`, where `auto` is never the kernel: that is
+    settled before anything is opened (engines.settle); `why`: for people."""
 
     tun: str = DEFAULT_TUN
     tun_mtu: int = 0
@@ -69,6 +71,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     default_discard: bool = False
     resolver: str = "none"
     engine: str = "auto"
+    why: str = ""
 
 
 def options_from(environment: Mapping[str, str]) -> Options:
@@ -154,11 +157,12 @@ class Descriptors:
             wire4[0] if wire4 else -1,
             wire6[0] if wire6 else -1,
         )
-        fds = [self.tun, *lanes4, *lanes6, *raw4, *raw6, *wire4, *wire6, pair]
+        fds = [*((self.tun,) if self.tun >= 0 else ()), *lanes4, *lanes6, *raw4, *raw6, *wire4, *wire6, pair]
         return [msgspec.json.encode(inherited).decode()], fds
 
     def close(self) -> None:
-        os.close(self.tun)
+        if self.tun >= 0:
+            os.close(self.tun)
         for sock in [*(s for s, _ in self._daemon_lanes), *self._esp_lanes, *self._raw, *self._wire]:
             sock.close()
 
@@ -170,10 +174,15 @@ def open_all(
     options = options or options_from(os.environ)
     tag = secrets.randbelow(0xFFFF) + 1
     opened: list[socket.socket] = []
+    in_kernel = options.engine == "kernel"
+    if in_kernel:  # merged datagrams would reach its ESP as one
+        options = msgspec.structs.replace(options, gro=False, raw=False)
     try:
         tun = open_tun(options.tun)
     except TunUnavailable as error:
-        raise DescriptorError(str(error)) from error
+        if not in_kernel:
+            raise DescriptorError(str(error)) from error
+        tun = -1  # only virtual addresses would stand on it
     try:
         daemon_lanes: list[tuple[socket.socket, bool]] = []
         esp_lanes: list[socket.socket] = []
@@ -181,12 +190,17 @@ def open_all(
             for lane in range(2):
                 sock = _udp(family, ike_port, options)
                 opened.append(sock)
+                if in_kernel:
+                    sockets.exempt(sock)
                 daemon_lanes.append((sock, False))
                 if lane == 0:
                     _attach(sock, ike_program(tag))
             for lane in range(3):
                 sock = _udp(family, nat_port, options)
                 opened.append(sock)
+                if in_kernel:
+                    sockets.exempt(sock)
+                    sockets.decapsulate(sock)
                 if lane == LANE_ESP:
                     esp_lanes.append(sock)
                 else:
@@ -204,10 +218,13 @@ def open_all(
                 sock = _wire(family)
                 opened.append(sock)
                 wire.append(sock)
-    except DescriptorError:
-        os.close(tun)
+    except (DescriptorError, sockets.SocketRefused) as error:
+        if tun >= 0:
+            os.close(tun)
         for sock in opened:
             sock.close()
+        if isinstance(error, sockets.SocketRefused):
+            raise DescriptorError(str(error)) from error
         raise
     return Descriptors(tun, daemon_lanes, esp_lanes, raw, (ike_port, nat_port), options, tag, wire)
 

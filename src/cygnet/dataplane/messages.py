@@ -291,6 +291,8 @@ class Dumped(Report, frozen=True):
     offloads: dict[str, bool]
     flows: tuple[int, ...] = ()
     """Those that have an outbound SA: a restarted daemon negotiates them anew at once."""
+    why: str = ""
+    """Why it is this engine."""
 
 
 class Warned(Report, frozen=True):

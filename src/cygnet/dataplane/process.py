@@ -24,13 +24,14 @@ import msgspec
 
 from cygnet.dataplane import messages
 from cygnet.dataplane.descriptors import Inherited
-from cygnet.dataplane.engines import EngineUnavailable, choose
-from cygnet.dataplane.engines.portable import Kernel, Sockets
+from cygnet.dataplane.engines import KERNEL, EngineUnavailable, choose
+from cygnet.dataplane.engines.kernel import KernelEngine
+from cygnet.dataplane.engines.portable import TUN_MTU_AT_FIRST, Kernel, PortableEngine, Sockets
 from cygnet.dataplane.guard import KernelError
 from cygnet.dataplane.host import Host
 from cygnet.dataplane.resolver import ResolverRefused
 from cygnet.dataplane.translate import Refused, address, policy, sa_parameters
-from cygnet.dataplane.tun import Device, TunUnavailable
+from cygnet.dataplane.tun import Device, Offloads, TunUnavailable
 from cygnet.ipsec.drops import Drop
 from cygnet.policy.sa import UdpEncapsulation
 from cygnet.policy.spd import Action, Policy
@@ -69,24 +70,32 @@ class Process:
         def first(sockets: list[socket.socket], family: int) -> socket.socket | None:
             return next((s for s in sockets if s.family == family), None)
 
-        self.engine = choose(inherited.options.engine)(
-            Device(inherited.tun),
-            Sockets(
-                first(lanes, socket.AF_INET),
-                first(lanes, socket.AF_INET6),
-                first(raws, socket.AF_INET),
-                first(raws, socket.AF_INET6),
-                first(wires, socket.AF_INET),
-                first(wires, socket.AF_INET6),
-            ),
-            kernel,
-            inherited.options,
-            self._report,
-            self._drain_commands,
-            inherited.pair,
+        sockets = Sockets(
+            first(lanes, socket.AF_INET),
+            first(lanes, socket.AF_INET6),
+            first(raws, socket.AF_INET),
+            first(raws, socket.AF_INET6),
+            first(wires, socket.AF_INET),
+            first(wires, socket.AF_INET6),
         )
-        name = self.engine.device_name
-        self._host = Host(name, inherited.options.resolver, lambda: kernel.commit(name))
+        options = inherited.options
+        self._why = options.why
+        self.engine: PortableEngine | KernelEngine
+        if options.engine == KERNEL:
+            if inherited.tun >= 0:  # virtual addresses stand on it
+                Device(inherited.tun).start(TUN_MTU_AT_FIRST, Offloads(), bursts=False)
+            self.engine = KernelEngine(options, self._report)
+        else:
+            self.engine = choose(options.engine)(
+                Device(inherited.tun),
+                sockets,
+                kernel,
+                options,
+                self._report,
+                self._drain_commands,
+                inherited.pair,
+            )
+        self._host = Host(self.engine.device_name, options.resolver, self.engine.addresses_changed)
         self._ready = self.engine.readers(lanes, [*raws, *wires])
         for fd in self._ready:
             self._poll.register(fd, select.EPOLLIN)
@@ -252,9 +261,7 @@ class Process:
 
     def _forwarded(self, message: messages.ForwardDatagram) -> None:
         remote = str(address(message.remote))
-        self.engine.inward.forwarded(
-            message.data, message.local, message.local_port, (remote, message.remote_port)
-        )
+        self.engine.forwarded(message.data, message.local, message.local_port, (remote, message.remote_port))
 
     def _shutdown(self, message: messages.Shutdown) -> None:
         if message.clear:
@@ -262,19 +269,9 @@ class Process:
         self._running = False
 
     def _dumped(self, request: int) -> messages.Dumped:
-        state, offloads = self.engine.state, self.engine.offloads
+        policies, pairs, flows = self.engine.held()
         return messages.Dumped(
-            request,
-            tuple(p.id for p in state.spd),
-            tuple(state.sad.pairs),
-            self.engine.name,
-            {
-                "tun_tso": offloads.tun_tso,
-                "tun_uso": offloads.tun_uso,
-                "udp_gso": offloads.udp_gso,
-                "udp_gro": offloads.udp_gro,
-            },
-            state.sad.flows(),
+            request, policies, pairs, self.engine.name, self.engine.offload_flags(), flows, self._why
         )
 
     # -- reports -------------------------------------------------------------------------------

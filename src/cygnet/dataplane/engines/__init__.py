@@ -1,4 +1,8 @@
-"""What moves the packets: two engines behind one contract, `portable` (Python) and `native` (Rust)."""
+"""What moves the packets: the kernel, or an engine of ours, `native` (Rust) or `portable` (Python).
+
+The supervisor settles what `auto` means (`settle`) before it opens anything, because sockets differ: where
+the kernel does ESP, its UDP sockets say so. The data plane process makes what was chosen (`choose`).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cygnet.dataplane.engines.portable import PortableEngine
+
+
+KERNEL = "kernel"
 
 
 class EngineUnavailable(Exception):
@@ -22,3 +29,18 @@ def choose(wanted: str) -> type[PortableEngine]:
     if not native.available():
         raise EngineUnavailable("engine native is not here: there was no Rust toolchain at installation")
     return native.NativeEngine
+
+
+def settle(wanted: str) -> tuple[str, str]:
+    """(engine, why) for one of the words of `options.engine`: `auto` takes the kernel where it has ESP, else
+    what `choose` makes of it. In the network namespace of the caller. Raises EngineUnavailable."""
+    from cygnet.dataplane.xfrm.probe import probe
+
+    if wanted not in ("auto", KERNEL):
+        return wanted, "as configured"
+    found = probe()
+    if found.usable:
+        return KERNEL, found.text
+    if wanted == KERNEL:
+        raise EngineUnavailable(f"engine kernel is not here: {found.text}")
+    return choose(wanted).name, found.text

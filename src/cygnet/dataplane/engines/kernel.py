@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import errno
 import itertools
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from heapq import heappop, heappush
 
 from cygnet.dataplane.descriptors import Options
@@ -39,8 +41,10 @@ from cygnet.dataplane.xfrm.interfaces import Interfaces
 from cygnet.dataplane.xfrm.netlink import Events, Message, XfrmSocket
 from cygnet.dataplane.xfrm.policies import KernelSpd
 from cygnet.dataplane.xfrm.routes import KernelRoutes
+from cygnet.dataplane.xfrm.sockets import forward_foreign
 from cygnet.dataplane.xfrm.states import Entry
 from cygnet.dataplane.xfrm.statistics import drops
+from cygnet.ipsec.drops import Drop
 from cygnet.policy.names import PROTOCOLS_WITH_TYPES
 from cygnet.policy.sa import Direction, SaParameters, SaProtocol, UdpEncapsulation
 from cygnet.policy.selectors import IpAddress, TrafficSelector
@@ -60,12 +64,22 @@ _TOLD = (
 )  # fmt: skip
 
 
+class Moment:
+    """What the loop keeps with an engine: monotonic seconds of this turn, and drops by reason."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.drops: Counter[str] = Counter()
+
+
 class KernelEngine:
     """`report` takes messages upward and never blocks. Raises OSError where there is no XFRM at all."""
 
     name = NAME
 
     def __init__(self, options: Options, report: Callable[[Report], None]) -> None:
+        self.state = Moment()
+        self.device_name = options.tun
         self._report = report
         self._socket = XfrmSocket()
         self._events = Events(_GROUPS, _TOLD, self._socket.port)
@@ -85,6 +99,33 @@ class KernelEngine:
     def fileno(self) -> int:
         """Becomes readable when the kernel has something to tell."""
         return self._events.fileno()
+
+    def readers(
+        self, lanes: Sequence[socket.socket], raws: Sequence[socket.socket]
+    ) -> dict[int, Callable[[], None]]:
+        """What the loop is to watch, by descriptor, and what it calls when there is something to read."""
+        made: dict[int, Callable[[], None]] = {self.fileno(): self.readable}
+        for sock in lanes:
+            made[sock.fileno()] = partial(forward_foreign, sock, self._report)
+        return made
+
+    def draining(self, yes: bool) -> None:
+        """Nothing here waits for commands."""
+
+    def forwarded(self, data: bytes, local: bytes, port: int, source: tuple[str, int]) -> None:
+        """ESP that reached a socket of the daemon's: there the kernel has no SA for it."""
+        self.state.drops[Drop.NO_SA] += 1
+
+    def held(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Policies, pairs, and flows that have an outbound SA."""
+        return tuple(policy.id for policy in self.spd), tuple(self.book.pairs), self.book.flows()
+
+    def offload_flags(self) -> dict[str, bool]:
+        return {}
+
+    def addresses_changed(self) -> None:
+        """Of this machine: routes have sources. Raises KernelError."""
+        self._routes.refresh()
 
     def close(self) -> None:
         self._socket.close()
@@ -496,7 +537,7 @@ class KernelEngine:
 
     def drops(self) -> dict[str, int]:
         """Of the whole network namespace: the kernel counts no finer."""
-        return drops()
+        return {**self.state.drops, **drops()}
 
 
 def _why(parameters: SaParameters, refusal: OSError) -> str:

@@ -156,6 +156,27 @@ class PortableEngine:
             made[sock.fileno()] = partial(self.inward.raw_readable, sock)
         return made
 
+    def forwarded(self, data: bytes, local: bytes, port: int, source: tuple[str, int]) -> None:
+        """ESP that reached a socket of the daemon's."""
+        self.inward.forwarded(data, local, port, source)
+
+    def held(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Policies, pairs, and flows that have an outbound SA."""
+        return tuple(p.id for p in self.state.spd), tuple(self.state.sad.pairs), self.state.sad.flows()
+
+    def offload_flags(self) -> dict[str, bool]:
+        offloads = self.offloads
+        return {
+            "tun_tso": offloads.tun_tso,
+            "tun_uso": offloads.tun_uso,
+            "udp_gso": offloads.udp_gso,
+            "udp_gro": offloads.udp_gro,
+        }
+
+    def addresses_changed(self) -> None:
+        """Of this machine: routes have sources. Raises KernelError."""
+        self._kernel.commit(self._device.name)
+
     def draining(self, yes: bool) -> None:
         """Commands are being carried out from here on, or no more."""
 
