@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cygnet.dataplane import messages
-from cygnet.dataplane.descriptors import Options
+from cygnet.dataplane.descriptors import Options, open_all
 from cygnet.dataplane.engines.kernel import KernelEngine
 from cygnet.dataplane.translate import address, policy, sa_parameters
 from cygnet.lab.namespaces import Namespace, connect
@@ -29,7 +29,9 @@ class Moon:
     def __init__(self, space: Namespace, alice: Namespace, **options: Any) -> None:
         self.space, self.alice = space, alice
         self.reports: list[messages.Report] = []
-        self.options = Options(**options)
+        self.options = Options(tun="moon0", engine="kernel", **options)
+        # The sockets outlive the engine's process, as the supervisor's copies do.
+        self.descriptors = space.inside(lambda: open_all(options=self.options))
         self.start()
 
     def start(self) -> None:
@@ -38,6 +40,11 @@ class Moon:
     def kill(self) -> None:
         """As a process that dies: its sockets are closed, nothing else happens."""
         self.engine.close()
+
+    def close(self) -> None:
+        self.clear()
+        self.kill()
+        self.descriptors.close()
 
     def do(self, make: Callable[[int], messages.Command]) -> None:
         error = self.space.inside(lambda: self._carry_out(make(1)))
@@ -119,14 +126,14 @@ def echoed(
     octets = random.Random(seed)
     with sock:
         sock.bind((here, 0))
-        sock.settimeout(1.0)
+        sock.settimeout(0.5)
         for size in sizes:
             data = octets.randbytes(size)
             assert _answer(sock, data, (there, ECHO_PORT)) == data, f"{size} octets did not come back"
 
 
 def _answer(sock: socket.socket, data: bytes, target: tuple[str, int]) -> bytes:
-    for _ in range(8):
+    for _ in range(16):
         try:
             sock.sendto(data, target)
             return sock.recv(1 << 16)

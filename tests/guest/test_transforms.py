@@ -57,8 +57,7 @@ def sun(request: pytest.FixtureRequest, spaces: object) -> Iterator[Host]:
 def moon(spaces: tuple[Namespace, Namespace]) -> Iterator[Moon]:
     made = Moon(*spaces)
     yield made
-    made.clear()
-    made.kill()
+    made.close()
 
 
 _numbers = iter(range(1, 1000))
@@ -106,15 +105,15 @@ def take_down(sun: Host, *pairs: Pair) -> None:
     assert sun("tests.guest.peer:do", *commands) == [""]
 
 
-def judge(moon: Moon, sun: Host, made: Pair, *pairs: Pair) -> None:
+def judge(moon: Moon, sun: Host, made: Pair, sizes: tuple[int, ...] = (1, 57, 1372)) -> None:
     """Octets both ways in both families; nothing was dropped at the other end."""
-    set_up(moon, sun, *pairs, made) if pairs else set_up(moon, sun, made)
+    set_up(moon, sun, made)
     try:
         if made.left.inner == (made.left.outer,):
             echoed(moon.space, made.left.outer, made.right.outer)
         else:
-            echoed(moon.alice, ALICE, BOB)
-            echoed(moon.alice, ALICE6, BOB6)
+            echoed(moon.alice, ALICE, BOB, sizes)
+            echoed(moon.alice, ALICE6, BOB6, sizes)
         inward, outward, drops = sun("tests.guest.peer:counters")["pairs"][str(made.number)]
         assert drops == {}
         ours = moon.counters()[made.number]
