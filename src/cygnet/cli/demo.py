@@ -12,9 +12,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -48,10 +49,10 @@ CONFIGURATION = """\
 # {name}'s side of the tunnel. Try: cygnet check {name}.toml
 
 [connections.{peer}]
-version = 2
-local_addrs = ["{local}"]
+version = {version}
+{mode}local_addrs = ["{local}"]
 remote_addrs = ["{remote}"]
-proposals = ["aes256gcm16-prfsha384-x25519"]
+proposals = ["{proposal}"]
 
 [connections.{peer}.local]
 id = "{name}.example"
@@ -60,7 +61,7 @@ id = "{name}.example"
 [connections.{peer}.remote]
 id = "{peer}.example"
 {remote_auth}
-
+{login}
 [connections.{peer}.children.net]
 acl = "protected"
 esp_proposals = ["aes256gcm16-x25519"]
@@ -68,8 +69,7 @@ esp_proposals = ["aes256gcm16-x25519"]
 # The first rule that matches decides: permit is protected, deny is left alone.
 [acls]
 protected = [
-    "10 deny ip {deny_local} {deny_remote}",
-    "20 permit ip {local_net} {remote_net}",
+{deny}    "20 permit ip {local_net} {remote_net}",
 ]
 {keys}"""
 
@@ -77,10 +77,32 @@ protected = [
 class Auth(StrEnum):
     cert = "cert"
     psk = "psk"
+    xauth = "xauth"
+
+
+class Mode(StrEnum):
+    main = "main"
+    aggressive = "aggressive"
+
+
+PROPOSALS = {1: "aes256-sha256-x25519", 2: "aes256gcm16-prfsha384-x25519"}
+"""Phase 1 of IKEv1 has no combined-mode ciphers."""
+USER = "alice"
+AGGRESSIVE = "i_dont_care_about_security_and_use_aggressive_mode_psk"
+SHOWN = {
+    Auth.cert: "certificates made on the spot",
+    Auth.psk: "a pre-shared secret",
+    Auth.xauth: "a pre-shared secret, and a login of moon's user at sun",
+}
 
 
 def demo(
-    auth: Annotated[Auth, typer.Option(help="How the gateways prove who they are.")] = Auth.cert,
+    auth: Annotated[
+        Auth,
+        typer.Option(help="How the gateways prove who they are; xauth: a key, then a login (IKEv1)."),
+    ] = Auth.cert,
+    ike: Annotated[int, typer.Option(help="The version of IKE, 1 or 2.", min=1, max=2)] = 2,
+    mode: Annotated[Mode, typer.Option(help="Phase 1 of IKEv1.")] = Mode.main,
     size: Annotated[int, typer.Option(help="Size of the file that is moved, in MB.", min=1)] = 100,
 ) -> None:
     """Bring up two gateways in namespaces, move real traffic through the tunnel, prove it was protected.
@@ -89,12 +111,15 @@ def demo(
     Takes down everything again. Exit status 0 if all of it held.
     """
     console = Console(highlight=False, soft_wrap=True)
+    if ike == 2 and (auth is Auth.xauth or mode is Mode.aggressive):
+        fail("xauth and aggressive mode are IKEv1's: --ike 1")
     try:
         enter_user_namespace()
         require()
         with ExitStack() as stack:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cygnet-demo-")))
-            held = _run(console, stack, directory, auth, size * 1_000_000)
+            write = partial(_configure, directory, auth, ike, mode)
+            held = _run(console, stack, directory, auth, write, size * 1_000_000)
     except LabError as error:
         fail(f"the demo cannot run here: {error}")
     except KeyboardInterrupt:
@@ -104,13 +129,20 @@ def demo(
         raise typer.Exit(1)
 
 
-def _run(console: Console, stack: ExitStack, directory: Path, auth: Auth, octets: int) -> bool:
+def _run(
+    console: Console,
+    stack: ExitStack,
+    directory: Path,
+    auth: Auth,
+    configure: Callable[[], None],
+    octets: int,
+) -> bool:
     _title(console, "Two gateways, moon and sun, each with a host behind it")
     console.print(
         f"  alice ── {MOON_NET} ── [b]moon[/] {MOON} ═══ outer ═══ {SUN} [b]sun[/] ── {SUN_NET} ── bob"
     )
     net = stack.enter_context(two_gateways())
-    _configure(directory, auth)
+    configure()
     outer = Capture(net.sun, OUTER, [MOON_NET, SUN_NET], [MARKER])
     stack.callback(outer.stop)
     inner = Capture(net.moon, INNER, markers=[MARKER])
@@ -119,8 +151,7 @@ def _run(console: Console, stack: ExitStack, directory: Path, auth: Auth, octets
     for name, namespace in (("moon", net.moon), ("sun", net.sun)):
         gateways[name] = Gateway(namespace, directory / name, (directory / name / "cygnet.toml").read_text())
         stack.callback(gateways[name].stop)
-    console.print(f"  {'certificates made on the spot' if auth is Auth.cert else 'a pre-shared secret'},"
-                  " both daemons are running")  # fmt: skip
+    console.print(f"  {SHOWN[auth]}, both daemons are running")
     moon = gateways["moon"]
 
     _title(console, "The exchange (cygnet trace, on moon)")
@@ -178,10 +209,11 @@ def _title(console: Console, text: str) -> None:
     sys.stdout.flush()
 
 
-def _configure(directory: Path, auth: Auth) -> None:
+def _configure(directory: Path, auth: Auth, version: int, mode: Mode) -> None:
     """Write moon/cygnet.toml and sun/cygnet.toml, and the files that they name."""
     sides = (("moon", MOON, MOON_NET), ("sun", SUN, SUN_NET))
-    shared = secrets.token_urlsafe(32)
+    shared, password = secrets.token_urlsafe(32), secrets.token_urlsafe(16)
+    aggressive = "aggressive = true\n" if mode is Mode.aggressive else ""
     if auth is Auth.cert:
         _make_certificates(directory)
     for (name, local, local_net), (peer, remote, remote_net) in (sides, sides[::-1]):
@@ -192,6 +224,18 @@ def _configure(directory: Path, auth: Auth) -> None:
         else:
             local_auth = remote_auth = 'auth = "psk"'
             keys = f'\n[secrets.ike-{peer}]\nid = "{peer}.example"\nsecret = "{shared}"\n'
+            if aggressive:
+                # What answers it gives everybody a hash of the secret; this one has 256 bits.
+                keys += f'\n[options]\n{AGGRESSIVE} = "yes"\n'
+        # A quick mode says one pair of networks: what a deny rule cuts into pieces is IKEv2's.
+        ends = (GUESTS, "any") if name == "moon" else ("any", GUESTS)
+        deny = "" if version == 1 else f'    "10 deny ip {ends[0]} {ends[1]}",\n'
+        login = ""
+        if auth is Auth.xauth:
+            # moon is the client: after phase 1 it logs in at sun.
+            side, name_of = ("local", f'xauth_id = "{USER}"\n') if name == "moon" else ("remote", "")
+            login = f'\n[connections.{peer}.{side}-login]\nround = 1\nauth = "xauth"\n{name_of}'
+            keys += f'\n[secrets.xauth-{USER}]\nid = "{USER}"\nsecret = "{password}"\n'
         folder = directory / name
         folder.mkdir(exist_ok=True)
         file = folder / "cygnet.toml"
@@ -200,12 +244,15 @@ def _configure(directory: Path, auth: Auth) -> None:
             CONFIGURATION.format(
                 name=name,
                 peer=peer,
+                version=version,
+                mode=aggressive,
+                proposal=PROPOSALS[version],
+                login=login,
                 local=local,
                 remote=remote,
                 local_net=local_net,
                 remote_net=remote_net,
-                deny_local=GUESTS if name == "moon" else "any",
-                deny_remote="any" if name == "moon" else GUESTS,
+                deny=deny,
                 local_auth=local_auth,
                 remote_auth=remote_auth,
                 keys=keys,

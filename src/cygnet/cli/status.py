@@ -129,6 +129,8 @@ def _ike_sa(sa: Mapping[str, Any]) -> Text:
     if sa.get("nat-local") == "yes" or (sa.get("nat-remote") == "yes" and sa.get("nat-fake") != "yes"):
         details.append("NAT in between")
     text.append(f"\n  {', '.join(details)}", "dim")
+    if sa.get("remote-vendor-ids"):
+        text.append(f"\n  the peer says: {', '.join(sa['remote-vendor-ids'])}", "dim")
     return text
 
 

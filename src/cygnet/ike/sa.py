@@ -335,6 +335,7 @@ class IkeSa(ABC):
             remote_vips=tuple([lease.address for lease in state.leases]),
             children=tuple([self.child_view(child) for child in state.children]),
             remote_eap_id=state.peer.eap_identity if state.peer is not None else None,
+            remote_vendor_ids=state.isakmp.vendor_ids if state.isakmp is not None else (),
         )
 
     def child_view(self, child: ChildSa) -> ChildSaView:

@@ -64,3 +64,5 @@ class IkeSaView:
     """Virtual addresses: ours that the peer gave us, the peer's that it has of us."""
     remote_vips: tuple[IpAddress, ...] = ()
     remote_eap_id: Identity | None = None
+    remote_vendor_ids: tuple[bytes, ...] = ()
+    """IKEv1: what the peer said about itself, as it came."""

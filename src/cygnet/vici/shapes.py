@@ -25,6 +25,7 @@ from cygnet.policy.sa import Mode, SaProtocol
 from cygnet.policy.selectors import format_selector
 from cygnet.policy.spd import Action
 from cygnet.wire.numbers import Encr, Integ, KeMethod, Prf
+from cygnet.wire.v1 import vendor_ids
 
 Shape = dict[str, Any]
 
@@ -77,6 +78,7 @@ def ike_sa(sa: IkeSaView, now: float) -> Shape:
     shape: Shape = {"uniqueid": str(sa.unique_id), "version": str(sa.version), "state": sa.state}
     shape.update(_ends(sa.path, sa.local_id, sa.remote_id))
     if sa.remote_eap_id is not None:
+        # strongSwan's names: what EAP authenticates in IKEv2 is XAUTH's in IKEv1.
         shape["remote-xauth-id" if sa.version == 1 else "remote-eap-id"] = str(sa.remote_eap_id)
     if sa.initiator:
         shape["initiator"] = "yes"
@@ -98,6 +100,9 @@ def ike_sa(sa: IkeSaView, now: float) -> Shape:
     for key, addresses in (("local-vips", sa.local_vips), ("remote-vips", sa.remote_vips)):
         if addresses:
             shape[key] = [str(address) for address in addresses]
+    if sa.remote_vendor_ids:
+        known = (vendor_ids.name_of(data) for data in sa.remote_vendor_ids)
+        shape["remote-vendor-ids"] = list(dict.fromkeys(name for name in known if name is not None))
     if sa.established:
         shape["established"] = _until(now, sa.established)
         if sa.rekey_at:
