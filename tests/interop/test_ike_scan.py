@@ -96,8 +96,8 @@ def test_main_mode_answers_the_first_transform_that_is_configured_and_refuses_ot
             assert "Main Mode Handshake returned" in said, said
             assert set(chosen.split()) <= suite_in(said), said
             assert "1 returned handshake; 0 returned notify" in said
-        for offered in (DES_SHA1_G1, AES256_SHA1_G14, RSA_ENCRYPTION):
-            said = scan(moon, *trans(offered))
+        for foreign in (DES_SHA1_G1, AES256_SHA1_G14, RSA_ENCRYPTION):
+            said = scan(moon, *trans(foreign))
             assert "NO-PROPOSAL-CHOSEN" in said, said
             assert "0 returned handshake; 1 returned notify" in said
 
