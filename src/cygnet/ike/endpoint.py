@@ -401,7 +401,7 @@ class Endpoint(Books):
         self.join_peer(sa)
         unique = sa.connection.unique
         for other in others:
-            if reconnect.replaces(sa, other):
+            if sa.takes_over(other, initial_contact) or reconnect.replaces(sa, other):
                 continue
             if reconnect.crossing(sa, other, initial_contact):
                 reconnect.settle_crossing(sa, other)

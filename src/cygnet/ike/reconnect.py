@@ -59,8 +59,14 @@ def bring_up(gateway: Endpoint, loaded: Loaded, flows: Flows, operation: int) ->
     _begin(gateway, loaded.connection, wanted, operation)
 
 
-def _begin(gateway: Endpoint, connection: Connection, wanted: Sequence[CreateChild], operation: int) -> IkeSa:
-    """A new IKE SA, initiated; its first Child SA goes with IKE_AUTH."""
+def _begin(
+    gateway: Endpoint,
+    connection: Connection,
+    wanted: Sequence[CreateChild],
+    operation: int,
+    version: int = 0,
+) -> IkeSa:
+    """A new IKE SA, initiated, with its first Child SA. `version` 0: the connection's own."""
     first = wanted[0] if wanted else None
     nat_t = connection.remote_port != gateway.options.port and connection.local_port == gateway.options.port
     path = Path(
@@ -77,7 +83,7 @@ def _begin(gateway: Endpoint, connection: Connection, wanted: Sequence[CreateChi
         spi_r=bytes(8),
         path=path,
         created=gateway.now.monotonic,
-        version=connection.version or 2,
+        version=version or connection.version or 2,
     )
     sa = gateway.create(gateway.kinds[state.version], connection, state)
     for one in wanted[1:]:
@@ -97,7 +103,10 @@ def reauthenticate(gateway: Endpoint, sa: IkeSa, operation: int) -> None:
         return
     up = dict.fromkeys([(child.name, child.flow_index) for child in sa.state.children])
     wanted = [CreateChild(name, index) for name, index in up if _exists(loaded, name, index)]
-    new = _begin(gateway, loaded.connection, wanted, 0)
+    if sa.state.version == 1:
+        # The Child SAs themselves move to the new phase 1 (`IkeSa.takes_over`).
+        wanted = []
+    new = _begin(gateway, loaded.connection, wanted, 0, sa.state.version)
     failure = Failure(Reason.REPLACED, "authenticated anew")
     running.enqueue(new, CloseOther(sa.unique_id, failure, operation))
 

@@ -296,8 +296,9 @@ def begin_closing(sa: IkeSa, failure: Failure, operation: int = 0) -> None:
         close(sa, failure, linger=False)
         sa.gateway.operation_ended(operation, None)
         return
+    dying = sa.dying_children(failure)
     sa.gateway.closing(sa, failure, telling=True)
-    drops = [DropChild(child.pair, failure) for child in sa.state.children]
+    drops = [DropChild(child.pair, failure) for child in dying]
     sa.commit((ChangePhase(Phase.DELETING), *drops))
     enqueue(sa, DeleteIke(failure, operation), first=True)
 
@@ -316,9 +317,10 @@ def close(sa: IkeSa, failure: Failure, *, linger: bool) -> None:
             isinstance(wanted, RekeyIke) and failure.reason is Reason.REPLACED
         )
         gateway.operation_ended(task.operation, None if done else failure)
+    dying = sa.dying_children(failure)
     if sa.state.phase is not Phase.DELETING:
         gateway.closing(sa, failure)
-    drops = [DropChild(child.pair, failure) for child in sa.state.children]
+    drops = [DropChild(child.pair, failure) for child in dying]
     if sa.state.phase is Phase.ESTABLISHED:
         sa.commit((ChangePhase(Phase.DELETING), *drops))
     else:

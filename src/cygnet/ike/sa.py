@@ -31,6 +31,7 @@ from cygnet.ike.state import (
     DropChild,
     Establish,
     Handover,
+    MoveChildren,
     Phase,
     SaState,
     Take,
@@ -146,6 +147,14 @@ class IkeSa(ABC):
     def confirmed(self) -> bool:
         """The peer has said something since it was authenticated, or it answered our proof."""
 
+    def dying_children(self, failure: Failure) -> tuple[ChildSa, ...]:
+        """The Child SAs that end with this SA."""
+        return self.state.children
+
+    def takes_over(self, other: IkeSa, initial_contact: bool) -> bool:
+        """We have come up beside `other`, with the same peer: whether its Child SAs are ours now."""
+        return False
+
     # -- what exchanges see (steps.Context) ----------------------------------------------------
 
     @property
@@ -223,6 +232,10 @@ class IkeSa(ABC):
                 gateway.half_open.release(self)
                 gateway.event(IkeSaUp(self.view()))
                 gateway.established(self, change.initial_contact)
+            case MoveChildren(heir):
+                taking = gateway.by_number.get(heir)
+                if taking is not None:
+                    taking.commit((Adopt(before.children),))
             case Adopt(children):
                 for child in children:
                     gateway.by_pair[child.pair] = self

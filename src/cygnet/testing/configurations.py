@@ -8,7 +8,7 @@ from typing import Final
 SECRET: Final = "simulated and long enough to be no word"  # noqa: S105 - protects nothing
 GATEWAY: Final = """
 [connections.{name}]
-version = 2
+version = {version}
 local_addrs = ["{local}"]
 remote_addrs = ["{remote}"]
 {connection}
@@ -54,6 +54,7 @@ def connection_text(
     local_address: str = "",
     remote_address: str = "",
     secret: str = SECRET,
+    version: int = 2,
 ) -> str:
     """A connection between the gateways with these numbers as `cygnet.toml`, its secret included.
 
@@ -77,6 +78,7 @@ def connection_text(
         connection += '\nencap = "no"\n'
     body = GATEWAY.format(
         name=name,
+        version=version,
         local=local_address or gateway_address(local),
         remote=remote_address or gateway_address(remote),
         connection=connection,

@@ -26,6 +26,7 @@ class Pair:
 
     `connection`, `settings` and `options` are TOML lines for both ends' connection "peer", for each
     child, and for the section of that name; `a_only`, `b_settings` and so on replace them at one end.
+    `version` is the IKE version.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Pair:
         options: str = "",
         b_options: str | None = None,
         network: Network | None = None,
+        version: int = 2,
     ) -> None:
         self.network = network or Network(seed, conditions=conditions)
         self.children = tuple(children)
@@ -58,6 +60,7 @@ class Pair:
                 connection=connection if own is None else own,
                 children=self.children,
                 settings=settings if child is None else child,
+                version=version,
             )
             texts.append(f"[options]\n{head}\n{text}")
         self.a_text, self.b_text = texts

@@ -13,6 +13,7 @@ from cygnet.ike.state import (
     CreateChild,
     DeleteChild,
     DeleteIke,
+    MoveChildren,
     RekeyChild,
     RekeyIke,
     Report,
@@ -21,8 +22,9 @@ from cygnet.ike.state import (
 from cygnet.ike.steps import Steps
 from cygnet.ike.v1 import informational, mode_config, quick_mode
 from cygnet.ike.v1.steps import Received
+from cygnet.wire.v1.message import Message
 from cygnet.wire.v1.numbers import Exchange, Notify
-from cygnet.wire.v1.payloads import AttributesPayload
+from cygnet.wire.v1.payloads import AttributesPayload, DeletePayload
 
 if TYPE_CHECKING:
     from cygnet.ike.v1.sa import IkeV1Sa
@@ -54,18 +56,30 @@ def begin(sa: IkeV1Sa, wanted: Wanted) -> Steps[None] | None:
         case DeleteIke(failure):
             return informational.delete_ike(sa, failure, sa.farewell)
         case CheckLiveness():
-            if state.isakmp is None or not state.isakmp.dpd:
-                return None
-            sa.dpd_sent = (
-                sa.dpd_sent + 1
-                if sa.dpd_sent >= 0
-                else int.from_bytes(sa.entropy.octets(4), "big") & MAX_SEQUENCE
-            )
-            return informational.check_liveness(sa, sa.dpd_sent)
+            return _liveness(sa)
         case CloseOther(number, failure):
-            return informational.close_other(number, failure)
+            return informational.close_other(_liveness(sa), number, failure)
         case Report(notify, failure):
             return informational.report(sa, notify, failure)
+
+
+def _liveness(sa: IkeV1Sa) -> Steps[None] | None:
+    """R-U-THERE with the next number; None if the peer does not answer it."""
+    if sa.state.isakmp is None or not sa.state.isakmp.dpd:
+        return None
+    if sa.dpd_sent < 0:
+        sa.dpd_sent = int.from_bytes(sa.entropy.octets(4), "big") & MAX_SEQUENCE
+    else:
+        sa.dpd_sent += 1
+    return informational.check_liveness(sa, sa.dpd_sent)
+
+
+def _claim(sa: IkeV1Sa, message: Message) -> None:
+    """A Delete may come over any phase 1 of the peer's: what it closes is brought here first."""
+    spis = {int.from_bytes(spi, "big") for one in message.all(DeletePayload) for spi in one.spis}
+    for other in sa.siblings() if spis else ():
+        if any(child.spi_out in spis for child in other.state.children):
+            other.commit((MoveChildren(sa.unique_id),))
 
 
 def serve(sa: IkeV1Sa, received: Received) -> Steps[None]:
@@ -77,6 +91,7 @@ def serve(sa: IkeV1Sa, received: Received) -> Steps[None]:
         case Exchange.TRANSACTION:
             return mode_config.respond(sa, sa.connection, message.one(AttributesPayload))
         case Exchange.INFORMATIONAL:
+            _claim(sa, message)
             sequence = sa.dpd_heard
             asked = message.notify(Notify.R_U_THERE)
             if asked is not None and len(asked.data) == 4:

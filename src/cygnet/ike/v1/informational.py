@@ -24,7 +24,7 @@ from cygnet.ike.state import (
     DropChild,
     Phase,
 )
-from cygnet.ike.steps import Context, SaClosed, Steps, apply, begin, close_sa, complain
+from cygnet.ike.steps import Context, SaClosed, Steps, apply, begin, close_sa, complain, pause
 from cygnet.ike.v1.notifications import error_of
 from cygnet.ike.v1.protection import hash_1, isakmp_of
 from cygnet.ike.v1.steps import Received, Unproven, listen, tell
@@ -34,6 +34,8 @@ from cygnet.wire.v1.payloads import DeletePayload, NotifyPayload, Payload
 
 DELETE_TRIES: Final = 3
 """Times that a Delete is sent; who does not answer them may have obeyed the first."""
+SETTLED_AFTER: Final = 2.0
+"""Seconds after which the peer has surely accepted phase 1's last message."""
 DELETE_PATIENCE: Final = 2.0
 """Seconds that the peer has to delete its half."""
 
@@ -147,8 +149,13 @@ def delete_ike(context: Context, failure: Failure, spis: tuple[bytes, ...]) -> S
     raise SaClosed(failure, linger=True)
 
 
-def close_other(number: int, failure: Failure) -> Steps[None]:
-    """This phase 1 SA serves; the other one can go."""
+def close_other(liveness: Steps[None] | None, number: int, failure: Failure) -> Steps[None]:
+    """This phase 1 SA serves, which the peer shows by an answer, or has had time for; the other one can go.
+    This phase 1 SA serves, which the peer shows by an answer, or has had time for; the other one can go."""
+    if liveness is not None:
+        yield from liveness
+    else:
+        yield from pause(SETTLED_AFTER)
     yield from close_sa(number, failure)
 
 

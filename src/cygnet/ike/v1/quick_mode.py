@@ -138,12 +138,17 @@ def _initiate(context: Context, name: str, index: int, old: ChildSa | None) -> S
         yield from enqueue(DeleteChild(loser, children.REDUNDANT), 0.0 if loser == pair else GRACE)
     if loser == pair or old is None:
         return
-    yield from pause(OUTBOUND_AFTER)
-    yield from children.activate(context, pair)
+    yield from send_soon(context, pair)
     if context.state.child(old.pair) is not None and context.state.child(pair) is not None:
         # Nobody sends on it any more; what is on its way has time to arrive.
         delay = context.options.delete_rekeyed_delay
         yield from enqueue(DeleteChild(old.pair, children.REPLACED), delay)
+
+
+def send_soon(context: Context, pair: int) -> Steps[None]:
+    """HASH(3) has left: who does not show by a packet that it came has had time enough."""
+    yield from pause(OUTBOUND_AFTER)
+    yield from children.activate(context, pair)
 
 
 @dataclass(frozen=True, slots=True)

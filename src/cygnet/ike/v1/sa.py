@@ -5,20 +5,31 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from cygnet.ike import reconnect, running
+from cygnet.ike import collisions, reconnect, running
 from cygnet.ike.configuration import AuthClass, Connection
-from cygnet.ike.errors import IkeError, PeerIncompatible, Reason
+from cygnet.ike.errors import Failure, IkeError, PeerIncompatible, Reason
 from cygnet.ike.running import Task
 from cygnet.ike.sa import IkeSa
-from cygnet.ike.state import CreateChild, Phase, SaState, Wanted
+from cygnet.ike.state import (
+    ChildSa,
+    CloseOther,
+    CreateChild,
+    MoveChildren,
+    Phase,
+    Postpone,
+    PostponeReauthentication,
+    SaState,
+    Wanted,
+)
 from cygnet.ike.steps import Step, Steps
-from cygnet.ike.v1 import driver, exchanges, receiving, session
+from cygnet.ike.v1 import driver, exchanges, quick_mode, receiving, session
 from cygnet.ike.v1.driver import Dialogue
 from cygnet.ike.v1.protection import Reassembly
 from cygnet.ike.v1.steps import Listen, Receive, Received
 from cygnet.ike.world import Path
 from cygnet.wire.message import Header
 from cygnet.wire.v1 import vendor_ids
+from cygnet.wire.v1.numbers import Exchange
 
 if TYPE_CHECKING:
     from cygnet.ike.endpoint import Endpoint
@@ -26,6 +37,8 @@ if TYPE_CHECKING:
 _OUTSIDE: Final = {4: 28, 6: 48}
 """IP and UDP header of a datagram."""
 _MARKER: Final = 4
+SURVIVED: Final = frozenset({Reason.PEER_CLOSED, Reason.EXPIRED, Reason.REPLACED})
+"""Ends of a phase 1 that its Child SAs survive, where there is another one."""
 
 
 class IkeV1Sa(IkeSa):
@@ -155,6 +168,8 @@ class IkeV1Sa(IkeSa):
         reconnect.reauthenticate(self.gateway, self, operation)
 
     def start_next(self) -> None:
+        if self.heir and self.state.phase is Phase.ESTABLISHED:
+            self._move()
         while self.queue and not self.close_at and sum(self.active.values()) < driver.MAX_AT_ONCE:
             wanted = running.next_wanted(self)
             if wanted is None:
@@ -187,6 +202,78 @@ class IkeV1Sa(IkeSa):
 
     def exchange_failed(self, task: Task, error: IkeError) -> None:
         driver.fail(self, task, error)
+
+    # -- of Child SAs, which outlive their phase 1 ------------------------------------------------
+
+    def siblings(self) -> list[IkeV1Sa]:
+        """The other phase 1 SAs with the same peer, of the same connection, the newest last."""
+        peer = self.state.peer
+        return [
+            other
+            for other in self.gateway.others_of_peer(self)
+            if isinstance(other, IkeV1Sa)
+            and not other.close_at
+            and other.connection.name == self.connection.name
+            and other.state.peer is not None
+            and peer is not None
+            and other.state.peer.user == peer.user
+        ]
+
+    def takes_over(self, other: IkeSa, initial_contact: bool) -> bool:
+        """A new phase 1 of the same peer: the Child SAs go on under it. Of two that were begun at once the
+        one with the lowest nonce is closed by who began it, as in IKEv2."""
+        if not isinstance(other, IkeV1Sa) or other not in self.siblings():
+            return False
+        crossed = reconnect.crossing(self, other, initial_contact)
+        if initial_contact and not crossed:
+            # The peer has forgotten the other one, and its Child SAs.
+            return False
+        winner, loser = self, other
+        if crossed and collisions.loses(self.state.nonce, other.state.nonce):
+            winner, loser = other, self
+        loser.hand_over(winner)
+        replaced = reconnect.replaces(winner, loser)
+        if crossed and not replaced and loser.state.original_initiator:
+            failure = Failure(Reason.REPLACED, "both ends began one at once")
+            running.enqueue(winner, CloseOther(loser.unique_id, failure))
+        return True
+
+    def hand_over(self, heir: IkeV1Sa) -> None:
+        """The heir gets the Child SAs when no quick mode is under way here; new ones begin there."""
+        self.heir = heir.unique_id
+        self.commit((Postpone(0, 0.0), PostponeReauthentication(0.0)))
+        for wanted in self.queue or ():
+            running.enqueue(heir, wanted)
+        self.queue = None
+        self._move()
+
+    def _move(self) -> None:
+        heir = self.gateway.by_number.get(self.heir)
+        if not isinstance(heir, IkeV1Sa) or heir.close_at or heir.state.phase is not Phase.ESTABLISHED:
+            return
+        if any(one.exchange == Exchange.QUICK_MODE for one in self.current.values()):
+            return
+        for at, wanted in self.later:
+            running.postpone(heir, wanted, at)
+        self.later = ()
+        moving = self.state.children
+        if moving:
+            self.commit((MoveChildren(heir.unique_id),))
+        for child in moving:
+            if child.outbound is not None:
+                running.begin_local(heir, quick_mode.send_soon(heir, child.pair))
+
+    def dying_children(self, failure: Failure) -> tuple[ChildSa, ...]:
+        """None that another phase 1 can take, unless it is for the sake of the Child SAs that this one
+        ends."""
+        if self.state.children and failure.reason in SURVIVED:
+            siblings = self.siblings()
+            if siblings:
+                self.heir = siblings[-1].unique_id
+                self.commit((MoveChildren(self.heir),))
+        dying = self.state.children
+        self.farewell = tuple([child.spi_in.to_bytes(4, "big") for child in dying])
+        return dying
 
     @property
     def is_idle(self) -> bool:
