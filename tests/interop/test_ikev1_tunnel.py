@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.interop.sides import Setup, sides
+from cygnet.lab.topology import forget_mappings
+from tests.interop.sides import Setup, Sides, sides
+from tests.interop.test_certificates import KEYS, Authority
+from tests.interop.test_lifecycle import eventually
 
 BY = pytest.mark.parametrize("by", ["cygnet", "strongswan"])
+AGGRESSIVE_PSK = "i_dont_care_about_security_and_use_aggressive_mode_psk"
 V1 = Setup(ike="aes128-sha256-x25519", esp="aes128-sha256", moon_version=1, sun_version=1)
+AGGRESSIVE = V1.but(
+    connection="aggressive = yes",
+    options=f"{V1.options}\n {AGGRESSIVE_PSK} = yes",
+    moon_extra=f"options {{ {AGGRESSIVE_PSK} = yes }}",
+)
+MODES = pytest.mark.parametrize("setup", [V1, AGGRESSIVE], ids=["main", "aggressive"])
 
 
 @BY
@@ -28,3 +42,103 @@ def test_traffic_passes_with_each_suite(tmp_path: Path, by: str, ike: str, esp: 
         both.assert_traffic_passes()
         [sa] = both.moon.sas()
         assert sa["version"] == "1"
+
+
+@BY
+def test_traffic_passes_in_aggressive_mode(tmp_path: Path, by: str) -> None:
+    with sides(tmp_path, AGGRESSIVE) as both:
+        both.up(by)
+        both.assert_traffic_passes()
+
+
+@BY
+def test_traffic_passes_over_ipv6(tmp_path: Path, by: str) -> None:
+    with sides(tmp_path, V1.but(outer6=True, inner6=True)) as both:
+        both.up(by)
+        both.assert_traffic_passes()
+
+
+def equip(directory: Path, kind: str) -> None:
+    """Both sides get certificates of one CA."""
+    authority = Authority(directory / "ca", key_options=KEYS[kind])
+    authority.equip(directory / "moon", "moon", "moon.example")
+    authority.equip(directory / "sun", "sun", "sun.example")
+
+
+@BY
+@MODES
+@pytest.mark.parametrize("key", ["rsa", "ecdsa256", "ecdsa384"])
+def test_certificates_prove_both_ends(tmp_path: Path, by: str, setup: Setup, key: str) -> None:
+    equip(tmp_path, key)
+    with sides(tmp_path, setup.but(auth="pubkey")) as both:
+        both.up(by)
+        both.assert_traffic_passes()
+
+
+@MODES
+def test_traffic_passes_from_behind_nat(tmp_path: Path, setup: Setup) -> None:
+    with sides(tmp_path, setup, nat=True) as both:
+        both.up("cygnet")
+        both.assert_traffic_passes()
+        [sa] = both.moon.sas()
+        assert sa["nat-local"] == "yes"
+        assert sa["remote-port"] == "4500"
+
+
+@MODES
+def test_traffic_passes_to_a_strongswan_behind_nat(tmp_path: Path, setup: Setup) -> None:
+    extra = setup.but(sun_extra=setup.moon_extra, moon_extra="")
+    with sides(tmp_path, extra, nat=True, cygnet="sun") as both:
+        both.up("strongswan")
+        both.assert_traffic_passes()
+        [sa] = both.moon.sas()
+        assert sa["nat-remote"] == "yes"
+        assert both.net.router is not None
+        forget_mappings(both.net.router)
+        both.assert_traffic_passes()
+
+
+@contextmanager
+def ladder(both: Sides) -> Iterator[Callable[[], list[str]]]:
+    """Yields a function that gives the arrows of the messages so far, retransmissions left out."""
+    following = both.moon.follow("trace")
+    lines: list[str] = []
+    try:
+        yield lambda: lines
+    finally:
+        following.terminate()
+        text, _ = following.communicate(timeout=10)
+        lines.extend(line for line in text.splitlines() if re.search(r"HDR\(", line))
+
+
+@BY
+@pytest.mark.parametrize(("setup", "messages"), [(V1, 9), (AGGRESSIVE, 6)], ids=["main", "aggressive"])
+def test_a_tunnel_takes_as_many_messages_as_the_figures_show(
+    tmp_path: Path, by: str, setup: Setup, messages: int
+) -> None:
+    with sides(tmp_path, setup) as both:
+        with ladder(both) as seen:
+            eventually(lambda: "trace" in _listeners(both), 10, "the ladder listens")
+            both.up(by)
+            both.assert_traffic_passes()
+        assert len(seen()) == messages, "\n".join(seen())
+
+
+def _listeners(both: Sides) -> str:
+    """Command lines that run against Cygnet's socket."""
+    return subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+
+
+@BY
+def test_messages_that_are_too_long_come_in_pieces(tmp_path: Path, by: str) -> None:
+    equip(tmp_path, "rsa")
+    setup = V1.but(
+        auth="pubkey",
+        connection="fragmentation = yes\n send_cert = always",
+        options=f"{V1.options}\n fragment_size = 576",
+        moon_extra="options { fragment_size = 576 }",
+    )
+    with sides(tmp_path, setup) as both:
+        both.up(by)
+        both.assert_traffic_passes()
+        assert "fragment" in both.sun.log()

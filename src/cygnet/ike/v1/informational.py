@@ -34,6 +34,7 @@ from cygnet.wire.v1.payloads import DeletePayload, NotifyPayload, Payload
 
 DELETE_TRIES: Final = 3
 """Times that a Delete is sent; who does not answer them may have obeyed the first."""
+CLOSED: Final = Failure(Reason.PEER_CLOSED, "the peer closed it")
 SETTLED_AFTER: Final = 2.0
 """Seconds after which the peer has surely accepted phase 1's last message."""
 DELETE_PATIENCE: Final = 2.0
@@ -217,12 +218,17 @@ def _closed(context: Context, closed: list[ChildSa]) -> Steps[None]:
             if other.outbound is not None:
                 yield from activate(context, other.pair)
         old = context.state.child(child.replaces)
-        if old is not None and old.phase is ChildPhase.REKEYED and old not in closed and not successors:
-            # The peer gives up what it had just made; the old one serves on.
-            changes.append(ChangeChild(replace(old, phase=ChildPhase.INSTALLED, redundant=False)))
-        quiet = bool(successors) or child.redundant or (changes and changes[-1:] != [])
-        failure = None if quiet else Failure(Reason.PEER_CLOSED, "the peer closed it")
-        changes.append(DropChild(child.pair, failure))
+        gives_up = (
+            not successors and old is not None and old.phase is ChildPhase.REKEYED and old not in closed
+        )
+        if old is not None and gives_up:
+            # The peer gives up what it had just made, because it lost a collision: the old one serves on.
+            back = replace(old, phase=ChildPhase.INSTALLED, redundant=False)
+            if child.announced:
+                back = replace(back, announced=True, replaces=child.pair)
+            changes.append(ChangeChild(back))
+        quiet = successors or child.redundant or gives_up
+        changes.append(DropChild(child.pair, None if quiet else CLOSED))
     yield from apply(*changes)
     if ours:
         yield from inform(context, DeletePayload(Protocol.ESP, tuple(ours)))

@@ -129,7 +129,7 @@ def _next_message(sa: IkeV1Sa, dialogue: Dialogue, message: Message, octets: byt
         legality.judge(message)
         value = dialogue.expect(received)
     except Refused as refusal:
-        _refused(sa, dialogue, refusal.error, octets, path)
+        _refused(sa, dialogue, refusal.error, iv, octets, path)
         return
     except IkeError as error:
         if not proven:
@@ -192,7 +192,9 @@ def _follow(sa: IkeV1Sa, path: Path, *, floating: bool) -> None:
         sa.commit((ChangePath(path),))
 
 
-def _refused(sa: IkeV1Sa, dialogue: Dialogue, error: IkeError, octets: bytes, path: Path) -> None:
+def _refused(
+    sa: IkeV1Sa, dialogue: Dialogue, error: IkeError, iv: bytes, octets: bytes, path: Path
+) -> None:
     """A proof that is wrong, or a refusal in clear: anyone could have sent it. The initiator believes it when
     it comes to a second transmission; the responder when the peer repeats it."""
     now = sa.now.monotonic
@@ -201,6 +203,8 @@ def _refused(sa: IkeV1Sa, dialogue: Dialogue, error: IkeError, octets: bytes, pa
         _refused_transmission(sa, dialogue, error)
     elif dialogue.refused == octets and now >= dialogue.refused_at + REFUSED_AGAIN:
         if dialogue.task is not None:
+            # The peer makes the IVs of what follows from this message, and so do we to tell it.
+            dialogue.iv = iv
             running.resume_error(sa, dialogue.task, error)
     else:
         dialogue.refused, dialogue.refused_at = octets, now

@@ -224,7 +224,7 @@ class IkeV1Sa(IkeSa):
         one with the lowest nonce is closed by who began it, as in IKEv2."""
         if not isinstance(other, IkeV1Sa) or other not in self.siblings():
             return False
-        crossed = reconnect.crossing(self, other, initial_contact)
+        crossed = self.state.began != other.state.began and other.state.established >= self.state.created
         if initial_contact and not crossed:
             # The peer has forgotten the other one, and its Child SAs.
             return False
