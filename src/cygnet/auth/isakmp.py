@@ -108,7 +108,7 @@ def prove_signature(own: OwnKey, method: int, digest: bytes) -> bytes:
     try:
         if METHODS[method].kind == RSA:
             return signatures.sign_bare_hash(own.key, digest)
-        return signatures.sign(own.key, signatures.scheme_by_method(method), digest)
+        return signatures.sign_prehashed(own.key, signatures.scheme_by_method(method), digest)
     except UnsuitableKey as error:
         raise AuthenticationError(Kind.AUTH_METHOD_MISMATCH, f"our own key: {error}") from None
 
@@ -233,9 +233,14 @@ def _judge_signature(
         name = scheme.name
 
         judge: Callable[[PublicKey, SignatureScheme, bytes, bytes], object] = signatures.verify
+        bare: Callable[[PublicKey, SignatureScheme, bytes, bytes], object] = signatures.verify_prehashed
 
         def check(key: PublicKey, signature: bytes, digest: bytes) -> object:
-            return judge(key, scheme, signature, digest)
+            # RFC 4754 hashes HASH_I once more, as a message; strongSwan and others sign it as the hash it is.
+            try:
+                return judge(key, scheme, signature, digest)
+            except SignatureInvalid:
+                return bare(key, scheme, signature, digest)
 
     else:
         raise AuthenticationError(

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey, Ed4
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import (
     NoDigestInfo,
+    Prehashed,
     decode_dss_signature,
     encode_dss_signature,
 )
@@ -39,8 +40,10 @@ __all__ = [
     "schemes_for",
     "sign",
     "sign_bare_hash",
+    "sign_prehashed",
     "verify",
     "verify_bare_hash",
+    "verify_prehashed",
 ]
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey
@@ -316,6 +319,36 @@ def verify_bare_hash(key: PublicKey, signature: bytes, digest: bytes) -> None:
         raise SignatureInvalid("the RSA signature does not verify") from None
     if signed != digest:
         raise SignatureInvalid("the RSA signature is of something else")
+
+
+def sign_prehashed(key: PrivateKey, scheme: SignatureScheme, digest: bytes) -> bytes:
+    """As `sign` with a classic method of ECDSA, over what is a hash already (IKEv1 as strongSwan has it)."""
+    _check_fits(scheme, key)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise UnsuitableKey(f"an ECDSA signature with a key of kind {_kind(key)}")
+    size = (key.curve.key_size + 7) // 8
+    r, s = decode_dss_signature(key.sign(digest, ec.ECDSA(_prehashed(digest))))
+    return r.to_bytes(size, "big") + s.to_bytes(size, "big")
+
+
+def verify_prehashed(key: PublicKey, scheme: SignatureScheme, signature: bytes, digest: bytes) -> None:
+    """Returns if `signature` is that of `sign_prehashed`; else as `verify`."""
+    check_public_key(key)
+    _check_fits(scheme, key)
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise UnsuitableKey(f"an ECDSA signature with a key of kind {_kind(key)}")
+    try:
+        key.verify(_der_from_r_s(key, signature), digest, ec.ECDSA(_prehashed(digest)))
+    except (InvalidSignature, ValueError):
+        raise SignatureInvalid(f"{scheme.name} signature does not verify") from None
+
+
+def _prehashed(digest: bytes) -> Prehashed:
+    """For ECDSA a hash is a number; the library only wants to know its length."""
+    for algorithm in (hashes.SHA1(), hashes.SHA256(), hashes.SHA384(), hashes.SHA512()):  # noqa: S303
+        if algorithm.digest_size == len(digest):
+            return Prehashed(algorithm)
+    raise SignatureInvalid(f"ECDSA over a hash of {len(digest)} octets")
 
 
 def _der_from_r_s(key: ec.EllipticCurvePublicKey, signature: bytes) -> bytes:

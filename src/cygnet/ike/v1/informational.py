@@ -34,6 +34,8 @@ from cygnet.wire.v1.payloads import DeletePayload, NotifyPayload, Payload
 
 DELETE_TRIES: Final = 3
 """Times that a Delete is sent; who does not answer them may have obeyed the first."""
+WINDOW: Final = 16
+"""R-U-THERE may come so far behind the last: the peer may ask several questions at once."""
 CLOSED: Final = Failure(Reason.PEER_CLOSED, "the peer closed it")
 SETTLED_AFTER: Final = 2.0
 """Seconds after which the peer has surely accepted phase 1's last message."""
@@ -197,9 +199,9 @@ def respond(context: Context, received: Received, sequence: int) -> Steps[None]:
 
 
 def _here(context: Context, notify: NotifyPayload, sequence: int) -> Steps[None]:
-    """HDR*, HASH(1), N(R-U-THERE-ACK) -->   Only to a number that is not behind the last (section 6.2)."""
+    """HDR*, HASH(1), N(R-U-THERE-ACK) -->   Only to a number near the last (section 6.2)."""
     number = int.from_bytes(notify.data, "big")
-    if len(notify.data) != 4 or notify.spi != cookies(context) or number < sequence:
+    if len(notify.data) != 4 or notify.spi != cookies(context) or number < sequence - WINDOW:
         return
     yield from inform(context, NotifyPayload(Protocol.ISAKMP, notify.spi, Notify.R_U_THERE_ACK, notify.data))
 
@@ -208,6 +210,7 @@ def _closed(context: Context, closed: list[ChildSa]) -> Steps[None]:
     """The peer's halves are gone: ours go too, and we say so, unless we said it first (V21: each once)."""
     changes: list[Change] = []
     ours: list[bytes] = []
+    revived: list[int] = []
     for child in closed:
         if child.phase is not ChildPhase.DELETING:
             ours.append(child.spi_in.to_bytes(4, "big"))
@@ -226,9 +229,13 @@ def _closed(context: Context, closed: list[ChildSa]) -> Steps[None]:
             back = replace(old, phase=ChildPhase.INSTALLED, redundant=False)
             if child.announced:
                 back = replace(back, announced=True, replaces=child.pair)
-            changes.append(ChangeChild(back))
+            yield from apply(ChangeChild(back))
+            revived.append(old.pair)
         quiet = successors or child.redundant or gives_up
         changes.append(DropChild(child.pair, None if quiet else CLOSED))
     yield from apply(*changes)
+    for pair in revived:
+        # It may still wait to be sent on.
+        yield from activate(context, pair)
     if ours:
         yield from inform(context, DeletePayload(Protocol.ESP, tuple(ours)))

@@ -192,9 +192,7 @@ def _follow(sa: IkeV1Sa, path: Path, *, floating: bool) -> None:
         sa.commit((ChangePath(path),))
 
 
-def _refused(
-    sa: IkeV1Sa, dialogue: Dialogue, error: IkeError, iv: bytes, octets: bytes, path: Path
-) -> None:
+def _refused(sa: IkeV1Sa, dialogue: Dialogue, error: IkeError, iv: bytes, octets: bytes, path: Path) -> None:
     """A proof that is wrong, or a refusal in clear: anyone could have sent it. The initiator believes it when
     it comes to a second transmission; the responder when the peer repeats it."""
     now = sa.now.monotonic

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 _OUTSIDE: Final = {4: 28, 6: 48}
 """IP and UDP header of a datagram."""
 _MARKER: Final = 4
+GRACE: Final = 10.0
+"""Seconds that a phase 1 which another has taken over from stays, if nobody closes it."""
 SURVIVED: Final = frozenset({Reason.PEER_CLOSED, Reason.EXPIRED, Reason.REPLACED})
 """Ends of a phase 1 that its Child SAs survive, where there is another one."""
 
@@ -233,9 +235,11 @@ class IkeV1Sa(IkeSa):
             winner, loser = other, self
         loser.hand_over(winner)
         replaced = reconnect.replaces(winner, loser)
-        if crossed and not replaced and loser.state.original_initiator:
-            failure = Failure(Reason.REPLACED, "both ends began one at once")
-            running.enqueue(winner, CloseOther(loser.unique_id, failure))
+        if not replaced and loser.state.original_initiator:
+            failure = Failure(Reason.REPLACED, "another one of the same peer serves")
+            close = CloseOther(loser.unique_id, failure)
+            # Who began it closes it, sooner or later; unless the winner goes first.
+            running.postpone(winner, close, self.now.monotonic + (0.0 if crossed else GRACE))
         return True
 
     def hand_over(self, heir: IkeV1Sa) -> None:
