@@ -24,7 +24,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import ike_responders, ike_split
+from bench import ike_responders, ike_split, ike_versions
 from bench.ike_load import LoadFailed
 from bench.ike_responders import Responder
 from cygnet.lab.namespaces import LabError
@@ -105,6 +105,7 @@ def run(sas: int = 10_000, batch: int = 1_000) -> dict[str, Any]:
     """All of `ike.json`. Raises LabError or LoadFailed where Cygnet itself cannot be measured."""
     figures: dict[str, Any] = measure(ike_responders.cygnet(), sas, batch)
     figures["split_ms"] = ike_split.measure(batch, figures["responder_cpu_ms_per_handshake"])
+    figures |= ike_versions.measure(min(sas, 2000), min(batch, 500))
     try:
         # Its userspace ESP searches a list of policies one by one: many SAs at a time would measure that.
         figures["strongswan"] = measure_fresh(ike_responders.charon(), min(sas, 2000), 200)
@@ -138,6 +139,12 @@ def show(figures: dict[str, Any], console: Console) -> None:
     for part, value in figures["split_ms"].items():
         parts.add_row(part, f"{value:.3f}")
     console.print(parts)
+    versions = Table(title=f"IKEv1 beside IKEv2, CPU ms per tunnel; beyond the exchange ≤ {ike_versions.AIM}")
+    for column in ("group", "IKEv1", "IKEv2", "bare exchange", "ratio beyond it"):
+        versions.add_column(column, justify="left" if column == "group" else "right")
+    for name, found in figures["ikev1_beside_ikev2"].items():
+        versions.add_row(name, *(f"{value}" for value in found.values()))
+    console.print(versions)
 
 
 def main() -> int:

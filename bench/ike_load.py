@@ -58,20 +58,23 @@ def _transform(kind: int, number: int, key_bits: int = 0) -> payloads.Transform:
     return payloads.Transform(kind, number, attributes)
 
 
-IKE_OFFER = payloads.SaPayload(
-    (
-        payloads.Proposal(
-            1,
-            Protocol.IKE,
-            b"",
-            (
-                _transform(TransformType.ENCR, Encr.AES_GCM_16, 256),
-                _transform(TransformType.PRF, Prf.PRF_HMAC_SHA2_256),
-                _transform(TransformType.KE, KeMethod.CURVE_25519),
+def _offer(group: int) -> payloads.SaPayload:
+    return payloads.SaPayload(
+        (
+            payloads.Proposal(
+                1,
+                Protocol.IKE,
+                b"",
+                (
+                    _transform(TransformType.ENCR, Encr.AES_GCM_16, 256),
+                    _transform(TransformType.PRF, Prf.PRF_HMAC_SHA2_256),
+                    _transform(TransformType.KE, group),
+                ),
             ),
-        ),
+        )
     )
-)
+
+
 EVERYWHERE = payloads.WireSelector(TsType.IPV4_ADDR_RANGE, 0, 0, 65535, bytes(4), b"\xff" * 4)
 
 
@@ -134,12 +137,19 @@ class Load:
     """`sources`: local addresses to send from. `target`: the responder, which has `psk` for any identity."""
 
     def __init__(
-        self, sources: list[str], target: str, psk: bytes, port: int = 4500, own_id: str = ""
+        self,
+        sources: list[str],
+        target: str,
+        psk: bytes,
+        port: int = 4500,
+        own_id: str = "",
+        group: int = KeMethod.CURVE_25519,
     ) -> None:
+        self._psk, self._group = psk, group
         self._psk_key = PRF.compute(psk, KEY_PAD)
         self._target = (target, port)
         self._own_id = own_id
-        self._key: KeyExchange = generate(KeMethod.CURVE_25519, SystemEntropy())
+        self._key: KeyExchange = generate(group, SystemEntropy())
         self._selector = selectors.DefaultSelector()
         self._sources: list[Source] = []
         self.sessions: list[Session] = []
@@ -203,8 +213,8 @@ class Load:
         request = message.encode(
             header,
             (
-                IKE_OFFER,
-                payloads.KePayload(KeMethod.CURVE_25519, self._key.public),
+                _offer(self._group),
+                payloads.KePayload(self._group, self._key.public),
                 payloads.NoncePayload(nonce),
                 _detection(Notify.NAT_DETECTION_SOURCE_IP, spi_i, local, local_port),
                 _detection(Notify.NAT_DETECTION_DESTINATION_IP, spi_i, remote, remote_port),

@@ -22,15 +22,19 @@ from pathlib import Path
 import msgspec
 
 from bench.ike_load import Load
+from bench.ike_load_v1 import LoadV1
 from cygnet.daemon import bundle
 from cygnet.daemon.settings import Inherited
 from cygnet.dataplane import messages
 from cygnet.lab import strongswan
 from cygnet.lab.namespaces import LabError, Namespace, connect, namespaces
+from cygnet.wire.numbers import KeMethod
 
 PSK = b"only for measuring"
 IDENTITY = "gateway.example"
 SOURCES = 8
+SUITES = {1: "aes256-sha256", 2: "aes256gcm16-prfsha256"}
+GROUPS = {KeMethod.CURVE_25519: "x25519", KeMethod.MODP_2048: "modp2048"}
 START_WITHIN = 30.0
 
 CONFIGURATION = """
@@ -40,7 +44,8 @@ port = {port}
 port_nat_t = {port_nat_t}
 
 [connections.gateway]
-proposals = "aes256gcm16-prfsha256-x25519"
+version = {version}
+proposals = "{proposal}"
 unique = "never"
 
 [connections.gateway.local]
@@ -146,7 +151,9 @@ def _wait_ready(channel: socket.socket, daemon: subprocess.Popen[bytes]) -> None
 
 
 @contextlib.contextmanager
-def cygnet(module: str = "cygnet.daemon") -> Iterator[Responder]:
+def cygnet(
+    module: str = "cygnet.daemon", version: int = 2, group: int = KeMethod.CURVE_25519
+) -> Iterator[Responder]:
     """The daemon on loopback, on ports of its own; `module` may be one that wraps it. Raises LabError."""
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -168,7 +175,13 @@ def cygnet(module: str = "cygnet.daemon") -> Iterator[Responder]:
         file.touch(mode=0o600)
         file.write_text(
             CONFIGURATION.format(
-                directory=directory, port=port, port_nat_t=port_nat_t, identity=IDENTITY, psk=PSK.decode()
+                directory=directory,
+                port=port,
+                port_nat_t=port_nat_t,
+                identity=IDENTITY,
+                psk=PSK.decode(),
+                version=version,
+                proposal=f"{SUITES[version]}-{GROUPS[group]}",
             )
         )
         configuration, _ = bundle.obtain(file)
@@ -191,7 +204,8 @@ def cygnet(module: str = "cygnet.daemon") -> Iterator[Responder]:
             end.close()
         _wait_ready(channel, daemon)
         sources = [f"127.0.1.{number + 1}" for number in range(SOURCES)]
-        load = Load(sources, "127.0.0.1", PSK, port_nat_t, IDENTITY)
+        kind = LoadV1 if version == 1 else Load
+        load = kind(sources, "127.0.0.1", PSK, port_nat_t, IDENTITY, group)
         stack.callback(load.close)
         yield Responder(daemon.pid, load)
         del plane
