@@ -6,6 +6,7 @@ Called through the fixture `host` (see conftest.py). Commands come as the octets
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 from typing import Any
 
@@ -81,8 +82,6 @@ def seen(namespace: Namespace) -> dict[str, Any]:
 
 
 def _bound(address: str) -> Any:
-    import socket
-
     sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind((address, ECHO_PORT))
     return sock
@@ -93,3 +92,41 @@ def _echo(sock: Any) -> None:
         data, sender = sock.recvfrom(1 << 16)
         with contextlib.suppress(OSError):
             sock.sendto(data, sender)
+
+
+def record(namespace: Namespace) -> None:
+    """Keep what leaves from here on."""
+    _running["recorded"] = namespace.inside(_packets)
+
+
+def send_again(namespace: Namespace) -> int:
+    """Every sealed packet that has left since `record`, once more; how many."""
+    sock = _running.pop("recorded")
+    sock.setblocking(False)
+    frames = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            frame, address = sock.recvfrom(1 << 16)
+            if address[2] == socket.PACKET_OUTGOING and frame[23] == 50:
+                frames.append(frame)
+    for frame in frames:
+        sock.send(frame)
+    sock.close()
+    return len(frames)
+
+
+def _packets() -> socket.socket:
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+    sock.bind((TAP, 3))
+    return sock
+
+
+def change_port(namespace: Namespace, port: int, other: int) -> None:
+    """What leaves from a UDP port leaves from another, as behind a NAT; 0: no more."""
+    rules = "add table ip mapping\ndelete table ip mapping\n"
+    if port:
+        rules += (
+            "add table ip mapping\nadd chain ip mapping post { type nat hook postrouting priority 100; }\n"
+            f"add rule ip mapping post udp sport {port} snat to {SUN}:{other}\n"
+        )
+    namespace.run("nft", "-f", "-", stdin=rules)

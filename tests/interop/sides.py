@@ -83,6 +83,8 @@ class Setup:
     moon_version: int = 2
     sun_version: int = 2
     options: str = "retransmit_tries = 3\n retransmit_timeout = 0.5"
+    # strongSwan on the kernel's ESP, which not every machine has.
+    kernel: bool = False
 
     def but(self, **changes: object) -> Setup:
         return replace(self, **changes)  # type: ignore[arg-type]
@@ -212,7 +214,7 @@ def sides(
         stack.callback(moon.stop)
         moon.start(wait=False)
         configured = swanctl_conf(setup, theirs, net, cygnet)
-        sun = StrongSwan(spaces[theirs], directory / theirs, configured, setup.options)
+        sun = StrongSwan(spaces[theirs], directory / theirs, configured, setup.options, kernel=setup.kernel)
         stack.callback(sun.stop)
         moon.wait_until_ready()
         both = Sides(net, setup, moon, sun, capture)

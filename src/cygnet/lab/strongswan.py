@@ -1,6 +1,6 @@
-"""strongSwan as a peer inside a namespace, with its own userspace ESP (plugin kernel-libipsec).
+"""strongSwan as a peer inside a namespace, with its own userspace ESP (kernel-libipsec) or the kernel's.
 
-Its ESP needs nothing of the kernel but a TUN device. It is always UDP-encapsulated, tunnel mode,
+Its own ESP needs nothing of the kernel but a TUN device. It is always UDP-encapsulated, tunnel mode,
 without extended sequence numbers. Debian packages: PACKAGES.
 """
 
@@ -80,10 +80,19 @@ class StrongSwan:
     """One charon. `configuration` is swanctl.conf's text; files for it go into `directory`/swanctl first.
 
     `options` are further lines of strongswan.conf's charon section, for example
-    `retransmit_timeout = 0.5`. Raises LabError, with the end of its log, if it does not start.
+    `retransmit_timeout = 0.5`. `kernel`: the kernel's ESP, where there is any. Raises LabError, with the
+    end of its log, if it does not start.
     """
 
-    def __init__(self, namespace: Namespace, directory: Path, configuration: str, options: str = "") -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        directory: Path,
+        configuration: str,
+        options: str = "",
+        *,
+        kernel: bool = False,
+    ) -> None:
         self.namespace = namespace
         self.directory = directory.resolve()
         self.socket = self.directory / "charon.vici"
@@ -91,7 +100,11 @@ class StrongSwan:
             (self.directory / "swanctl" / folder).mkdir(parents=True, exist_ok=True)
         (self.directory / "run").mkdir(exist_ok=True)
         (self.directory / "strongswan.conf").write_text(
-            CONFIGURATION.format(plugins=PLUGINS, options=options, directory=self.directory)
+            CONFIGURATION.format(
+                plugins=PLUGINS.replace("kernel-libipsec ", "") if kernel else PLUGINS,
+                options=options,
+                directory=self.directory,
+            )
         )
         self._charon: subprocess.Popen[str] | None = None
         self.configure(configuration)

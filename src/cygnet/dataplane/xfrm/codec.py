@@ -14,10 +14,13 @@ else); attributes are bounded by the message. Traps of the kernel's that the cod
 
 from __future__ import annotations
 
+import functools
 import struct
+import sys
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from socket import AF_INET, AF_INET6, htons
+from typing import NamedTuple
 
 from cygnet.dataplane.xfrm.algorithms import Algorithm
 from cygnet.dataplane.xfrm.netlink import CREATE, EXCLUSIVE, Message, attribute, attributes, number
@@ -64,21 +67,20 @@ _REPLAY = struct.Struct("=III")
 _REPLAY_ESN = struct.Struct("=6I")
 _ENCAP = struct.Struct("=HHHxx16s")
 _MAPPING = struct.Struct("=24sI16s16sHH")
-_NAME = 64
+_FOR_EVER = _LIFETIME.pack(*(NO_LIMIT,) * 4, 0, 0, 0, 0) + bytes(_USED.size)
 _ANY = bytes(16)
 _FAMILY = {4: AF_INET, 6: AF_INET6}
-_VERSION = {AF_INET: 4, AF_INET6: 6}
+_VERSION: dict[int, int] = {AF_INET: 4, AF_INET6: 6}
 
 
 class Malformed(Exception):
     """The kernel sent less than its structures are long: another kernel's, or no kernel's."""
 
 
-# -- values ---------------------------------------------------------------------------------------
+# -- values (tuples where tens of thousands are made and looked up) --------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Selector:
+class Selector(NamedTuple):
     """xfrm_selector: addresses are prefixes, ports are values under masks; for ICMP the source port is the
     type and the destination port the code. `family` 0: everything."""
 
@@ -94,8 +96,7 @@ class Selector:
     destination_mask: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
+class Template(NamedTuple):
     """What a policy asks of an SA. Addresses None: any (inbound, and transport mode)."""
 
     protocol: int
@@ -108,8 +109,7 @@ class Template:
     optional: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyKey:
+class PolicyKey(NamedTuple):
     """What makes two of the kernel's policies the same one."""
 
     direction: int
@@ -118,15 +118,13 @@ class PolicyKey:
     mark: tuple[int, int] = (0, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     priority: int
     action: int
     templates: tuple[Template, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class SaKey:
+class SaKey(NamedTuple):
     """By which the kernel finds an SA."""
 
     destination: IpAddress
@@ -134,8 +132,7 @@ class SaKey:
     protocol: int
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """0: none. `ledger` are two numbers below 2**62 that are ours to keep: see `lifetime`."""
 
     soft_bytes: int = 0
@@ -146,10 +143,12 @@ class Limits:
     ledger: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Encapsulation:
+class Encapsulation(NamedTuple):
     source_port: int
     destination_port: int
+
+
+_EVERYTHING, _WITHOUT_END = Selector(), Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +168,8 @@ class Sa:
     mode: int
     reqid: int
     algorithms: tuple[bytes, ...] = field(repr=False)
-    selector: Selector = Selector()
-    limits: Limits = Limits()
+    selector: Selector = _EVERYTHING
+    limits: Limits = _WITHOUT_END
     window: int = 0
     esn: bool = False
     flags: int = 0
@@ -254,6 +253,11 @@ def packed_selector(selector: Selector) -> bytes:
     )
 
 
+def family_of(packed: bytes) -> int:
+    """4 or 6; 0 for everything."""
+    return _VERSION.get(int.from_bytes(packed[40:42], sys.byteorder), 0)
+
+
 def selector_from(data: bytes) -> Selector:
     """Raises Malformed."""
     if len(data) < _SELECTOR.size:
@@ -286,13 +290,11 @@ def _octets(address: IpAddress | None) -> bytes:
 
 def policy_message(key: PolicyKey, verdict: Verdict, index: int, *, replace: bool) -> Message:
     """Install a policy; without `replace` one that is there already is an error (EEXIST)."""
-    body = bytearray(key.selector)
-    body += _LIFETIME.pack(*(NO_LIMIT,) * 4, 0, 0, 0, 0) + bytes(_USED.size)
-    body += _POLICY_TAIL.pack(verdict.priority, index, key.direction, verdict.action, 0, 0)
-    if verdict.templates:
-        body += attribute(_A_TMPL, b"".join(_packed_template(one) for one in verdict.templates))
-    body += _policy_suffix(key)
-    return Message(UPD_POLICY if replace else NEW_POLICY, bytes(body), CREATE)
+    tail = _POLICY_TAIL.pack(verdict.priority, index, key.direction, verdict.action, 0, 0)
+    body = key.selector + _FOR_EVER + tail + _packed_templates(verdict.templates)
+    if key.if_id or key.mark[1]:
+        body += _policy_suffix(key)
+    return Message(UPD_POLICY if replace else NEW_POLICY, body, CREATE)
 
 
 def policy_removal(key: PolicyKey) -> Message:
@@ -302,6 +304,13 @@ def policy_removal(key: PolicyKey) -> Message:
 def _policy_suffix(key: PolicyKey) -> bytes:
     found = number(_A_IF_ID, key.if_id) if key.if_id else b""
     return found + (attribute(_A_MARK, struct.pack("=II", *key.mark)) if key.mark[1] else b"")
+
+
+@functools.lru_cache(maxsize=256)
+def _packed_templates(templates: tuple[Template, ...]) -> bytes:
+    """The same for two directions, and asked for one after the other."""
+    packed = b"".join(_packed_template(one) for one in templates)
+    return attribute(_A_TMPL, packed) if packed else b""
 
 
 def _packed_template(template: Template) -> bytes:

@@ -14,7 +14,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 NETLINK_XFRM = 6
 REQUEST, ACK, DUMP, CREATE, EXCLUSIVE = 1, 4, 0x300, 0x400, 0x200
@@ -36,8 +36,7 @@ _SO_ATTACH_FILTER = 26
 _ATTR_MSG = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """A request, or one message of an answer: its type and what follows the netlink header."""
 
     kind: int

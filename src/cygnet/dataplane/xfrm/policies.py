@@ -293,7 +293,7 @@ class KernelSpd:
         """From the inside out. Empty: nobody knows where to send."""
         reqid = self.reqid(flow)
         mode = codec.TUNNEL if shape.mode == Mode.TUNNEL else codec.TRANSPORT
-        family = codec.selector_from(key.selector).family
+        family = codec.family_of(key.selector)
         source = destination = None
         if key.direction == OUT and mode == codec.TUNNEL:
             if shape.remote is None:

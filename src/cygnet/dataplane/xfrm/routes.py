@@ -22,6 +22,8 @@ from cygnet.policy.selectors import ANY_PROTOCOL, IpAddress, is_any_port, prefix
 from cygnet.policy.spd import Action, Policy, PolicyRule
 
 METRIC = 100
+_NOWHERE_IN_USE = {4: 0xC6336401, 6: 0x0100 << 112 | 1}
+"""Addresses that only a default route reaches (RFC 5737, RFC 6666)."""
 RemoteOf = Callable[[int], IpAddress | None]
 """Where the peer of a flow is, if that is known."""
 _Use = tuple[tuple[int, int], int, PolicyRule]
@@ -40,6 +42,7 @@ class KernelRoutes:
         self._installed: dict[Prefix, Route] = {}
         self._ways: dict[IpAddress, Route | None] = {}
         self._own: dict[int, list[int]] = {4: [], 6: []}
+        self._anywhere: dict[int, bool] = {}
         self._ruled = False
 
     def put(self, policy: Policy) -> None:
@@ -132,6 +135,7 @@ class KernelRoutes:
 
     def _look(self, sock: RouteSocket) -> None:
         self._ways.clear()
+        self._anywhere.clear()
         found = sock.addresses()
         self._own = {
             family: sorted(one.address for one in found if one.family == family) for family in (4, 6)
@@ -146,7 +150,7 @@ class KernelRoutes:
             if remote is None or remote.version != prefix[0]:
                 continue
             source = _inside(self._own[prefix[0]], rule.local.first, rule.local.last)
-            if not source and sock.towards(prefix[0], prefix[1], MARK) is not None:
+            if not source and self._reached(sock, prefix):
                 continue
             if remote not in self._ways:
                 self._ways[remote] = sock.towards(remote.version, int(remote), MARK)
@@ -154,6 +158,13 @@ class KernelRoutes:
             if way is not None:
                 return Route(*prefix, METRIC, way.device, source, way.gateway)
         return None
+
+    def _reached(self, sock: RouteSocket, prefix: Prefix) -> bool:
+        """Whether there is a way without us. Where there is one to anywhere, that is not asked for each."""
+        family = prefix[0]
+        if family not in self._anywhere:
+            self._anywhere[family] = sock.towards(family, _NOWHERE_IN_USE[family], MARK) is not None
+        return self._anywhere[family] or sock.towards(family, prefix[1], MARK) is not None
 
 
 def _order(use: _Use) -> tuple[tuple[int, int], int]:
