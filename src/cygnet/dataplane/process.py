@@ -100,6 +100,7 @@ class Process:
         for fd in self._ready:
             self._poll.register(fd, select.EPOLLIN)
         self._poll.register(self._pair, select.EPOLLIN)
+        self.engine.watch = self._watch
         self._carry: dict[type[messages.Command], Callable[..., None]] = {
             messages.InstallSa: lambda m: self.engine.install_sa(sa_parameters(m)),
             messages.UpdateSa: self._update_sa,
@@ -111,6 +112,14 @@ class Process:
             messages.ForwardDatagram: self._forwarded,
             messages.Shutdown: self._shutdown,
         }
+
+    def _watch(self, fd: int, work: Callable[[], None] | None) -> None:
+        """A descriptor comes while the loop runs, or goes."""
+        if work is not None:
+            self._ready[fd] = work
+            self._poll.register(fd, select.EPOLLIN)
+        elif self._ready.pop(fd, None) is not None:
+            self._poll.unregister(fd)
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -129,8 +138,9 @@ class Process:
                 if fd == pair:
                     self._drain_commands()
             for fd, _ in events:
-                if fd != pair:
-                    self._guarded(ready[fd])
+                work = ready.get(fd)
+                if work is not None:
+                    self._guarded(work)
             if self._waiting:
                 self._flush()
             if now >= next_tick:
@@ -217,7 +227,10 @@ class Process:
             self._change_policies()  # policy before SA, and every command after those before it
         if isinstance(command, messages.ReadCounters):
             answer = messages.Counters(
-                command.request, self.engine.counters(command.pairs), self.engine.drops()
+                command.request,
+                self.engine.counters(command.pairs),
+                self.engine.drops(),
+                self.engine.interfaces(),
             )
             self._report(answer)
             return

@@ -31,7 +31,8 @@ _DST, _OIF, _GATEWAY, _PRIORITY, _PREFSRC, _TABLE, _MARK = 1, 4, 5, 6, 7, 15, 16
 _FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE, _FRA_FWMASK = 6, 10, 15, 16
 _FIB_RULE_INVERT = 2
 _UNICAST, _UNREACHABLE, _THROW, _TO_TABLE = 1, 7, 9, 1
-NEW_LINK, DEL_LINK = 16, 17
+NEW_LINK, DEL_LINK, GET_LINK = 16, 17, 18
+_IFALIAS = 20
 _IFNAME, _LINKINFO, _KIND, _DATA, _XFRM_IF_ID, _UP = 3, 18, 1, 2, 2, 1
 _PROTOCOL = 217
 """Who made a route (rtnetlink.h: from 192 on anybody may take one)."""
@@ -180,6 +181,21 @@ class RouteSocket:
         body = struct.pack("=BxHiII", 0, 0, 0, _UP, _UP) + _attribute(_IFNAME, name.encode() + b"\0")
         body += _attribute(_LINKINFO, info)
         self._request(NEW_LINK, _CREATE | _EXCLUSIVE, [body], (errno.EEXIST,))
+
+    def set_alias(self, interface: int, alias: str) -> None:
+        """What people see beside a link's name; ours stay known by it when their process is gone."""
+        body = struct.pack("=BxHiII", 0, 0, interface, 0, 0) + _attribute(_IFALIAS, alias.encode())
+        self._request(NEW_LINK, 0, [body], ())
+
+    def aliases(self) -> dict[str, str]:
+        """Links that have one, by name."""
+        found = {}
+        for body in self._dump(GET_LINK, struct.pack("=BxHiII", 0, 0, 0, 0, 0)):
+            attributes = _attributes(body, 16)
+            if _IFALIAS in attributes and _IFNAME in attributes:
+                name, alias = (attributes[kind].rstrip(b"\0") for kind in (_IFNAME, _IFALIAS))
+                found[name.decode(errors="replace")] = alias.decode(errors="replace")
+        return found
 
     def delete_link(self, name: str) -> None:
         """Not there is no error."""

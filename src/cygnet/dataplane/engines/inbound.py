@@ -19,6 +19,7 @@ from cygnet.dataplane.engines.singly import Head, Singly, arrived_head_6, made_h
 from cygnet.dataplane.engines.state import State
 from cygnet.dataplane.messages import FirstUse, ForeignDatagram, PeerMoved
 from cygnet.dataplane.offload import TCP, Kind, join, joinable, kind_of
+from cygnet.dataplane.ports import Port
 from cygnet.dataplane.sad import MAX_ADMITTED, Inbound
 from cygnet.dataplane.tun import MAX_PACKET, NO_OFFLOAD, VNET
 from cygnet.ipsec.drops import Drop
@@ -356,7 +357,7 @@ class Inward:
             return
         size = join(self._state.work.opened, run, first, count, kind, self._out)
         try:
-            os.write(self._state.tun, self._out.view[:size])
+            os.write(self._port(entry).tun, self._out.view[:size])
         except OSError as error:
             if error.errno == errno.EINVAL:
                 # This kernel refuses such bursts after all: from now on packet by packet.
@@ -375,9 +376,14 @@ class Inward:
             entry.sa.drop(reason)
             return
         try:
-            os.writev(self._state.tun, (NO_OFFLOAD, view[at : at + total]))
+            os.writev(self._port(entry).tun, (NO_OFFLOAD, view[at : at + total]))
         except OSError:
             self._state.drops[Drop.TUN_FULL] += 1
+
+    def _port(self, entry: Inbound) -> Port:
+        """Where what comes out of this SA goes; the policy-based one where its own is gone."""
+        ports = self._state.ports
+        return ports.get(entry.sa.parameters.interface) or ports.own
 
     def _judge(self, entry: Inbound, at: int, length: int) -> Drop | None:
         """May this packet come out of this SA? Kept per flow; None: yes."""
@@ -400,7 +406,7 @@ class Inward:
             parameters.local_selectors, parameters.remote_selectors, packet, outbound=False
         ):
             return Drop.SELECTOR
-        if not self._state.spd.permits_inbound(
+        if not self._port(entry).spd.permits_inbound(
             parameters.flow,
             packet.protocol,
             packet.source,

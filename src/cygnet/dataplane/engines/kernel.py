@@ -26,6 +26,7 @@ from cygnet.dataplane.messages import (
     Acquire,
     Expire,
     FirstUse,
+    InterfaceCounters,
     PairCounters,
     PeerMoved,
     Report,
@@ -33,6 +34,7 @@ from cygnet.dataplane.messages import (
     Warned,
 )
 from cygnet.dataplane.nftables import KernelError
+from cygnet.dataplane.ports import interface_counters
 from cygnet.dataplane.translate import Refused, selector
 from cygnet.dataplane.xfrm import codec, states
 from cygnet.dataplane.xfrm.book import Book
@@ -79,6 +81,8 @@ class KernelEngine:
 
     def __init__(self, options: Options, report: Callable[[Report], None]) -> None:
         self.state = Moment()
+        self.watch: Callable[[int, Callable[[], None] | None], None] = lambda fd, work: None
+        """As of the portable engine; packets come to no descriptor of ours."""
         self.device_name = options.tun
         self._report = report
         self._socket = XfrmSocket()
@@ -119,6 +123,10 @@ class KernelEngine:
     def held(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         """Policies, pairs, and flows that have an outbound SA."""
         return tuple(policy.id for policy in self.spd), tuple(self.book.pairs), self.book.flows()
+
+    def interfaces(self) -> tuple[InterfaceCounters, ...]:
+        """Of the XFRM interfaces; what the kernel drops, it counts by SA or for the whole namespace."""
+        return tuple(interface_counters(name, {}) for name in self._interfaces.names)
 
     def offload_flags(self) -> dict[str, bool]:
         return {}

@@ -22,6 +22,7 @@ from cygnet.dataplane.engines.state import State
 from cygnet.dataplane.engines.transmit import MTU_FLOOR, Transmitter
 from cygnet.dataplane.messages import Acquire, Selector
 from cygnet.dataplane.offload import Burst, burst, finish_checksum, finish_checksums, split
+from cygnet.dataplane.ports import Port
 from cygnet.dataplane.sad import Outbound
 from cygnet.dataplane.tun import MAX_PACKET, NEEDS_CSUM, NO_OFFLOAD, VNET, VNET_HEADER, TunUnavailable
 from cygnet.ipsec.checksum import complement, fix_ipv4_header, residue, store, swap
@@ -64,7 +65,10 @@ class Held:
 
 
 class Outward:
-    def __init__(self, state: State, transmitter: Transmitter, singly: Singly) -> None:
+    """Of one port."""
+
+    def __init__(self, state: State, transmitter: Transmitter, singly: Singly, port: Port) -> None:
+        self.port = port
         self._state = state
         self._transmitter = transmitter
         self._singly = singly
@@ -88,7 +92,7 @@ class Outward:
 
     def readable(self) -> None:
         """Take what the TUN has, up to a bound."""
-        view, tun, slots = self._read.view, self._state.tun, self._slots
+        view, tun, slots = self._read.view, self.port.tun, self._slots
         singles: list[tuple[int, int]] = []
         place, bursts = _FIRST, 0
         for _ in range(READS):
@@ -367,7 +371,7 @@ class Outward:
         if packet is None:
             return Drop.NOT_IP
         packet = self._fragments.whole(packet, 0, self._state.now)
-        action, flow = self._state.spd.lookup_outbound(
+        action, flow = self.port.spd.lookup_outbound(
             packet.protocol,
             packet.source,
             packet.destination,
@@ -454,7 +458,7 @@ class Outward:
         mtu = max(route.max_inner, MTU_FLOOR[version])
         message = (_too_big_4 if version == 4 else _too_big_6)(view[at : at + length], mtu)
         try:
-            os.writev(self._state.tun, (NO_OFFLOAD, message))
+            os.writev(self.port.tun, (NO_OFFLOAD, message))
         except OSError:
             self._state.drops[Drop.TUN_FULL] += 1
 

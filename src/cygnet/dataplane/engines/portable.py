@@ -24,10 +24,11 @@ from cygnet.dataplane.engines.singly import Singly
 from cygnet.dataplane.engines.state import State
 from cygnet.dataplane.engines.transmit import MAX_DATAGRAM, Transmitter
 from cygnet.dataplane.guard import KernelError
-from cygnet.dataplane.messages import PairCounters, Report, Warned
+from cygnet.dataplane.messages import InterfaceCounters, PairCounters, Report, Warned
+from cygnet.dataplane.ports import RouteBased
 from cygnet.dataplane.sad import Inbound, Outbound
 from cygnet.dataplane.translate import Refused
-from cygnet.dataplane.tun import MAX_PACKET, Offloads
+from cygnet.dataplane.tun import MAX_PACKET, Offloads, TunUnavailable
 from cygnet.ipsec.ah import AhInbound, AhOutbound
 from cygnet.ipsec.esp import InboundSa, OutboundSa
 from cygnet.ipsec.rows import MAX_ROWS
@@ -107,7 +108,7 @@ class PortableEngine:
         self.options = options
         self.offloads = Offloads(udp_gso=options.gso, udp_gro=options.gro)
         default = Action.DISCARD if options.default_discard else Action.BYPASS
-        self.state = State(device.fd, self.offloads, Spd(default), report)
+        self.state = State(device.fd, self.offloads, Spd(default), report, bursts=options.tun_offload)
         self._device = device
         self._kernel = kernel
         self._mtu = options.tun_mtu or TUN_MTU_AT_FIRST
@@ -132,9 +133,13 @@ class PortableEngine:
             sockets.wire6,
         )
         self.singly = Singly(self.state)
-        self.outward = Outward(self.state, self._transmitter, self.singly)
+        self.outward = Outward(self.state, self._transmitter, self.singly, self.state.ports.own)
+        self._outwards: dict[str, Outward] = {"": self.outward}
+        """By the port's name."""
+        self.watch: Callable[[int, Callable[[], None] | None], None] = lambda fd, work: None
+        """Set by who runs the loop: call `work` when this descriptor can be read; None: no more."""
         self.inward = Inward(self.state, drain_commands, self.singly)
-        self.state.forget_routes = self.outward.forget_routes
+        self.state.forget_routes = self._forget_routes
         self.state.paths_changed = self._fit_all
         device.start(self._mtu, self.offloads, bursts=options.tun_offload)
         if options.tun_offload and not self.offloads.tun_tso:
@@ -162,7 +167,8 @@ class PortableEngine:
 
     def held(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         """Policies, pairs, and flows that have an outbound SA."""
-        return tuple(p.id for p in self.state.spd), tuple(self.state.sad.pairs), self.state.sad.flows()
+        policies = (*self.state.spd, *self.state.ports.policies())
+        return tuple(p.id for p in policies), tuple(self.state.sad.pairs), self.state.sad.flows()
 
     def offload_flags(self) -> dict[str, bool]:
         offloads = self.offloads
@@ -191,6 +197,14 @@ class PortableEngine:
         for each change, empty where it is in force. Removing what is not there is no error."""
         if not changes:
             return []
+        verdicts = [self._route(change) for change in changes]
+        own = [change for change, verdict in zip(changes, verdicts, strict=True) if verdict is None]
+        errors = iter(self._change_own(own) if own else ())
+        self._index_flows()
+        return [next(errors) if verdict is None else verdict for verdict in verdicts]
+
+    def _change_own(self, changes: Sequence[Policy | int]) -> list[str]:
+        """Of policy-based ones."""
         for change in changes:
             self._propose(change)
         try:
@@ -200,14 +214,49 @@ class PortableEngine:
                 self._withdraw(change)
             if len(changes) == 1:
                 return [str(error)]
-            return [self.change_policies((change,))[0] for change in changes]
+            return [self._change_own((change,))[0] for change in changes]
         for change in changes:
             if isinstance(change, Policy):
                 self.state.spd.put(change)
             else:
                 self.state.spd.remove(change)
-        self._index_flows()
         return [""] * len(changes)
+
+    def _route(self, change: Policy | int) -> str | None:
+        """A route-based policy comes or goes, and its device with the first and the last of them: empty, or
+        why not. None: it is policy-based."""
+        ports = self.state.ports
+        if isinstance(change, Policy):
+            if not change.interface:
+                if ports.holds(change.id):
+                    self._unroute(change.id)
+                return None
+            if self.state.spd.get(change.id) is not None:
+                self._change_own((change.id,))
+            try:
+                port = ports.put(change, self.options.tun_mtu or TUN_MTU_AT_FIRST)
+            except (TunUnavailable, OSError) as error:
+                return str(error)
+            if change.interface not in self._outwards:
+                outward = Outward(self.state, self._transmitter, self.singly, port)
+                self._outwards[change.interface] = outward
+                self.watch(port.tun, outward.readable)
+        elif ports.holds(change):
+            self._unroute(change)
+        else:
+            return None
+        return ""
+
+    def _unroute(self, policy: int) -> None:
+        port = self.state.ports.remove(policy)
+        if port is not None:
+            self.watch(port.tun, None)
+            del self._outwards[port.name]
+            port.close()
+
+    def _forget_routes(self) -> None:
+        for outward in self._outwards.values():
+            outward.forget_routes()
 
     def _propose(self, change: Policy | int) -> None:
         if isinstance(change, Policy):
@@ -223,9 +272,12 @@ class PortableEngine:
 
     def _index_flows(self) -> None:
         self.state.policy_of = {
-            rule.flow: policy for policy in self.state.spd for rule in policy.rules if rule.flow
+            rule.flow: policy
+            for policy in (*self.state.spd, *self.state.ports.policies())
+            for rule in policy.rules
+            if rule.flow
         }
-        self.outward.forget_routes()
+        self._forget_routes()
         for entry in self.state.sad.entries():
             if isinstance(entry, Inbound):
                 entry.admitted.clear()
@@ -248,9 +300,10 @@ class PortableEngine:
         if parameters.dummy_interval:
             self._talkative.add(outbound)
         self._end_at(outbound, parameters.hard_seconds)
-        self.outward.forget_routes()
+        self._forget_routes()
         self._fit(outbound)
-        self.outward.release(parameters.flow)
+        for outward in tuple(self._outwards.values()):
+            outward.release(parameters.flow)
 
     def _around(self, parameters: SaParameters) -> int:
         """Octets of the AH that goes around an ESP SA of a bundle. Raises ValueError if it is not there."""
@@ -285,7 +338,7 @@ class PortableEngine:
                     self._transmitter.attach(entry)
         except ValueError as error:
             raise Refused(str(error)) from error
-        self.outward.forget_routes()
+        self._forget_routes()
         self._fit_all()
 
     def remove_sa(self, direction: int, spi: int, remote: bytes, linger: float, pair: int = 0) -> None:
@@ -308,8 +361,10 @@ class PortableEngine:
         for pair in [p for p in sad.pairs if p not in set(pairs)]:
             for entry in list(sad.of_pair(pair)):
                 self.state.remove(entry)
-        errors = self.change_policies([p.id for p in self.state.spd if p.id not in set(policies)])
+        known = (*self.state.spd, *self.state.ports.policies())
+        errors = self.change_policies([p.id for p in known if p.id not in set(policies)])
         self._kernel.sweep()
+        self.state.ports.sweep()
         if any(errors):
             raise Refused(next(filter(None, errors)))
 
@@ -330,7 +385,8 @@ class PortableEngine:
                     state.remove(entry)
             elif entry in state.sad:
                 state.expire(entry, "seconds")
-        self.outward.drop_stale()
+        for outward in self._outwards.values():
+            outward.drop_stale()
         self._send_dummies()
         self._measure_some()
         if state.now - self._refreshed >= REFRESH_EVERY and len(state.spd):
@@ -402,6 +458,18 @@ class PortableEngine:
             pair, octets[0], packets[0], ages[0], octets[1], packets[1], ages[1], number[0], number[1], drops
         )
 
+    def interfaces(self) -> tuple[InterfaceCounters, ...]:
+        """Of the route-based ports."""
+        found = []
+        for port in self.state.ports.route_based:
+            drops: dict[str, int] = {}
+            for entry in self.state.sad.entries():
+                if entry.sa.parameters.interface == port.name:
+                    for reason, count in entry.sa.drops.items():
+                        drops[str(reason)] = drops.get(str(reason), 0) + count
+            found.append(port.counters(drops))
+        return tuple(found)
+
     def drops(self) -> dict[str, int]:
         """Of the whole data plane: those of no SA, and those of the SAs there are."""
         total = {str(reason): count for reason, count in self.state.drops.items()}
@@ -415,6 +483,10 @@ class PortableEngine:
     def _fit(self, entry: Outbound) -> None:
         """The TUN's MTU is what fits through the narrowest tunnel in one piece, and a burst is small enough
         to leave in one send when it is sealed."""
+        port = self.state.ports.get(entry.sa.parameters.interface)
+        if isinstance(port, RouteBased):
+            self._fit_port(port)
+            return
         if not self._narrowest or entry.max_inner < self._narrowest:
             self._narrowest = entry.max_inner
             mtu = self.options.tun_mtu or max(entry.max_inner, TUN_MTU_FLOOR)
@@ -427,6 +499,15 @@ class PortableEngine:
             self._largest_sealed = sealed
             rows = max(1, min(MAX_ROWS, MAX_DATAGRAM // sealed))
             self._device.set_burst_size(min(rows * (self._mtu - 52) + _TCP_HEADROOM, MAX_PACKET + 1))
+
+    def _fit_port(self, port: RouteBased) -> None:
+        entries = [e for e in self.state.sad.outbound_entries() if e.sa.parameters.interface == port.name]
+        if not entries:
+            return
+        port.set_mtu(self.options.tun_mtu or max(min(e.max_inner for e in entries), TUN_MTU_FLOOR))
+        sealed = max(e.sa.sealed_length(port.mtu) for e in entries)
+        rows = max(1, min(MAX_ROWS, MAX_DATAGRAM // sealed))
+        port.set_burst_size(min(rows * (port.mtu - 52) + _TCP_HEADROOM, MAX_PACKET + 1))
 
     def _fit_all(self) -> None:
         self._narrowest = self._largest_sealed = 0

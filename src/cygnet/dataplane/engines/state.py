@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from cygnet.dataplane.messages import Expire, Report
+from cygnet.dataplane.ports import Port, Ports
 from cygnet.dataplane.sad import Inbound, Outbound, Sad
 from cygnet.dataplane.tun import Offloads
 from cygnet.ipsec.esp import Workspace
@@ -15,12 +16,13 @@ from cygnet.policy.spd import Policy, Spd
 class State:
     """`now` is monotonic seconds as of this turn of the loop: nothing on a packet's way asks for the time."""
 
-    def __init__(self, tun: int, offloads: Offloads, spd: Spd, report: Callable[[Report], None]) -> None:
-        self.tun = tun
+    def __init__(
+        self, tun: int, offloads: Offloads, spd: Spd, report: Callable[[Report], None], *, bursts: bool
+    ) -> None:
         self.offloads = offloads
         self.report = report
+        self.ports = Ports(Port("", tun, spd), bursts=bursts)
         self.sad = Sad()
-        self.spd = spd
         self.work = Workspace()
         self.drops: Counter[str] = Counter()
         self.now = 0.0
@@ -32,6 +34,11 @@ class State:
         """Called when an SA is gone."""
         self.paths_changed: Callable[[], None] = lambda: None
         """Called when a path turned out narrower than it was known to be."""
+
+    @property
+    def spd(self) -> Spd:
+        """The policy-based tunnels' own."""
+        return self.ports.own.spd
 
     def remove(self, entry: Outbound | Inbound) -> None:
         """Its drops stay counted."""

@@ -21,6 +21,10 @@ class Interfaces:
         self._made: dict[str, int] = {}
         self._needed: dict[str, int] = {}
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._made)
+
     @staticmethod
     def number(name: str) -> int:
         return int.from_bytes(blake2b(name.encode(), digest_size=4).digest()) or 1
