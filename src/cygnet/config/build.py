@@ -25,6 +25,7 @@ from cygnet.ike.configuration import (
     Child,
     Connection,
     LocalAuth,
+    Manual,
     Options,
     RemoteAuth,
     Retransmission,
@@ -32,6 +33,7 @@ from cygnet.ike.configuration import (
     StartAction,
     Unique,
 )
+from cygnet.ike.manual import manual_key_lengths
 from cygnet.policy.access_list import AccessList, BadAccessRule, parse_access_list
 from cygnet.policy.expansion import Expansion, TooManyRanges, expand, from_selectors
 from cygnet.policy.sa import Mode, TunnelHeader
@@ -364,10 +366,23 @@ def _children(
                         "needs a peer to start to",
                         "none, or one address or host name in remote_addrs",
                     )
-        yield _child(name, child, here, lists, complaints)
+        single = [entry for entry in (*ranges, *section.local_addrs[0]) if entry.first == entry.last]
+        if child.manual is not None and len(single) < 2:
+            complaints.add(
+                (*here, "manual"), "needs both ends", "one address in local_addrs and remote_addrs"
+            )
+        yield _child(name, child, here, lists, complaints, *_interface(section, child, here, complaints))
 
 
-def _child(name: str, child: model.Child, path: KeyPath, lists: AccessLists, complaints: Complaints) -> Child:
+def _child(
+    name: str,
+    child: model.Child,
+    path: KeyPath,
+    lists: AccessLists,
+    complaints: Complaints,
+    interface: str,
+    if_id: int,
+) -> Child:
     policy = _policy(name, child, path, lists, complaints)
     life, rand = _limits(child.rekey_time, child.life_time, child.rand_time, "time", path, complaints)
     life_bytes, rand_bytes = _limits(
@@ -401,7 +416,66 @@ def _child(name: str, child: model.Child, path: KeyPath, lists: AccessLists, com
         tfc_padding=child.tfc_padding,
         dummy_interval=child.dummy_interval,
         mark=child.set_mark_out,
+        interface=interface,
+        if_id=if_id,
+        manual=_manual(child, policy, path, complaints),
     )
+
+
+def _interface(
+    section: model.Connection, child: model.Child, path: KeyPath, complaints: Complaints
+) -> tuple[str, int]:
+    """The route-based child's device and its number; empty and 0 where it is policy-based."""
+    numbers = {
+        number
+        for own, general in ((child.if_id_in, section.if_id_in), (child.if_id_out, section.if_id_out))
+        if (number := general if own is None else own) is not None
+    }
+    if len(numbers) > 1:
+        complaints.add((*path, "if_id_out"), "differs from if_id_in", "the same number")
+    if_id = max(numbers, default=0)
+    return child.interface or section.interface or (f"cygnet{if_id}" if if_id else ""), if_id
+
+
+def _manual(child: model.Child, policy: Expansion, path: KeyPath, complaints: Complaints) -> Manual | None:
+    """SPIs and keys, as long as the one suite wants them."""
+    section = child.manual
+    if section is None:
+        return None
+    here = (*path, "manual")
+    keyword = "ah_proposals" if child.ah_proposals and not child.esp_proposals else "esp_proposals"
+    proposals = child.esp_proposals or child.ah_proposals or ()
+    kinds = [t.type for proposal in proposals for t in proposal.transforms]
+    if len(proposals) != 1 or len(kinds) != len(set(kinds)):
+        complaints.add(
+            (*path, keyword), "is a choice, but nobody negotiates here", "one algorithm of each kind"
+        )
+        return None
+    if len(policy.flows) != 1:
+        complaints.add(here, "is one SA pair, and this child needs several", "sa = aggregate, or local_ts")
+    made = Manual(
+        section.spi_in,
+        section.spi_out,
+        section.encryption_key_in or b"",
+        section.integrity_key_in or b"",
+        section.encryption_key_out or b"",
+        section.integrity_key_out or b"",
+        section.replay_window,
+    )
+    encryption, integrity = manual_key_lengths(proposals[0])
+    if encryption < 0:
+        complaints.add(
+            (*path, keyword), "cannot be keyed by hand: a restart would repeat its IVs (RFC 8221, section 3)",
+            "AES-CBC, Camellia-CBC or NULL with integrity; AH with a hash",
+        )  # fmt: skip
+        return None
+    for name, length in (
+        ("encryption_key_in", encryption), ("integrity_key_in", integrity),
+        ("encryption_key_out", encryption), ("integrity_key_out", integrity),
+    ):  # fmt: skip
+        if len(getattr(made, name)) != length:
+            complaints.add((*here, name), "has another length than the algorithm wants", f"{length} octets")
+    return made
 
 
 def _proposals(child: model.Child) -> tuple[Proposal, ...]:

@@ -79,6 +79,9 @@ Files = Annotated[
 ]
 MaybeSecret = Annotated[bytes | None, PlainValidator(values.secret), _kind("secret")]
 Secret = Annotated[bytes, PlainValidator(values.secret), _kind("secret")]
+MaybeDevice = Annotated[str | None, PlainValidator(values.device), _kind("name")]
+MaybeNumber = Annotated[int | None, PlainValidator(values.integer(0, 0xFFFFFFFF)), _kind("number", _SCALAR)]
+Spi = Annotated[int, PlainValidator(values.spi), _kind("256 to 0xffffffff", _SCALAR)]
 Name = Annotated[str, PlainValidator(values.name), _kind("name")]
 Endpoints = Annotated[values.Endpoints, PlainValidator(values.endpoints), _kind("list of addresses", _LIST)]
 Addresses = Annotated[
@@ -254,18 +257,55 @@ class Remote(Section):
     )
 
 
+class Manual(Section):
+    """`children.<child>.manual`"""
+
+    spi_in: Spi = Field(description="SPI that this gateway receives with; the peer sends with it.")
+    spi_out: Spi = Field(description="SPI that it sends with.")
+    encryption_key_in: MaybeSecret = _key(
+        None,
+        "Key of the cipher, `0x` and hex digits: what this gateway receives is encrypted with it.",
+        "none",
+    )
+    integrity_key_in: MaybeSecret = _key(
+        None, "Key of the integrity algorithm, for what it receives.", "none"
+    )
+    encryption_key_out: MaybeSecret = _key(None, "The same for what it sends.", "none")
+    integrity_key_out: MaybeSecret = _key(None, "The same for what it sends.", "none")
+    replay_window: Annotated[
+        int, PlainValidator(values.replay_window), _kind("0, or 32 to 4096", _SCALAR)
+    ] = _key(
+        0, "Anti-replay; 0: off, for numbers begin anew at each restart of either end (RFC 4303, 3.3.3)."
+    )
+
+
 class Child(Section):
     LATER = {
         "sha256_96": ("no",), "updown": (), "hostaccess": ("no",), "policies": ("yes",),
         "policies_fwd_out": ("no",), "inactivity": ("0s", "0"), "reqid": ("0",),
-        "interface": (),
+
         "mark_in": ("0/0", "0/0x00000000", "0"), "mark_in_sa": ("no",),
         "mark_out": ("0/0", "0/0x00000000", "0"),
         "set_mark_in": ("0/0", "0/0x00000000", "0"),
-        "if_id_in": ("0",), "if_id_out": ("0",), "label": (), "label_mode": ("system", "simple"),
+        "label": (), "label_mode": ("system", "simple"),
         "per_cpu_sas": ("no",), "hw_offload": ("no", "auto"), "icmp": ("no",),
     }  # fmt: skip
 
+    interface: MaybeDevice = _key(
+        None,
+        "Route-based: a TUN device of this name is made, and what the operator routes into it goes through "
+        "this child, as far as its selectors allow. (swanctl's key of this name means another thing.)",
+        "the connection's",
+    )
+    if_id_in: MaybeNumber = _key(
+        None, "Number of the interface; the same in both directions.", "the connection's"
+    )
+    if_id_out: MaybeNumber = _key(None, "The same.", "the connection's")
+    manual: Manual | None = _key(
+        None,
+        "SPIs and keys of this child, which nobody negotiates: a section. It needs one proposal.",
+        "none",
+    )
     acl: AclReference = _key(
         None,
         "What is protected, as an access list: a name in `acls`, or the rules themselves. Source is this "
@@ -374,7 +414,7 @@ class Child(Section):
 class Connection(Section):
     LATER = {
         "dscp": ("000000",), "mobike": ("yes", "no"),
-        "ocsp": ("reply",), "ppk_id": (), "ppk_required": ("no",), "if_id_in": ("0",), "if_id_out": ("0",),
+        "ocsp": ("reply",), "ppk_id": (), "ppk_required": ("no",),
         "mediation": ("no",), "mediated_by": (), "mediation_peer": (),
     }  # fmt: skip
     GATHER = {"local": "local_rounds", "remote": "remote_rounds"}
@@ -471,6 +511,11 @@ class Connection(Section):
     acls: dict[Name, Rules] = _key(
         {}, "Access lists of this connection alone; they come before those in `acls`."
     )
+    interface: MaybeDevice = _key(
+        None, "Route-based: the TUN device of its children (see there).", "cygnet<if_id>, or none"
+    )
+    if_id_in: MaybeNumber = _key(None, "Route-based: the interface's number.", "none")
+    if_id_out: MaybeNumber = _key(None, "The same: one interface serves both directions.", "none")
     local_rounds: dict[str, Local] = _key({}, "`local<suffix>`: how this gateway authenticates.")
     remote_rounds: dict[str, Remote] = _key({}, "`remote<suffix>`: how the peer authenticates.")
     children: dict[Name, Child] = _key({}, "What is protected: one section for each child.")

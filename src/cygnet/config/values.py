@@ -114,6 +114,23 @@ def integer(low: int, high: int) -> Callable[[Any], int]:
     return check
 
 
+def replay_window(value: Any) -> int:
+    """Off, or as many as the engines hold."""
+    return 0 if str(value).strip() == "0" else integer(32, 4096)(value)
+
+
+def spi(value: Any) -> int:
+    """Of an SA keyed by hand; 1 to 255 are reserved (RFC 4303, section 2.1)."""
+    allowed = "256 to 0xffffffff, decimal or 0x and hex digits"
+    try:
+        number = value if isinstance(value, int) and not isinstance(value, bool) else int(str(value), 0)
+    except ValueError:
+        raise refuse("must be an SPI", allowed) from None
+    if not 256 <= number <= 0xFFFFFFFF:
+        raise refuse("is out of range", allowed)
+    return number
+
+
 def padding(value: Any) -> int:
     """`tfc_padding`: octets, or `mtu` for as many as fit (`policy.sa.TFC_TO_MTU`)."""
     if str(value).strip().lower() == "mtu":

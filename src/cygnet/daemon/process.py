@@ -410,6 +410,8 @@ class Daemon:
         children = [(sa.unique_id, child.pair) for sa in self.endpoint.sas() for child in sa.children]
         # All policies are there again: what the dead one left in the kernel beside them may go.
         self.sweep(tuple(pair for _, pair in children if pair in held))
+        self.guard.run("manual", self.endpoint.data_plane_restarted, now())
+        self.flush()
         self._lost = [one for one in children if one[1] not in held]
         text = f"the data plane is back; {len(self._lost)} Child SAs are renewed"
         if len(self._lost) < len(children):

@@ -206,6 +206,16 @@ class Sad:
                 return entry
         return None
 
+    def manual(self, parameters: SaParameters) -> list[Outbound | Inbound]:
+        """Manual SAs of this direction, SPI and ends that stand already."""
+        return [
+            entry
+            for entry in self._by_spi.get((int(parameters.direction), parameters.spi), ())
+            if entry.sa.parameters.manual
+            and (entry.sa.parameters.local, entry.sa.parameters.remote)
+            == (parameters.local, parameters.remote)
+        ]
+
     def remove(self, entry: Outbound | Inbound) -> None:
         parameters = entry.sa.parameters
         if isinstance(entry, Inbound):

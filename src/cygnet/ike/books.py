@@ -54,6 +54,12 @@ class Books:
         self._last_pair += 1
         return spi, self._last_pair
 
+    def obtain_pair(self, spi: int) -> int:
+        """A pair whose SPI was chosen by a person: no other SA gets that one."""
+        self._child_spis.add(spi)
+        self._last_pair += 1
+        return self._last_pair
+
     def release_child_spi(self, spi: int) -> None:
         self._child_spis.discard(spi)
 

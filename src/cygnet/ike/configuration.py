@@ -104,6 +104,19 @@ class AddressRange:
 
 
 @dataclass(frozen=True, slots=True)
+class Manual:
+    """SPIs and keys of a child that nobody negotiates; `in` is what this gateway receives with."""
+
+    spi_in: int
+    spi_out: int
+    encryption_key_in: bytes = field(repr=False)
+    integrity_key_in: bytes = field(repr=False)
+    encryption_key_out: bytes = field(repr=False)
+    integrity_key_out: bytes = field(repr=False)
+    replay_window: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Child:
     """A child: its flows become SA pairs, its rules the SPD. Rules without flows: mode pass or drop.
 
@@ -137,6 +150,8 @@ class Child:
     if_id: int = 0
     mark: int = 0
     """These as in `policy.sa.SaParameters`."""
+    manual: Manual | None = None
+    """Not None: keyed by hand, one proposal of one choice each, one flow."""
 
     @property
     def protocols(self) -> tuple[int, ...]:

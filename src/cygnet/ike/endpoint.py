@@ -30,6 +30,7 @@ from cygnet.ike.events import (
     NegotiationFailed,
 )
 from cygnet.ike.history import Entry, History
+from cygnet.ike.manual import ManualSas
 from cygnet.ike.operations import Operations
 from cygnet.ike.policies import Policies
 from cygnet.ike.running import Task
@@ -93,6 +94,7 @@ class Endpoint(Books):
         self.history = History()
         self.book = Connections()
         self.policies = Policies(self)
+        self.manual = ManualSas(self)
         self.clients = Clients(self)
         self.operations = Operations(self)
         self.half_open = HalfOpen()
@@ -174,6 +176,7 @@ class Endpoint(Books):
     def resume(self, ask_id: int, result: Any, now: Instant) -> None:
         """The answer to an `Ask` or `InstallSa`. Answers to what has ended are ignored."""
         self.now = now
+        self.manual.answered(ask_id, result)
         waiting = self._asks.pop(ask_id, None)
         if waiting is not None:
             running.resume(*waiting, result)
@@ -222,9 +225,11 @@ class Endpoint(Books):
         flows = [
             (one.child.name, index)
             for one in loaded.children
-            if child in ("", one.child.name)
+            if child in ("", one.child.name) and one.child.manual is None
             for index in range(len(one.flows))
         ]
+        if any(one.child.manual is not None for one in loaded.children if child == one.child.name):
+            raise LocalMisuse(Reason.NO_SUCH_OBJECT, f"child {child} is keyed by hand: it is up already")
         if child and not flows:
             raise LocalMisuse(Reason.NO_SUCH_OBJECT, f"child {child} protects nothing: it needs no SA")
         operation = self.operations.begin(max(len(flows), 1))
@@ -288,7 +293,8 @@ class Endpoint(Books):
         self.now = now
         owner = self.book.owner(flow)
         loaded = self.book.get(owner.connection) if owner is not None else None
-        if owner is not None and loaded is not None:
+        child = loaded.child(owner.child) if owner is not None and loaded is not None else None
+        if owner is not None and loaded is not None and child is not None and child.child.manual is None:
             reconnect.bring_up(self, loaded, [(owner.child, owner.index)], 0)
         self._settle()
 
@@ -319,6 +325,12 @@ class Endpoint(Books):
             if state.nat_remote and not state.nat_local and path != state.path:
                 sa.commit((ChangePath(path),))
                 self.touch(sa)
+        self._settle()
+
+    def data_plane_restarted(self, now: Instant) -> None:
+        """It holds the policies again; what no peer renews with us is installed once more."""
+        self.now = now
+        self.manual.install_again()
         self._settle()
 
     # -- looking ---------------------------------------------------------------------------------
@@ -355,10 +367,14 @@ class Endpoint(Books):
     def arm_reconnect(self, due: float | None) -> None:
         self._timers.arm(reconnect.TIMER, due)
 
-    def ask(self, sa: IkeSa, task: Task) -> int:
+    def next_ask(self) -> int:
         self._last_ask += 1
-        self._asks[self._last_ask] = (sa, task)
         return self._last_ask
+
+    def ask(self, sa: IkeSa, task: Task) -> int:
+        number = self.next_ask()
+        self._asks[number] = (sa, task)
+        return number
 
     def forget_ask(self, ask_id: int) -> None:
         self._asks.pop(ask_id, None)

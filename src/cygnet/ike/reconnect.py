@@ -141,6 +141,7 @@ def load(gateway: Endpoint, connection: Connection) -> None:
     children = tuple([_numbered(gateway, child, kept.get(child.name)) for child in connection.children])
     loaded = gateway.book.add(connection, children)
     gateway.policies.load(loaded)
+    gateway.manual.load(loaded)
     if old is not None:
         remaining = {child.policy for child in children}
         _change(gateway, old, loaded)
@@ -151,6 +152,7 @@ def load(gateway: Endpoint, connection: Connection) -> None:
         (child.child.name, index)
         for child in children
         if child.child.start_action in (StartAction.START, StartAction.TRAP_START)
+        and child.child.manual is None
         for index in range(len(child.flows))
     ]
     if starting:
@@ -209,6 +211,7 @@ def unload(gateway: Endpoint, name: str) -> None:
     gateway.clients.forget(name)
     loaded = gateway.book.remove(name)
     if loaded is not None:
+        gateway.manual.unload(loaded)
         gateway.policies.unload(loaded)
 
 

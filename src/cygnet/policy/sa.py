@@ -133,7 +133,8 @@ class SaParameters:
     original_local: IpAddress | None = None
     original_remote: IpAddress | None = None
     """Transport mode behind a NAT, inbound: our address and the peer's as the peer knows them, which its
-    TCP and UDP checksums were made with (RFC 3948, section 3.1.2). None: no NAT on that side."""
+    TCP and UDP checksums were made with (RFC 3948, section 3.1.2). None: no NAT on that side; unspecified
+    (0.0.0.0): there is one, and nobody told, so that checksums are made anew."""
     interface: str = ""
     """Route-based: the TUN device that this SA's traffic goes through; empty: policy-based."""
     if_id: int = 0

@@ -339,10 +339,10 @@ class NativeEngine(PortableEngine):
         for change, error in zip(changes, errors, strict=True):
             if error:
                 continue
-            if isinstance(change, Policy):
+            if isinstance(change, Policy) and not change.interface:
                 self._put(change)
-            else:
-                self.crate.remove_policy(change)
+            else:  # gone, or route-based: such devices are the portable code's
+                self.crate.remove_policy(change.id if isinstance(change, Policy) else change)
         self.crate.forget()
         return errors
 

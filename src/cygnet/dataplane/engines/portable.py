@@ -287,6 +287,10 @@ class PortableEngine:
     def install_sa(self, parameters: SaParameters) -> None:
         """Raises Refused."""
         state = self.state
+        if parameters.manual:
+            # A restarted daemon brings it again, under a pair of its own.
+            for old in state.sad.manual(parameters):
+                state.remove(old)
         try:
             if parameters.direction == Direction.IN:
                 inbound = state.sad.install_inbound(self.make_inbound(parameters))

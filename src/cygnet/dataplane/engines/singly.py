@@ -26,7 +26,7 @@ from cygnet.ipsec.headers import AH, ESP, BadHeader, joined, split
 from cygnet.ipsec.ipcomp import decompress
 from cygnet.ipsec.pieces import Reassembly, cut
 from cygnet.ipsec.rows import Rows
-from cygnet.ipsec.translation import readdressed
+from cygnet.ipsec.translation import checked_anew, readdressed
 from cygnet.ipsec.tunnel import dont_fragment, outer_df, outer_traffic_class, traffic_class
 from cygnet.policy.sa import TFC_TO_MTU, SaParameters
 from cygnet.policy.selectors import IpAddress
@@ -242,11 +242,13 @@ class Singly:
         if next_header in (ESP, AH):
             return Opened(b"", Drop.WRONG_PROTOCOL)
         if parameters.original_local is not None or parameters.original_remote is not None:
-            before = (parameters.original_remote or parameters.remote).packed
-            before += (parameters.original_local or parameters.local).packed
-            size = 4 if head.octets[0] >> 4 == 4 else 16
-            at = 12 if size == 4 else 8
-            payload = readdressed(next_header, payload, before, head.octets[at : at + 2 * size])
+            source = parameters.original_remote or parameters.remote
+            destination = parameters.original_local or parameters.local
+            seen = head.octets[12:20] if head.octets[0] >> 4 == 4 else head.octets[8:40]
+            if source.is_unspecified or destination.is_unspecified:
+                payload = checked_anew(next_header, payload, seen)
+            else:
+                payload = readdressed(next_header, payload, source.packed + destination.packed, seen)
         try:
             return Opened(joined(head.octets, head.names_next, next_header, payload))
         except BadHeader:
