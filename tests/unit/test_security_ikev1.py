@@ -1,0 +1,388 @@
+"""IKEv1's cases of the catalogue of failures, each with its name: an endpoint, and a peer played by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+
+from cygnet.crypto import ikev1
+from cygnet.ike import admission
+from cygnet.ike.v1.protection import MAX_REASSEMBLED
+from cygnet.ike.world import Path
+from cygnet.wire.numbers import Flags
+from cygnet.wire.v1 import message as wire
+from cygnet.wire.v1 import numbers as n
+from cygnet.wire.v1 import vendor_ids
+from cygnet.wire.v1.message import encode
+from cygnet.wire.v1.numbers import Exchange, IdType, Notify, Protocol
+from cygnet.wire.v1.payloads import (
+    Attribute,
+    AttributesPayload,
+    DeletePayload,
+    FragmentPayload,
+    HashPayload,
+    IdPayload,
+    KePayload,
+    NoncePayload,
+    NotifyPayload,
+    Payload,
+    SaPayload,
+)
+from tests.unit.ike_by_hand import Moon
+from tests.unit.ikev1_by_hand import PATH, SUITE, Sun, child_offer, moon, offer, subnet
+
+NOTIFIES = sorted(Notify.numbers())
+
+
+def state(gateway: Moon) -> list[tuple[str, list[str]]]:
+    return [(sa.state, [child.state for child in sa.children]) for sa in gateway.endpoint.sas()]
+
+
+def up() -> tuple[Moon, Sun, bytes]:
+    """Phase 1 and a Child SA, and its SPI at moon's."""
+    gateway, sun = moon(), Sun()
+    sun.establish(gateway)
+    spi = sun.quick_mode(gateway)
+    assert state(gateway) == [("ESTABLISHED", ["INSTALLED"])]
+    return gateway, sun, spi
+
+
+def cookies(sun: Sun) -> bytes:
+    return sun.cookie + sun.theirs
+
+
+def test_the_peer_by_hand_makes_a_tunnel() -> None:
+    gateway, _, spi = up()
+    assert len(gateway.installed) == 2
+    assert spi != b"\x01\x02\x03\x04"
+
+
+@pytest.mark.parametrize("kind", NOTIFIES, ids=Notify.name_of)
+def test_v1_no_notify_in_clear_or_for_nobody_does_anything(kind: int) -> None:
+    """CVE-2009-0790: R-U-THERE for phase 1 state that is not there."""
+    notify = NotifyPayload(Protocol.ISAKMP, bytes(16), kind, b"\x00\x00\x00\x01")
+    gateway = moon()
+    nobody = Sun(9)
+    for theirs in (bytes(8), b"nobodys!"):
+        nobody.theirs = theirs
+        for message_id in (0, 7):
+            assert gateway.receive(encode(nobody.header(Exchange.INFORMATIONAL, message_id), [notify])) == []
+            sealed = wire.encode_sealed(nobody.header(Exchange.INFORMATIONAL, message_id), 8, bytes(64))
+            assert gateway.receive(sealed) == []
+    assert gateway.untouched
+    assert not list(gateway.endpoint.sas())
+    assert len(gateway.drops) == 8
+
+    half, sun = moon(), Sun()
+    sun.second(half.receive(sun.first())[0])
+    assert half.receive(encode(sun.header(Exchange.INFORMATIONAL, 7), [notify])) == []
+    assert [name for name, _ in state(half)] == ["CONNECTING"]
+
+    alive, sun, _ = up()
+    before = state(alive)
+    clear = encode(sun.header(Exchange.INFORMATIONAL, 7), [replace(notify, spi=cookies(sun))])
+    # It may make us look whether the peer lives, which changes nothing.
+    for answer in alive.receive(clear):
+        assert sun.opened(answer).all(NotifyPayload)[0].type == Notify.R_U_THERE
+    assert state(alive) == before
+
+
+def test_v1_a_dead_peer_question_after_the_end_finds_nothing() -> None:
+    gateway, sun, _ = up()
+    gateway.receive(sun.sealed(Exchange.INFORMATIONAL, [DeletePayload(Protocol.ISAKMP, (cookies(sun),))], 1))
+    assert state(gateway) == [] or all(name != "ESTABLISHED" for name, _ in state(gateway))
+    question = NotifyPayload(Protocol.ISAKMP, cookies(sun), Notify.R_U_THERE, b"\x00\x00\x00\x05")
+    assert gateway.receive(sun.sealed(Exchange.INFORMATIONAL, [question], 2)) == []
+
+
+def test_v17_t10_a_delete_or_notify_whose_hash_is_wrong_missing_or_late_is_ignored() -> None:
+    """CVE-2019-10155: the HASH of informational messages was never verified."""
+    gateway, sun, spi = up()
+    right = DeletePayload(Protocol.ESP, (b"\x01\x02\x03\x04",))
+    both: list[list[Payload]] = [
+        [right],
+        [DeletePayload(Protocol.ISAKMP, (cookies(sun),))],
+        [NotifyPayload(Protocol.ISAKMP, cookies(sun), Notify.INITIAL_CONTACT, b"")],
+    ]
+    number = 100
+    for payloads in both:
+        _, octets = wire.encode_payloads(payloads)
+        for wrong in (bytes(32), b"", b"x" * 31):
+            number += 1
+            gateway.receive(sun.sealed(Exchange.INFORMATIONAL, payloads, number, digest=wrong))
+        number += 1
+        digest = ikev1.quick_hash_1(SUITE, sun.keys_now.skeyid_a, number, octets)
+        for at in range(0, 32, 5):
+            flipped = digest[:at] + bytes((digest[at] ^ 1,)) + digest[at + 1 :]
+            sun.ivs.pop(number, None)
+            gateway.receive(sun.sealed(Exchange.INFORMATIONAL, payloads, number, digest=flipped))
+        late = [*payloads, HashPayload(digest)]
+        for chain in (payloads, late):
+            number += 1
+            first = chain[0].payload_type
+            gateway.receive(sun.sealed(Exchange.INFORMATIONAL, chain, number, first=first))
+        assert state(gateway) == [("ESTABLISHED", ["INSTALLED"])]
+    assert spi
+
+
+def test_v17_every_flipped_octet_of_the_body_is_found_by_the_hash() -> None:
+    gateway, sun, _ = up()
+    payloads = [DeletePayload(Protocol.ESP, (b"\x01\x02\x03\x04",))]
+    whole = sun.sealed(Exchange.INFORMATIONAL, payloads, 77)
+    for at in range(28, len(whole)):
+        gateway.receive(whole[:at] + bytes((whole[at] ^ 0x40,)) + whole[at + 1 :])
+        assert state(gateway) == [("ESTABLISHED", ["INSTALLED"])]
+    gateway.receive(whole)
+    assert state(gateway) != [("ESTABLISHED", ["INSTALLED"])]
+
+
+def test_v18_the_cookie_of_a_refusal_is_nobodys() -> None:
+    """CVE-2023-30570: a refused SA's responder cookie could be used again."""
+    gateway, sun = moon(), Sun()
+    sun.offer = offer(encryption=n.Encryption.BLOWFISH_CBC)
+    (refusal,) = gateway.receive(sun.first())
+    decoded = wire.decode(refusal)
+    assert decoded.header.exchange == Exchange.INFORMATIONAL
+    for cookie in (decoded.header.responder_spi, b"any one!"):
+        sun.theirs = cookie
+        payloads = (KePayload(sun.key.public), NoncePayload(sun.nonce))
+        for exchange in (Exchange.MAIN_MODE, Exchange.AGGRESSIVE, Exchange.QUICK_MODE):
+            assert gateway.receive(encode(sun.header(exchange), payloads)) == []
+    assert not list(gateway.endpoint.sas())
+    assert gateway.untouched
+
+
+@pytest.mark.parametrize("kind", [*IdType.numbers(), 0, 12, 200, 255], ids=IdType.name_of)
+def test_v20_an_identity_of_any_type_in_quick_mode_gets_an_answer_or_none_and_harms_nobody(kind: int) -> None:
+    """CVE-2023-38711: IDcr of an unexpected type."""
+    gateway, sun, _ = up()
+    number = 0x6000
+    for data in (b"", bytes(3), bytes(4), bytes(8), bytes(16), bytes(32), b"\xff" * 40):
+        odd = IdPayload(kind, 0, 0, data)
+        for pair in ((odd, subnet(1)), (subnet(2), odd), (odd, odd), (odd,)):
+            number += 1
+            nonce = NoncePayload(sun.entropy.octets(32))
+            gateway.receive(sun.sealed(Exchange.QUICK_MODE, (child_offer(), nonce, *pair), number))
+    assert state(gateway)[0][0] == "ESTABLISHED"
+    assert "INSTALLED" in state(gateway)[0][1]
+    sun.quick_mode(gateway, 0x7000, b"\x09\x08\x07\x06")
+
+
+@pytest.mark.parametrize(
+    "after",
+    ["delete child", "delete phase 1", "notify", "twice", "foreign"],
+)
+def test_v21_what_follows_a_delete_in_one_message_acts_on_nothing_that_is_gone(after: str) -> None:
+    """CVE-2023-38712."""
+    gateway, sun, _ = up()
+    child = DeletePayload(Protocol.ESP, (b"\x01\x02\x03\x04",))
+    whole = DeletePayload(Protocol.ISAKMP, (cookies(sun),))
+    chains: dict[str, list[Payload]] = {
+        "delete child": [whole, child, child],
+        "delete phase 1": [child, whole, whole, whole],
+        "notify": [whole, NotifyPayload(Protocol.ISAKMP, cookies(sun), Notify.R_U_THERE, bytes(4))],
+        "twice": [*[child] * 10, *[whole] * 10],
+        "foreign": [
+            DeletePayload(Protocol.ISAKMP, (bytes(16),)),
+            DeletePayload(Protocol.AH, (bytes(4),)),
+            child,
+        ],
+    }
+    gateway.receive(sun.sealed(Exchange.INFORMATIONAL, chains[after], 5))
+    alive = [child for name, children in state(gateway) if name == "ESTABLISHED" for child in children]
+    assert "INSTALLED" not in alive
+    # And nothing is left that trips over it.
+    gateway.receive(sun.sealed(Exchange.INFORMATIONAL, chains[after], 6))
+    other = Sun(2)
+    other.establish(gateway)
+    other.quick_mode(gateway)
+
+
+def test_v39_t8_one_answer_for_each_question_and_none_unasked() -> None:
+    """CVE-2016-5361: responders that repeat their answers by themselves amplify."""
+    gateway, sun = moon(), Sun()
+    question = sun.first()
+    (answer,) = gateway.receive(question)
+    assert len(answer) <= 1.5 * len(question)
+    for _ in range(5):
+        assert gateway.receive(question) == [answer]
+    before = len(gateway.sent)
+    for _ in range(40):
+        deadline = gateway.endpoint.next_timeout()
+        if deadline is None:
+            break
+        gateway.now = replace(gateway.now, monotonic=deadline)
+        gateway.endpoint.handle_timeout(gateway.now)
+        gateway.carry_out()
+    assert len(gateway.sent) == before
+    assert not list(gateway.endpoint.sas())
+
+
+def test_t8_main_mode_sends_no_more_than_half_as_much_again_before_the_address_is_proven() -> None:
+    gateway, sun = moon(), Sun()
+    questions, answers = [], []
+    questions.append(sun.first(vendors=()))
+    answers += gateway.receive(questions[-1])
+    questions.append(sun.second(answers[-1]))
+    answers += gateway.receive(questions[-1])
+    assert sum(map(len, answers)) <= 1.5 * sum(map(len, questions))
+
+
+def fragment(sun: Sun, number: int, octets: bytes, *, last: bool = False, ident: int = 1) -> bytes:
+    return encode(sun.header(Exchange.MAIN_MODE), [FragmentPayload(ident, number, octets, int(last))])
+
+
+def pieces(octets: bytes, count: int) -> list[bytes]:
+    size = -(-len(octets) // count)
+    return [octets[at : at + size] for at in range(0, len(octets), size)]
+
+
+def at_the_proof(
+    vendors: tuple[bytes, ...] = (vendor_ids.FRAGMENTATION,), number: int = 1
+) -> tuple[Moon, Sun, bytes]:
+    """Up to the fifth message, which is the first that comes in pieces: before it there are no keys."""
+    gateway, sun = moon(), Sun(number)
+    (two,) = gateway.receive(sun.first(vendors))
+    (four,) = gateway.receive(sun.second(two))
+    return gateway, sun, sun.third(four)
+
+
+def test_v40_fragments_in_the_worst_order_are_put_together_in_linear_time() -> None:
+    """CVE-2016-10396: racoon's list of fragments was quadratic."""
+    gateway, sun, message = at_the_proof()
+    cut = pieces(message, len(message))
+    assert len(cut) > 90
+    for number in range(len(cut), 1, -1):
+        sent = fragment(sun, number, cut[number - 1], last=number == len(cut))
+        assert gateway.receive(sent) == []
+    assert gateway.receive(fragment(sun, 1, cut[0]))
+    assert state(gateway) == [("ESTABLISHED", [])]
+
+
+def test_t7_fragments_of_who_did_not_announce_them_are_dropped() -> None:
+    gateway, sun, message = at_the_proof(vendors=())
+    for number, piece in enumerate(pieces(message, 3), 1):
+        assert gateway.receive(fragment(sun, number, piece, last=number == 3)) == []
+    assert gateway.drops[-1] == "fragment"
+    assert gateway.receive(message)
+
+
+def test_t7_fragments_of_strangers_are_bounded_by_source_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 300_000
+    monkeypatch.setattr(admission, "MAX_FRAGMENTS", most)
+    gateway = moon(anywhere=True)
+    held = []
+    for number in range(1, 12):
+        path = Path(PATH.local, 500, ip_address(f"192.0.2.{100 + number}"), 500)
+        sun = Sun(number)
+        (two,) = gateway.receive(sun.first((vendor_ids.FRAGMENTATION,)), path)
+        assert gateway.receive(sun.second(two), path)
+        for piece in range(1, 40):
+            gateway.receive(fragment(sun, piece, bytes(1400)), path)
+            held.append(gateway.endpoint.half_open._octets)
+    assert most // 2 < max(held) <= most
+    assert "fragment" in gateway.drops
+    # Who needs no fragments is served all the same.
+    late, path = Sun(99), Path(PATH.local, 500, ip_address("192.0.2.200"), 500)
+    (two,) = gateway.receive(late.first(), path)
+    (four,) = gateway.receive(late.second(two), path)
+    assert gateway.receive(late.third(four), path)
+
+
+def test_t7_one_sources_fragments_end_with_the_largest_message() -> None:
+    gateway, sun, message = at_the_proof()
+    for ident in range(20):
+        for number in range(1, 200):
+            gateway.receive(fragment(sun, number, bytes(1400), ident=ident))
+            assert gateway.endpoint.half_open._octets <= MAX_REASSEMBLED
+    assert gateway.receive(message)
+    assert gateway.endpoint.half_open._octets == 0
+
+
+def test_v5_impossible_fragments_of_ikev1_leave_the_exchange_as_it_was() -> None:
+    gateway, sun, message = at_the_proof()
+    header = sun.header(Exchange.MAIN_MODE)
+    for number, flags in ((255, 0), (255, 1), (1, 1), (2, 0)):
+        assert gateway.receive(encode(header, [FragmentPayload(3, number, b"x", flags)])) == []
+    nested = encode(header, [FragmentPayload(4, 1, fragment(sun, 1, message, last=True), 1)])
+    assert gateway.receive(nested) == []
+    assert gateway.receive(message)
+    assert state(gateway) == [("ESTABLISHED", [])]
+
+
+def test_t10_initial_contact_that_nobody_authenticated_ends_nothing() -> None:
+    gateway, sun, _ = up()
+    notify = NotifyPayload(Protocol.ISAKMP, cookies(sun), Notify.INITIAL_CONTACT, b"")
+    delete = DeletePayload(Protocol.ISAKMP, (cookies(sun),))
+    for payload in (notify, delete):
+        gateway.receive(encode(sun.header(Exchange.INFORMATIONAL, 4), [payload]))
+        elsewhere = Path(PATH.local, 500, ip_address("198.51.100.7"), 500)
+        gateway.receive(encode(sun.header(Exchange.INFORMATIONAL, 5), [payload]), elsewhere)
+    assert state(gateway) == [("ESTABLISHED", ["INSTALLED"])]
+
+
+def test_t14_a_version_2_connection_is_never_had_in_version_1() -> None:
+    gateway = moon(version=2)
+    for answer in gateway.receive(Sun().first()):
+        assert wire.decode(answer).one(NotifyPayload).type == Notify.NO_PROPOSAL_CHOSEN
+    assert not list(gateway.endpoint.sas())
+
+
+@pytest.mark.parametrize("version", [0, 2])
+def test_t14_who_starts_with_version_2_never_goes_on_with_version_1(version: int) -> None:
+    """A man in the middle who drops IKEv2, or says in clear that it is not spoken, gets no IKEv1."""
+    gateway = moon(version=version)
+    gateway.initiate("peer")
+    (first,) = gateway.sent
+    spi = first[:8]
+    invalid = (
+        bytes.fromhex("29202220") + bytes(4) + (36).to_bytes(4, "big") + bytes.fromhex("0000000800000005")
+    )
+    forged = spi + b"forger!!" + invalid
+    gateway.receive(forged)
+    down = (
+        spi
+        + b"forger!!"
+        + bytes((0, 0x10, Exchange.INFORMATIONAL, Flags.RESPONSE))
+        + bytes(4)
+        + (28).to_bytes(4, "big")
+    )
+    gateway.receive(down)
+    for _ in range(60):
+        deadline = gateway.endpoint.next_timeout()
+        if deadline is None:
+            break
+        gateway.now = replace(gateway.now, monotonic=deadline)
+        gateway.endpoint.handle_timeout(gateway.now)
+        gateway.carry_out()
+    assert len(gateway.sent) > 3
+    assert {datagram[17] >> 4 for datagram in gateway.sent} == {2}
+
+
+def test_v37_transactions_and_quick_modes_before_phase_1_is_over_are_nothing() -> None:
+    gateway, sun = moon(), Sun()
+    (two,) = gateway.receive(sun.first())
+    (four,) = gateway.receive(sun.second(two))
+    sun.third(four)
+    sun.last_block = sun.iv
+    ok = AttributesPayload(n.CfgType.SET, 1, (Attribute(n.CfgAttribute.XAUTH_STATUS, 1),))
+    nonce = NoncePayload(sun.entropy.octets(32))
+    assert gateway.receive(sun.sealed(Exchange.TRANSACTION, [ok], 3)) == []
+    assert (
+        gateway.receive(sun.sealed(Exchange.QUICK_MODE, (child_offer(), nonce, subnet(2), subnet(1)), 4))
+        == []
+    )
+    assert gateway.untouched
+
+
+def test_v35_an_answer_is_a_function_of_the_question() -> None:
+    """CVE-2016-6415: answers to SA payloads held memory. Two gateways differ in nothing but their cookies."""
+    answers = []
+    for _ in range(2):
+        gateway, sun = moon(), Sun()
+        (answer,) = gateway.receive(sun.first())
+        answers.append(answer[:8] + answer[16:])
+        assert wire.decode(answer).one(SaPayload).proposals[0].transforms == sun.offer.proposals[0].transforms
+    assert answers[0] == answers[1]
