@@ -39,14 +39,14 @@ def exchange(context: Context, cfg_type: int, number: int, attributes: Attribute
     """Send a REQUEST or a SET; the attributes of the answer."""
     hashed = hash_1(isakmp_of(context.state))
     payload = AttributesPayload(cfg_type, number, attributes)
-    judge = _Judge(hashed, (ANSWERS[cfg_type],), number)
+    judge = _Judge(hashed, (ANSWERS[cfg_type],))
     exchanged = yield from begin_exchange(Exchange.TRANSACTION, (payload,), judge.expect, hashed=hashed)
     return exchanged.value.attributes
 
 
 def heard(context: Context, what: str) -> Steps[AttributesPayload]:
     """Wait for the peer's next REQUEST or SET, which is for `what`. Raises `PeerIncompatible`: none comes."""
-    judge = _Judge(hash_1(isakmp_of(context.state)), tuple(ANSWERS), None)
+    judge = _Judge(hash_1(isakmp_of(context.state)), tuple(ANSWERS))
     exchanged = yield from next_exchange(Exchange.TRANSACTION, judge.expect, PATIENCE)
     if isinstance(exchanged, TimedOut):
         raise PeerIncompatible(Reason.PEER_UNREACHABLE, f"the peer does not begin {what}")
@@ -63,11 +63,11 @@ def reply(
 
 @dataclass(frozen=True, slots=True)
 class _Judge:
-    """`number` None: the peer's own choice."""
+    """The identifier is not looked at: strongSwan answers with one of its own. What belongs together says the
+    message id, and HASH covers that."""
 
     hashed: HashOf
     types: tuple[int, ...]
-    number: int | None
 
     def expect(self, received: Received) -> AttributesPayload:
         """HDR*, HASH, ATTR"""
@@ -75,6 +75,4 @@ class _Judge:
         payload = received.message.one(AttributesPayload)
         if payload.cfg_type not in self.types:
             raise wrong(f"a transaction's {CfgType.name_of(payload.cfg_type)} out of turn")
-        if self.number is not None and payload.identifier != self.number:
-            raise wrong("an answer to another transaction")
         return payload
