@@ -101,11 +101,12 @@ class IkeV1Sa(IkeSa):
     def takes_fragments(self) -> bool:
         """Whether the peer announced that it sends messages in pieces, and we take them (T7)."""
         isakmp = self.state.isakmp
-        return (
-            self.connection.fragmentation != "no"
-            and isakmp is not None
-            and any(one.startswith(vendor_ids.FRAGMENTATION) for one in isakmp.vendor_ids)
-        )
+        if self.connection.fragmentation == "no":
+            return False
+        if isakmp is None:
+            # We have announced it ourselves, and aggressive mode's answer holds the peer's certificate.
+            return self.state.original_initiator
+        return any(one.startswith(vendor_ids.FRAGMENTATION) for one in isakmp.vendor_ids)
 
     def forget_fragments(self) -> None:
         self.reassembly = None
