@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from cygnet.cli import terminal
 from cygnet.config.load import load
 from cygnet.config.schema import BEGIN, json_schema, with_reference
-from tests.unit.config_files import credentials
+from tests.unit.config_files import credentials, loaded
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -50,3 +51,12 @@ def test_every_exit_status_is_documented() -> None:
                    terminal.INTERRUPTED):  # fmt: skip
         assert f"\n| {status} | " in text
         assert str(status) in terminal.EXIT_CODES
+
+
+def test_the_recipes_for_ikev1_are_configurations(tmp_path: Path) -> None:
+    text = (DOCS / "ikev1.md").read_text()
+    recipes = [block for block in re.findall(r"```toml\n(.*?)```", text, re.S) if "[connections." in block]
+    assert len(recipes) == 3
+    for recipe in recipes:
+        (connection,) = loaded(tmp_path, recipe).connections
+        assert connection.version == 1
