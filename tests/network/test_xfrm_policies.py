@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
+from bench.plane import Pair, Plane, Side
 from cygnet.dataplane import messages
 from cygnet.dataplane.descriptors import Options
+from cygnet.dataplane.engines import EngineUnavailable, settle
 from cygnet.dataplane.engines.kernel import KernelEngine
 from cygnet.dataplane.xfrm import codec
 from cygnet.dataplane.xfrm.netlink import XfrmSocket
+from cygnet.dataplane.xfrm.probe import probe
 from cygnet.lab.namespaces import Namespace, connect
 from cygnet.policy.sa import Mode, SaProtocol
 from cygnet.policy.selectors import TrafficSelector, parse_selector
@@ -276,3 +279,35 @@ def test_five_thousand_policies_go_in_a_few_system_calls(space: Namespace) -> No
     assert len(running.policies()) == 15_000
     assert running.change(*(one.id for one in many)) == [""] * 5000
     assert running.policies() == []
+
+
+def test_a_change_of_the_engine_leaves_nothing_of_the_former(space: Namespace) -> None:
+    """The fence stands all the while: the new one is up before the old one goes."""
+    pair = Pair(Side("192.0.2.1", ("10.1.0.0/16",)), Side("192.0.2.2", ("10.2.0.0/16",)))
+    former = Running(space)
+    former.change(policy(1, NET))
+    former.kill()
+    with Plane(space, Options(tun="sun0", engine="portable")) as plane:
+        plane.do(pair.policy(True))
+        assert shown(space) == []
+        assert "table inet cygnet" in space.run("nft", "list", "tables").stdout
+    again = Running(space)
+    assert again.change(policy(1, NET)) == [""]
+    assert "table inet cygnet" not in space.run("nft", "list", "tables").stdout
+    assert len(shown(space)) == 3
+
+
+def test_a_probe_says_what_the_kernel_has(space: Namespace) -> None:
+    found = space.inside(probe)
+    has_esp = subprocess.run(
+        space.argv(["ip", "xfrm", "state", "add", "src", "127.0.0.1", "dst", "127.0.0.1", "proto", "esp", "spi", "0x999", "mode", "transport", "aead", "rfc4106(gcm(aes))", "0x000102030405060708090a0b0c0d0e0f10111213", "128"]),
+        capture_output=True, check=False,
+    ).returncode == 0  # fmt: skip
+    assert found.usable == has_esp
+    assert ("has ESP" in found.text) == has_esp
+    assert has_esp or space.inside(lambda: settle("auto"))[0] in ("native", "portable")
+    if not has_esp:
+        with pytest.raises(EngineUnavailable, match="engine kernel is not here"):
+            space.inside(lambda: settle("kernel"))
+    left = space.run("ip", "xfrm", "state").stdout.count("src ")
+    assert left == int(has_esp)

@@ -33,7 +33,7 @@ from cygnet.dataplane.resolver import ResolverRefused
 from cygnet.dataplane.translate import Refused, address, policy, sa_parameters
 from cygnet.dataplane.tun import Device, Offloads, TunUnavailable
 from cygnet.ipsec.drops import Drop
-from cygnet.policy.sa import UdpEncapsulation
+from cygnet.policy.sa import SaParameters, UdpEncapsulation
 from cygnet.policy.spd import Action, Policy
 
 TICK = 0.5
@@ -42,6 +42,8 @@ COMMANDS = 4096
 """Commands per turn."""
 GATHER, GATHER_GAP = 0.3, 0.005
 """Seconds for which policies are gathered at most, and that the next may be late."""
+SAS_TOGETHER = 256
+"""SAs that go to the kernel in one exchange."""
 MAX_WAITING = 1024
 """Reports that wait for the pair."""
 PAIR_BUFFER = 4 << 20
@@ -61,6 +63,8 @@ class Process:
         self._draining = False
         self._policies: list[tuple[int, Policy | int]] = []
         """Policy changes with their request numbers, that go to the kernel together."""
+        self._sas: list[tuple[int, SaParameters]] = []
+        """SAs likewise, where they go to the kernel."""
         self._running = True
         self._poll = select.epoll()
         lanes = [socket.socket(fileno=fd) for fd in (*inherited.lanes4, *inherited.lanes6)]
@@ -196,6 +200,7 @@ class Process:
                 self._handle(bytes(memoryview(self._buffer)[:size]))
         finally:
             self._change_policies()
+            self._install_sas()
             self._draining = False
             self.engine.draining(False)
 
@@ -203,6 +208,8 @@ class Process:
         return bool(select.select([self._pair], [], [], GATHER_GAP)[0])
 
     def _change_policies(self) -> None:
+        if not self._policies:
+            return
         changes, self._policies = self._policies, []
         errors = self.engine.change_policies([change for _, change in changes])
         for (request, _), error in zip(changes, errors, strict=True):
@@ -220,11 +227,16 @@ class Process:
         except (msgspec.ValidationError, msgspec.DecodeError) as problem:
             self._report(messages.Warned("command_malformed", str(problem)))
             return
+        # Every command after those before it; those of a kind together.
         if isinstance(command, messages.InstallPolicy | messages.RemovePolicy):
+            self._install_sas()
             self._gather(command)
             return
-        if self._policies:
-            self._change_policies()  # policy before SA, and every command after those before it
+        self._change_policies()
+        if isinstance(command, messages.InstallSa) and isinstance(self.engine, KernelEngine):
+            self._gather_sa(command)
+            return
+        self._install_sas()
         if isinstance(command, messages.ReadCounters):
             answer = messages.Counters(
                 command.request,
@@ -265,6 +277,28 @@ class Process:
             [address(one) for one in message.servers],
             message.domains,
         )
+
+    def _gather_sa(self, command: messages.InstallSa) -> None:
+        try:
+            self._sas.append((command.request, sa_parameters(command)))
+        except Refused as problem:
+            if command.request:
+                self._report(messages.Done(command.request, str(problem)))
+        if len(self._sas) >= SAS_TOGETHER:
+            self._install_sas()
+
+    def _install_sas(self) -> None:
+        if not self._sas or not isinstance(self.engine, KernelEngine):
+            return
+        sas, self._sas = self._sas, []
+        try:
+            errors = self.engine.install_sas([parameters for _, parameters in sas])
+        except Exception as fault:  # noqa: BLE001  # as in _handle
+            self.engine.state.drops[Drop.FAULT] += 1
+            errors = [f"fault: {type(fault).__name__}: {fault}"] * len(sas)
+        for (request, _), error in zip(sas, errors, strict=True):
+            if request:
+                self._report(messages.Done(request, error))
 
     def _update_sa(self, message: messages.UpdateSa) -> None:
         ports = None

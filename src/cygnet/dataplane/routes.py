@@ -22,6 +22,7 @@ from cygnet.dataplane.guard import MARK_MASK, Guard
 from cygnet.dataplane.nftables import KernelError
 from cygnet.dataplane.reverse_paths import ReversePaths
 from cygnet.dataplane.rtnetlink import Address, Route, RouteSocket
+from cygnet.dataplane.xfrm.leftovers import remove_kernels
 from cygnet.policy.selectors import prefixes
 from cygnet.policy.spd import Action, Policy
 
@@ -58,6 +59,8 @@ class Kernel:
         self._own: list[Address] = []
         self._device = 0
         self._reverse_paths = ReversePaths()
+        self._alone = False
+        """What a former kernel engine left is gone."""
 
     def apply(self, policies: Iterable[Policy], tun: str) -> None:
         """These policies and no others are in force. Raises KernelError."""
@@ -121,6 +124,9 @@ class Kernel:
                 sock.add_rule(RULE_PRIORITY, MARK, MARK_MASK, ROUTE_TABLE)
             self._reverse_paths.loosen(self._links_among(self._changed))
             self._change_routes(sock)
+        if not self._alone:
+            remove_kernels()
+            self._alone = True
 
     def refresh(self, tun: str) -> bool:
         """Put back what somebody else took away (a flushed ruleset, a deleted route, a new address of ours):

@@ -40,6 +40,7 @@ from cygnet.dataplane.xfrm import codec, states
 from cygnet.dataplane.xfrm.book import Book
 from cygnet.dataplane.xfrm.codec import Encapsulation, SaKey, SaSeen
 from cygnet.dataplane.xfrm.interfaces import Interfaces
+from cygnet.dataplane.xfrm.leftovers import remove_guard
 from cygnet.dataplane.xfrm.netlink import Events, Message, XfrmSocket
 from cygnet.dataplane.xfrm.policies import KernelSpd
 from cygnet.dataplane.xfrm.routes import KernelRoutes
@@ -98,6 +99,8 @@ class KernelEngine:
         """Inbound SAs whose first packet is to be told, by object id."""
         self._refreshed = 0.0
         self._told: Counter[str] = Counter()
+        self._alone = False
+        """What another kind of engine left is gone."""
         self.adopt()
 
     def fileno(self) -> int:
@@ -198,6 +201,10 @@ class KernelEngine:
         self.spd.commit()
         self._routes.commit()
         self._interfaces.drop_unneeded()
+        if not self._alone:
+            remove_guard()
+            self._routes.sweep()
+            self._alone = True
 
     def _remote_of(self, flow: int) -> IpAddress | None:
         shape = self.spd.shape_now(flow, inbound=False)

@@ -19,7 +19,18 @@ from dataclasses import dataclass, replace
 
 from cygnet.dataplane.nftables import KernelError
 from cygnet.dataplane.xfrm import codec
-from cygnet.dataplane.xfrm.codec import ALLOW, BLOCK, FORWARD, IN, OUT, PolicyKey, Selector, Template, Verdict
+from cygnet.dataplane.xfrm.codec import (
+    ALLOW,
+    BLOCK,
+    FORWARD,
+    IN,
+    OUT,
+    PolicyKey,
+    PolicySeen,
+    Selector,
+    Template,
+    Verdict,
+)
 from cygnet.dataplane.xfrm.netlink import Message, XfrmSocket
 from cygnet.dataplane.xfrm.rules import DIRECTIONS, Order, directed, selectors
 from cygnet.policy.names import ICMPV6
@@ -207,7 +218,7 @@ class KernelSpd:
         """Find what a former process left. Raises OSError."""
         for _, body in self._socket.dump(codec.GET_POLICY, b""):
             seen = codec.policy_from(body)
-            if seen.index & _INDEX_MASK == _INDEX:
+            if is_ours(seen):
                 self._installed[seen.key] = seen.verdict
                 self._indexes[seen.key] = seen.index
                 self._used.add(seen.index & ~7)
@@ -353,6 +364,10 @@ class KernelSpd:
         self._claims.clear()
         self._link_scope.clear()
         self.sweep()
+
+
+def is_ours(seen: PolicySeen) -> bool:
+    return seen.index & _INDEX_MASK == _INDEX
 
 
 def _why(key: PolicyKey, refusal: OSError) -> str:

@@ -185,8 +185,9 @@ def why(seen: SaSeen, entry: Entry, *, hard: bool) -> str:
 
 def _selector(sa: SaParameters) -> Selector:
     """The SA's own, where one says it all; else everything: then the policies alone judge."""
-    if len(sa.local_selectors) != 1 or len(sa.remote_selectors) != 1:
-        return Selector()
+    around = sa.protocol == SaProtocol.AH and sa.bundle
+    if around or len(sa.local_selectors) != 1 or len(sa.remote_selectors) != 1:
+        return Selector()  # around ESP, the kernel would still compare what is inside
     found = selectors(PolicyRule(Action.PROTECT, sa.local_selectors[0], sa.remote_selectors[0], sa.flow))
     if len(found) != 1:
         return Selector()
