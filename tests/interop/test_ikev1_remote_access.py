@@ -1,4 +1,4 @@
-"""IKEv1's remote access with strongSwan, each side as client: XAUTH, hybrid, mode config pulled and pushed."""
+"""IKEv1's remote access with strongSwan, each side as client: XAUTH, hybrid, mode config pulled, pushed."""
 
 from __future__ import annotations
 

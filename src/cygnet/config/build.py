@@ -37,7 +37,7 @@ from cygnet.ike.manual import manual_key_lengths
 from cygnet.policy.access_list import AccessList, BadAccessRule, parse_access_list
 from cygnet.policy.expansion import Expansion, TooManyRanges, expand, from_selectors
 from cygnet.policy.sa import Mode, TunnelHeader
-from cygnet.policy.selectors import AnySelector, DynamicSelector, IpAddress
+from cygnet.policy.selectors import AnySelector, DynamicSelector, IpAddress, TrafficSelector
 from cygnet.policy.spd import Action
 from cygnet.wire.numbers import Protocol
 
@@ -207,6 +207,7 @@ def build_connection(
         fragmentation=section.fragmentation,
         aggressive=section.aggressive,
         vips=section.vips,
+        translate=_translated(section, path, complaints),
         pools=section.pools,
         dpd_timeout=section.dpd_timeout or 150.0,
         pull=section.pull,
@@ -214,6 +215,15 @@ def build_connection(
     _check_alone(connection, path, complaints)
     connection = judge_version(connection, path, complaints)
     return connection if len(complaints.found) == before else None
+
+
+def _translated(
+    section: model.Connection, path: KeyPath, complaints: Complaints
+) -> tuple[TrafficSelector, ...]:
+    """What is to be translated needs an address to be translated to."""
+    if section.translate and not section.vips:
+        complaints.add((*path, "translate"), "needs a virtual address to translate to", "vips as well")
+    return section.translate
 
 
 def _encapsulation(section: model.Connection, path: KeyPath, complaints: Complaints) -> bool | None:

@@ -448,6 +448,11 @@ class Connection(Section):
         "Virtual addresses to ask the peer for: `0.0.0.0` and `::` any of their family, or certain ones. "
         "`dynamic` in `local_ts` means the address that comes.",
     )
+    translate: Networks = _key(
+        (),
+        "With `vips`: networks behind this gateway whose hosts go out under our virtual address (Efficient "
+        "VPN's client mode); `local_ts` stays `dynamic`.",
+    )
     pools: Texts = _key(
         (),
         "Pools that peers get virtual addresses from: names in `pools`, or addresses (`10.3.0.7`, "

@@ -307,6 +307,10 @@ class Plane:
                 gone=tuple(address.packed for address in gone),
                 servers=tuple(server.packed for server in host.dns),
                 domains=host.domains,
+                translations=tuple(
+                    messages.Translation(selector(network), address.packed)
+                    for network, address in host.translations
+                ),
                 exact=exact,
             ),
             answer,

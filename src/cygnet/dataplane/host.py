@@ -10,10 +10,30 @@ import socket
 from collections.abc import Callable, Collection, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
-from cygnet.dataplane.nftables import KernelError
+from cygnet.dataplane.nftables import KernelError, nft
 from cygnet.dataplane.resolver import Resolver, ResolverRefused
 from cygnet.dataplane.rtnetlink import RouteSocket
-from cygnet.policy.selectors import IpAddress
+from cygnet.policy.selectors import IpAddress, TrafficSelector, format_addresses
+
+NAT_TABLE = "cygnet_nat"
+Translation = tuple[TrafficSelector, IpAddress]
+"""A network, and the address that its hosts have in the tunnel."""
+
+
+def _translation_table(device: str, translations: Sequence[Translation]) -> str:
+    """nftables' script: the table with these rules and no others, or no table at all."""
+    lines = [f"add table inet {NAT_TABLE}", f"delete table inet {NAT_TABLE}"]
+    if translations:
+        lines.append(f"add table inet {NAT_TABLE}")
+        chain = "type nat hook postrouting priority 100; policy accept;"
+        lines.append(f"add chain inet {NAT_TABLE} postrouting {{ {chain} }}")
+    for network, address in translations:
+        family = "ip" if network.family == 4 else "ip6"
+        lines.append(
+            f'add rule inet {NAT_TABLE} postrouting oifname "{device}" '
+            f"{family} saddr {format_addresses(network)} snat {family} to {address}"
+        )
+    return "\n".join(lines) + "\n"
 
 
 class Host:
@@ -23,6 +43,7 @@ class Host:
         self._device = device
         self._resolver = Resolver(device, resolver)
         self._changed = changed
+        self._translations: tuple[Translation, ...] = ()
         self._servers: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
     def recover(self) -> str:
@@ -39,11 +60,15 @@ class Host:
         gone: Collection[IpAddress] | None,
         servers: Sequence[IpAddress],
         domains: Sequence[str],
+        translations: Sequence[Translation],
     ) -> None:
-        """These addresses, and those `gone` no more (None: no others of ours); these servers and no others.
-        Raises KernelError, ResolverRefused."""
+        """These addresses, and those `gone` no more (None: no others of ours); these servers and translations
+        and no others. Raises KernelError, ResolverRefused."""
         if self._change_addresses(set(addresses), gone):
             self._changed()
+        if tuple(translations) != self._translations or gone is None:
+            nft(_translation_table(self._device, translations))
+            self._translations = tuple(translations)
         wanted = tuple(map(str, servers)), tuple(domains)
         if wanted != self._servers:
             self._resolver.use(*wanted)
@@ -70,4 +95,4 @@ class Host:
 
     def clear(self) -> None:
         """As if we had never been given anything. Raises KernelError, ResolverRefused."""
-        self.configure((), None, (), ())
+        self.configure((), None, (), (), ())

@@ -148,6 +148,13 @@ class RemoveSa(Command, frozen=True):
     pair: int = 0
 
 
+class Translation(msgspec.Struct, frozen=True, array_like=True):
+    """Hosts of a network go into the tunnel under this address."""
+
+    network: Selector
+    address: bytes
+
+
 class Configure(Command, frozen=True):
     """What gateways gave this host, all of it: addresses for the TUN, name servers, and the domains that
     these are asked about (none: all). Addresses `gone` go, and with `exact` all others of ours."""
@@ -156,6 +163,7 @@ class Configure(Command, frozen=True):
     gone: tuple[bytes, ...]
     servers: tuple[bytes, ...]
     domains: tuple[str, ...]
+    translations: tuple[Translation, ...]
     exact: bool
 
 

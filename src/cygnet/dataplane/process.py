@@ -30,7 +30,7 @@ from cygnet.dataplane.engines.portable import TUN_MTU_AT_FIRST, Kernel, Portable
 from cygnet.dataplane.guard import KernelError
 from cygnet.dataplane.host import Host
 from cygnet.dataplane.resolver import ResolverRefused
-from cygnet.dataplane.translate import Refused, address, policy, sa_parameters
+from cygnet.dataplane.translate import Refused, address, policy, sa_parameters, traffic_selector
 from cygnet.dataplane.tun import Device, Offloads, TunUnavailable
 from cygnet.ipsec.drops import Drop
 from cygnet.policy.sa import SaParameters, UdpEncapsulation
@@ -276,6 +276,7 @@ class Process:
             None if message.exact else [address(one) for one in message.gone],
             [address(one) for one in message.servers],
             message.domains,
+            [(traffic_selector(one.network), address(one.address)) for one in message.translations],
         )
 
     def _gather_sa(self, command: messages.InstallSa) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cygnet.ike.configuration import Connection
 from cygnet.ike.effects import Configure
 from cygnet.ike.remote_access import Given, HostConfiguration
-from cygnet.policy.selectors import IpAddress
+from cygnet.policy.selectors import IpAddress, TrafficSelector
 
 if TYPE_CHECKING:
     from cygnet.ike.endpoint import Endpoint
@@ -22,7 +23,7 @@ class Clients:
 
     def __init__(self, gateway: Endpoint) -> None:
         self._gateway = gateway
-        self._given: dict[int, tuple[str, Given]] = {}
+        self._given: dict[int, tuple[Connection, Given]] = {}
         self._last: dict[str, tuple[IpAddress, ...]] = {}
         self._told = HostConfiguration()
 
@@ -39,10 +40,10 @@ class Clients:
                 asked.append(vip)
         return tuple(asked)
 
-    def take(self, number: int, connection: str, given: Given) -> None:
+    def take(self, number: int, connection: Connection, given: Given) -> None:
         """An IKE SA was given this; `tell` makes it so."""
         self._given[number] = connection, given
-        self._last[connection] = given.addresses
+        self._last[connection.name] = given.addresses
 
     def move(self, old: int, new: int) -> None:
         """One IKE SA took over from another."""
@@ -51,11 +52,11 @@ class Clients:
 
     def drop(self, number: int) -> None:
         """An IKE SA is gone; what no other holds goes with it."""
-        connection, _ = self._given.pop(number, ("", None))
-        if not connection:
+        if number not in self._given:
             return
-        loaded = self._gateway.book.get(connection)
-        if loaded is not None and all(name != connection for name, _ in self._given.values()):
+        name = self._given.pop(number)[0].name
+        loaded = self._gateway.book.get(name)
+        if loaded is not None and all(other.name != name for other, _ in self._given.values()):
             self._gateway.policies.addresses_gone(loaded)
         if self.configuration() != self._told:
             self.tell(0)
@@ -77,4 +78,14 @@ class Clients:
         dns = dict.fromkeys(server for given in all_given for server in given.settings.dns)
         with_servers = [given.settings.domains for given in all_given if given.settings.dns]
         domains = dict.fromkeys(name for names in with_servers for name in names) if all(with_servers) else {}
-        return HostConfiguration(tuple(addresses), tuple(dns), tuple(domains))
+        return HostConfiguration(tuple(addresses), tuple(dns), tuple(domains), self._translations())
+
+    def _translations(self) -> tuple[tuple[TrafficSelector, IpAddress], ...]:
+        """Each network under the first address of its family."""
+        found: dict[TrafficSelector, IpAddress] = {}
+        for connection, given in self._given.values():
+            for network in connection.translate:
+                same = [one for one in given.addresses if one.version == network.family]
+                if same:
+                    found.setdefault(network, same[0])
+        return tuple(found.items())

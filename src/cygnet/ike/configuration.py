@@ -11,7 +11,7 @@ from enum import StrEnum
 from cygnet.auth.identity import Identity
 from cygnet.crypto.proposals import Proposal
 from cygnet.policy.sa import Mode, SaProtocol, TunnelHeader
-from cygnet.policy.selectors import IpAddress
+from cygnet.policy.selectors import IpAddress, TrafficSelector
 from cygnet.policy.spd import ChildRule, Flow
 from cygnet.wire.numbers import Protocol
 
@@ -193,6 +193,8 @@ class Connection:
     fragmentation: str = "yes"
     vips: tuple[IpAddress, ...] = ()
     """Virtual addresses that we ask the peer for; an unspecified one: any of its family."""
+    translate: tuple[TrafficSelector, ...] = ()
+    """Networks behind us whose hosts go out under our virtual address."""
     pools: tuple[str, ...] = ()
     """Names of the pools that peers get addresses and settings from, or addresses themselves."""
     aggressive: bool = False

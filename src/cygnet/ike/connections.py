@@ -14,7 +14,7 @@ from typing import TypeVar
 from cygnet.auth.identity import Identity
 from cygnet.ike.configuration import AddressRange, Child, Connection
 from cygnet.policy.selectors import IpAddress, TrafficSelector, everything, stand_in
-from cygnet.policy.spd import Action, Policy, PolicyRule
+from cygnet.policy.spd import Action, ChildRule, Policy, PolicyRule
 from cygnet.records import replace
 from cygnet.wire.numbers import IdType
 
@@ -210,10 +210,17 @@ def any_of(vips: Iterable[IpAddress]) -> tuple[TrafficSelector, ...]:
     return tuple([everything(family) for family in dict.fromkeys(vip.version for vip in vips)])
 
 
+def translated(rule: ChildRule, connection: Connection) -> Hosts:
+    """Networks whose hosts become `dynamic`'s address on their way into the tunnel: protected from where they
+    come from."""
+    if rule.action != Action.PROTECT or isinstance(rule.local, TrafficSelector):
+        return ()
+    return stand_in([rule.local], connection.translate)
+
+
 def make_policy(
+    connection: Connection,
     loaded: LoadedChild,
-    number: int,
-    name: str,
     trap: bool,
     ends: tuple[IpAddress | None, IpAddress | None],
     hosts: tuple[Hosts, Hosts],
@@ -228,8 +235,10 @@ def make_policy(
         if not here or not there:
             return None
         flow = loaded.flows[rule.flow] if rule.action == Action.PROTECT else 0
-        rules += pairs_of(rule.action, here, there, flow)
-    return treated(Policy(number, name, loaded.child.priority, tuple(rules), trap, *ends), loaded.child)
+        rules += pairs_of(rule.action, (*here, *translated(rule, connection)), there, flow)
+    name = f"{connection.name}/{loaded.child.name}"
+    made = Policy(loaded.policy, name, loaded.child.priority, tuple(rules), trap, *ends)
+    return treated(made, loaded.child)
 
 
 def treated(policy: Policy, child: Child) -> Policy:

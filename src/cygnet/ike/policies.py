@@ -63,9 +63,7 @@ class Policies:
         if connection.pools:
             remote = ()
         trap = child.child.start_action in TRAPS
-        return self._install(
-            make_policy(child, child.policy, _name(loaded, child), trap, ends, (local, remote))
-        )
+        return self._install(make_policy(connection, child, trap, ends, (local, remote)))
 
     def _install(self, policy: Policy | None) -> bool:
         if policy is None:
@@ -104,9 +102,8 @@ class Policies:
         one_peer = connection.remote_host or single_address(connection.remote_addrs) is not None
         if one_peer and not connection.pools:
             if loaded is not None and (connection.vips or child.policy not in self._in_force):
-                name, trap = _name(loaded, child), child.child.start_action in TRAPS
-                ends = path.local, path.remote
-                self._install(make_policy(child, child.policy, name, trap, ends, hosts))
+                trap, ends = child.child.start_action in TRAPS, (path.local, path.remote)
+                self._install(make_policy(connection, child, trap, ends, hosts))
             return child.policy, child.flows[index]
         policy, flow = self._gateway.book.number(), self._gateway.book.number()
         rules = [*_exceptions(child, index, hosts), *pairs_of(Action.PROTECT, local, remote, flow)]
@@ -133,10 +130,6 @@ class Policies:
         else:
             del self._users[policy]
             self.remove(policy)
-
-
-def _name(loaded: Loaded, child: LoadedChild) -> str:
-    return f"{loaded.connection.name}/{child.child.name}"
 
 
 def _hosts(*addresses: IpAddress | None) -> Selectors:

@@ -53,8 +53,10 @@ class Given:
 @dataclass(frozen=True, slots=True)
 class HostConfiguration:
     """How this host is set up for all that it was given: addresses on the tunnel's device, name servers
-    and the domains that these are asked about; without domains, about everything."""
+    and the domains that these are asked about; without domains, about everything. `translations`: networks
+    whose hosts go into the tunnel under an address of ours."""
 
     addresses: tuple[IpAddress, ...] = ()
     dns: tuple[IpAddress, ...] = ()
     domains: tuple[str, ...] = ()
+    translations: tuple[tuple[TrafficSelector, IpAddress], ...] = ()

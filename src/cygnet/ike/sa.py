@@ -242,7 +242,7 @@ class IkeSa(ABC):
             case Unlend(leases):
                 gateway.emit(ReturnAddresses(leases))
             case Take(given):
-                gateway.clients.take(self.unique_id, self.connection.name, given)
+                gateway.clients.take(self.unique_id, self.connection, given)
 
     def _announce(self, before: SaState, child: ChildSa) -> None:
         old = taken_over(before, child)
