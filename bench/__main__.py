@@ -8,8 +8,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
-FULL: dict[str, list[str]] = {"spd": [], "ike": [], "dataplane": []}
-SHORT = {"spd": ["--short"], "ike": ["--short"], "dataplane": ["--seconds", "2", "--runs", "1"]}
+FULL: dict[str, list[str]] = {"spd": [], "ike": [], "engine": [], "dataplane": []}
+SHORT = {
+    "spd": ["--short"],
+    "ike": ["--short"],
+    "engine": ["--short"],
+    "dataplane": ["--seconds", "2", "--runs", "1"],
+}
 
 
 def main() -> int:

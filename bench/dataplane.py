@@ -1,4 +1,4 @@
-"""Throughput of one tunnel: TCP, and 64-octet UDP, against peers in the same call.
+"""One tunnel: TCP, 64-octet UDP, eight TCP flows both ways, ping; against peers in the same call.
 
 Both ends and iperf3 run on this machine; each peer has namespaces of its own, all stand at once, and
 the runs go round: every peer once, then again, so that a busy moment of the machine hits all alike.
@@ -6,8 +6,10 @@ A figure is the median of the runs; a peer that cannot be had is null, and the t
 
     python -m bench.dataplane [--seconds 10] [--runs 5] [--peers NAME ...]
 
-writes build/bench/dataplane.json: `tcp_gbps` and `udp64_kpps` (arrived) by peer, the single runs, and
-the CPU of the tunnel's own processes in microseconds per packet of 1400 octets (`tcp_cpu_us`).
+writes build/bench/dataplane.json: `tcp_gbps`, `many_gbps` (the sum of both directions) and `udp64_kpps`
+(arrived) by peer, round trips of a ping (`ping_median_ms`, `ping_p99_ms`), the CPU of the tunnel's own
+processes in microseconds per packet of 1400 octets (`tcp_cpu_us`), ratios between peers (each the median
+of the ratios of the runs that stand side by side), the load of the machine, and the single runs.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -31,6 +34,17 @@ from cygnet.lab.namespaces import LabError, Namespace, require
 
 OUTPUT = Path("build/bench/dataplane.json")
 PORT = 5201
+PINGS = 400
+FIGURES = ("tcp_gbps", "many_gbps", "udp64_kpps", "ping_median_ms", "ping_p99_ms", "tcp_cpu_us")
+WANTED = (
+    ("tcp_gbps", "cygnet_native", "strongswan_libipsec", ">= 9"),
+    ("tcp_gbps", "cygnet_native", "wireguard_go", ">= 1.5"),
+    ("tcp_gbps", "cygnet_native", "relay_no_crypto", ">= 0.6"),
+    ("tcp_gbps", "cygnet_portable", "strongswan_libipsec", ">= 2.5"),
+    ("udp64_kpps", "cygnet_native", "strongswan_libipsec", ">= 4"),
+    ("udp64_kpps", "cygnet_native", "wireguard_go", ">= 2.5"),
+    ("ping_median_ms", "cygnet_native", "strongswan_libipsec", "<= 0.6"),
+)
 
 
 class RunFailed(Exception):
@@ -87,6 +101,24 @@ def udp64(ends: Ends, seconds: float) -> float:
     return float((total["packets"] - total["lost_packets"]) / total["seconds"] / 1e3)
 
 
+def many(ends: Ends, seconds: float) -> float:
+    """Gbit/s that arrived at both ends: four flows each way at once."""
+    end = iperf(ends, seconds, "--bidir", "--parallel", "4")["end"]
+    received = sum(end[name]["bits_per_second"] for name in ("sum_received", "sum_received_bidir_reverse"))
+    return float(received / 1e9)
+
+
+def ping(ends: Ends, count: int = PINGS) -> tuple[float, float]:
+    """Median and 99th percentile of round trips in milliseconds."""
+    done = ends.left.run(
+        "ping", "-n", "-c", str(count), "-i", "0.005", "-W", "2", "-I", LEFT, RIGHT, check=False, timeout=60
+    )
+    times = sorted(float(found) for found in re.findall(r"time=([0-9.]+) ms", done.stdout))
+    if len(times) < count * 9 // 10:
+        raise RunFailed(f"{len(times)} of {count} pings came back")
+    return statistics.median(times), times[len(times) * 99 // 100]
+
+
 def measure(names: list[str], seconds: float, runs: int, say: Console) -> dict[str, Any]:
     """All peers, round after round."""
     figures: dict[str, dict[str, list[float]]] = {}
@@ -99,7 +131,7 @@ def measure(names: list[str], seconds: float, runs: int, say: Console) -> dict[s
             except (Missing, LabError, OSError, subprocess.SubprocessError) as error:
                 why[name] = str(error)
                 continue
-            figures[name] = {"tcp_gbps": [], "udp64_kpps": [], "tcp_cpu_us": []}
+            figures[name] = {what: [] for what in FIGURES}
         for number in range(runs):
             for name, ends in standing.items():
                 say.print(f"run {number + 1} of {runs}: {name}", style="dim")
@@ -108,6 +140,10 @@ def measure(names: list[str], seconds: float, runs: int, say: Console) -> dict[s
                     figures[name]["tcp_gbps"].append(gbps)
                     figures[name]["tcp_cpu_us"].append(cpu)
                     figures[name]["udp64_kpps"].append(udp64(ends, seconds))
+                    figures[name]["many_gbps"].append(many(ends, seconds))
+                    median, high = ping(ends)
+                    figures[name]["ping_median_ms"].append(median)
+                    figures[name]["ping_p99_ms"].append(high)
                 except RunFailed as error:
                     why[name] = str(error)
     return report(names, figures, why, seconds, runs)
@@ -129,34 +165,57 @@ def report(
         "relay": "a C program between two TUN devices (bench/relay.c)",
         "missing": why,
     }
-    for what in ("tcp_gbps", "udp64_kpps", "tcp_cpu_us"):
+    for what in FIGURES:
         result[what] = {
             name: statistics.median(found) if (found := figures.get(name, {}).get(what)) else None
             for name in names
         }
     result["single_runs"] = figures
-    ours, theirs = (result["tcp_gbps"].get(name) for name in ("cygnet_portable", "strongswan_libipsec"))
-    result["tcp_ratio_to_strongswan"] = ours / theirs if ours and theirs else None
+    result["load"] = os.getloadavg()
+    result["ratios"] = {
+        f"{what}: {ours} / {theirs}": {
+            "wanted": wanted,
+            "is": _ratio(figures, what, ours, theirs),
+        }
+        for what, ours, theirs, wanted in WANTED
+    }
     return result
+
+
+def _ratio(figures: dict[str, dict[str, list[float]]], what: str, ours: str, theirs: str) -> float | None:
+    """The median over the rounds: a busy moment of the machine hits both of a round."""
+    pairs = zip(figures.get(ours, {}).get(what, ()), figures.get(theirs, {}).get(what, ()), strict=False)
+    ratios = [our / their for our, their in pairs if their]
+    return statistics.median(ratios) if ratios else None
 
 
 def show(result: dict[str, Any], say: Console) -> None:
     table = Table(
-        "peer", "TCP Gbit/s", "UDP 64 kpps", "CPU µs/packet", "", title="One tunnel, both ends here"
+        "peer",
+        "TCP Gbit/s",
+        "8 flows Gbit/s",
+        "UDP 64 kpps",
+        "ping ms",
+        "p99 ms",
+        "CPU µs/packet",
+        "",
+        title="One tunnel, both ends here",
     )
     for name in result["tcp_gbps"]:
-        cells = [result[what][name] for what in ("tcp_gbps", "udp64_kpps", "tcp_cpu_us")]
+        shown = ("tcp_gbps", "many_gbps", "udp64_kpps", "ping_median_ms", "ping_p99_ms", "tcp_cpu_us")
+        cells = [result[what][name] for what in shown]
         table.add_row(
             name,
             *(
                 "-" if value is None else f"{value:.{digits}f}"
-                for value, digits in zip(cells, (2, 0, 2), strict=True)
+                for value, digits in zip(cells, (2, 2, 0, 3, 3, 2), strict=True)
             ),
             result["missing"].get(name, ""),
         )
     say.print(table)
-    if result["tcp_ratio_to_strongswan"]:
-        say.print(f"TCP: {result['tcp_ratio_to_strongswan']:.2f} x strongSwan kernel-libipsec (wanted: 2.0)")
+    for name, ratio in result["ratios"].items():
+        if ratio["is"] is not None:
+            say.print(f"{name}: {ratio['is']:.2f} (wanted: {ratio['wanted']})")
 
 
 def main(arguments: list[str] | None = None) -> int:

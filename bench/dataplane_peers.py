@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from bench.plane import Pair, Plane, Side, install
 from cygnet.dataplane.descriptors import Options
+from cygnet.dataplane.engines import native
 from cygnet.dataplane.tun import Device, Offloads, open_tun
 from cygnet.lab.namespaces import LabError, Namespace, connect, namespaces
 from cygnet.lab.strongswan import StrongSwan, available
@@ -30,6 +32,7 @@ LEFT, RIGHT = "10.1.0.1", "10.2.0.1"
 OUTER_LEFT, OUTER_RIGHT = "192.0.2.1", "192.0.2.2"
 RELAY_SOURCE = Path(__file__).with_name("relay.c")
 BUILD = Path("build/bench")
+WIREGUARD_GO = "golang.zx2c4.com/wireguard@latest"
 
 
 class Missing(Exception):
@@ -56,8 +59,10 @@ def outer_link() -> Iterator[tuple[Namespace, Namespace]]:
 
 
 @contextmanager
-def cygnet_portable() -> Iterator[Ends]:
-    options = Options(tun_mtu=MTU)
+def cygnet(engine: str) -> Iterator[Ends]:
+    if engine == "native" and not native.available():
+        raise Missing("the native engine was not built: no Rust toolchain")
+    options = Options(tun_mtu=MTU, engine=engine)
     with outer_link() as (left, right), Plane(left, options) as a, Plane(right, options) as b:
         install(a, b, Pair(Side(OUTER_LEFT, (f"{LEFT}/32",)), Side(OUTER_RIGHT, (f"{RIGHT}/32",))))
         yield Ends(left, right, (a.pid, b.pid))
@@ -104,10 +109,25 @@ secrets {{ ike-1 {{ secret = "bench" }} }}
         yield Ends(left, right, tuple(peer.pid for peer in peers))
 
 
+def newest_wireguard_go() -> Path:
+    """Built from the Go registry once; raises Missing."""
+    program = BUILD.resolve() / "wireguard"
+    if not program.exists():
+        go = shutil.which("go")
+        if go is None:
+            raise Missing("no Go toolchain for the newest wireguard-go")
+        environment = {**os.environ, "GOBIN": str(program.parent)}
+        built = subprocess.run(
+            [go, "install", WIREGUARD_GO], env=environment, capture_output=True, text=True, check=False
+        )
+        if built.returncode:
+            raise Missing(f"the newest wireguard-go cannot be built: {built.stderr[-300:]}")
+    return program
+
+
 @contextmanager
-def wireguard_go() -> Iterator[Ends]:
-    if shutil.which("wireguard-go") is None:
-        raise Missing("wireguard-go is not installed")
+def wireguard_go(program: Callable[[], Path]) -> Iterator[Ends]:
+    wireguard = program()
     keys = [X25519PrivateKey.generate() for _ in range(2)]
     with outer_link() as (left, right):
         programs = []
@@ -117,7 +137,7 @@ def wireguard_go() -> Iterator[Ends]:
             device = f"cygwg{index}"
             programs.append(
                 namespace.start(
-                    "wireguard-go", "--foreground", device, env={**os.environ, "LOG_LEVEL": "error"}
+                    str(wireguard), "--foreground", device, env={**os.environ, "LOG_LEVEL": "error"}
                 )
             )
             private = keys[index].private_bytes_raw().hex()
@@ -195,9 +215,10 @@ def veth() -> Iterator[Ends]:
 
 
 PEERS: dict[str, Callable[[], AbstractContextManager[Ends]]] = {
-    "cygnet_portable": cygnet_portable,
+    "cygnet_native": partial(cygnet, "native"),
+    "cygnet_portable": partial(cygnet, "portable"),
     "strongswan_libipsec": strongswan_libipsec,
-    "wireguard_go": wireguard_go,
+    "wireguard_go": partial(wireguard_go, newest_wireguard_go),
     "relay_no_crypto": relay_no_crypto,
     "veth": veth,
 }

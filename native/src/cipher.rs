@@ -21,7 +21,10 @@ const ENCR_AES_CBC: u16 = 12;
 const ENCR_AES_CTR: u16 = 13;
 const ENCR_AES_CCM: [u16; 3] = [14, 15, 16];
 const ENCR_AES_GCM: [u16; 3] = [18, 19, 20];
+const ENCR_NULL_AES_GMAC: u16 = 21;
 const ENCR_CHACHA20_POLY1305: u16 = 28;
+/// AES-CCM-8, AES-GCM-16, ChaCha20-Poly1305 with implicit IV, and what they are otherwise.
+const IMPLICIT: [(u16, u16); 3] = [(29, 14), (30, 20), (31, ENCR_CHACHA20_POLY1305)];
 const ICV: [usize; 3] = [8, 12, 16];
 
 enum Aes {
@@ -60,6 +63,8 @@ enum Plain {
 
 enum Kind {
     Aead(LessSafeKey, [u8; 4]),
+    /// AES-GMAC: a GCM that encrypts nothing and authenticates all (RFC 4543).
+    Gmac(LessSafeKey, [u8; 4]),
     Ccm(Aes, [u8; 3]),
     Separate(Plain, hmac::Key),
 }
@@ -67,6 +72,8 @@ enum Kind {
 /// A cipher suite with its keys.
 pub struct Cipher {
     kind: Kind,
+    /// The IV is the sequence number and is not sent (RFC 8750).
+    implicit: bool,
     pub iv: usize,
     pub icv: usize,
     /// What the body is a multiple of.
@@ -92,9 +99,13 @@ fn position(of: u16, within: [u16; 3]) -> Option<usize> {
 impl Cipher {
     /// None for what this engine does not carry, or keys that do not fit.
     pub fn new(encryption: u16, integrity: u16, key: &[u8], integrity_key: &[u8]) -> Option<Self> {
+        let found = IMPLICIT.iter().find(|one| one.0 == encryption);
+        let (encryption, implicit) = found.map_or((encryption, false), |one| (one.1, true));
+        let iv = if implicit { 0 } else { 8 };
         let salted = |salt: usize| key.len().checked_sub(salt).map(|end| key.split_at(end));
-        let combined = |kind: Kind, icv: usize| (integrity == 0 && integrity_key.is_empty()).then_some(Self { kind, iv: 8, icv, align: 4 });
-        if let Some(which) = position(encryption, ENCR_AES_GCM) {
+        let combined = |kind: Kind, icv: usize| (integrity == 0 && integrity_key.is_empty()).then_some(Self { kind, implicit, iv, icv, align: 4 });
+        let gmac = encryption == ENCR_NULL_AES_GMAC;
+        if let Some(which) = position(if gmac { ENCR_AES_GCM[2] } else { encryption }, ENCR_AES_GCM) {
             let (secret, salt) = salted(4)?;
             let algorithm = match secret.len() {
                 16 => &aead::AES_128_GCM,
@@ -102,7 +113,8 @@ impl Cipher {
                 _ => return None,
             };
             let key = LessSafeKey::new(UnboundKey::new(algorithm, secret).ok()?);
-            return combined(Kind::Aead(key, salt.try_into().ok()?), ICV[which]);
+            let salt = salt.try_into().ok()?;
+            return combined(if gmac { Kind::Gmac(key, salt) } else { Kind::Aead(key, salt) }, ICV[which]);
         }
         if encryption == ENCR_CHACHA20_POLY1305 {
             let (secret, salt) = salted(4)?;
@@ -123,7 +135,7 @@ impl Cipher {
             }
             _ => return None,
         };
-        Some(Self { kind: Kind::Separate(plain, mac), iv, icv, align })
+        Some(Self { kind: Kind::Separate(plain, mac), implicit, iv, icv, align })
     }
 
     pub fn head(&self) -> usize {
@@ -139,30 +151,39 @@ impl Cipher {
         self.head() + self.padded(length) + self.icv
     }
 
-    /// Whether IVs are a counter; else they must be random (RFC 3602, section 3).
-    pub fn counter_iv(&self) -> bool {
-        self.iv == 8
+    /// Octets of IV that must be random (RFC 3602, section 3); the others count.
+    pub fn random_iv(&self) -> usize {
+        if self.iv == 16 { 16 } else { 0 }
     }
 
     /// Encrypt the body of `packet` and write its ICV. False: the library refused, nothing may be sent.
     pub fn seal(&self, packet: &mut [u8], sequence: u64, esn: bool) -> bool {
         let end = packet.len() - self.icv;
         let (aad, aad_length) = additional(packet, sequence, esn);
+        let iv = self.nonce_iv(packet, sequence);
+        let from = self.head();
         match &self.kind {
+            Kind::Gmac(key, salt) => match gmac(key, nonce(salt, iv), packet, end, sequence, esn) {
+                Some(tag) => {
+                    packet[end..].copy_from_slice(tag.as_ref());
+                    true
+                }
+                None => false,
+            },
             Kind::Aead(key, salt) => {
-                let nonce = nonce(salt, &packet[HEADER..HEADER + 8]);
+                let nonce = nonce(salt, iv);
                 let (head, icv) = packet.split_at_mut(end);
                 let aad = aead::Aad::from(&aad[..aad_length]);
-                match key.seal_in_place_separate_tag(nonce, aad, &mut head[HEADER + 8..]) {
+                match key.seal_in_place_separate_tag(nonce, aad, &mut head[from..]) {
                     Ok(tag) => icv.copy_from_slice(&tag.as_ref()[..self.icv]),
                     Err(_) => return false,
                 }
                 true
             }
             Kind::Ccm(aes, salt) => {
-                let nonce = ccm_nonce(salt, &packet[HEADER..HEADER + 8]);
+                let nonce = ccm_nonce(salt, &iv);
                 let (head, icv) = packet.split_at_mut(end);
-                let body = &mut head[HEADER + 8..];
+                let body = &mut head[from..];
                 let aad = &aad[..aad_length];
                 let sealed = match self.icv {
                     8 => with!(aes, aes => ccm_seal::<_, consts::U8>(aes, &nonce, aad, body, icv)),
@@ -187,32 +208,34 @@ impl Cipher {
     pub fn open(&self, packet: &mut [u8], sequence: u64, esn: bool) -> bool {
         let end = packet.len() - self.icv;
         let (aad, aad_length) = additional(packet, sequence, esn);
+        let iv = self.nonce_iv(packet, sequence);
+        let from = self.head();
         match &self.kind {
+            Kind::Gmac(key, salt) => {
+                let tag = gmac(key, nonce(salt, iv), packet, end, sequence, esn);
+                tag.is_some_and(|tag| tag.as_ref().ct_eq(&packet[end..]).into())
+            }
             Kind::Aead(key, salt) => {
-                let iv = [HEADER, HEADER + 8];
-                let nonce = || nonce(salt, &packet_iv(packet, iv));
+                let nonce = || nonce(salt, iv);
                 let aad = || aead::Aad::from(&aad[..aad_length]);
-                let first = nonce();
                 if self.icv == 16 {
-                    return key.open_in_place(first, aad(), &mut packet[HEADER + 8..]).is_ok();
+                    return key.open_in_place(nonce(), aad(), &mut packet[from..]).is_ok();
                 }
                 // The library verifies whole tags only. GCM is counter mode: sealing a ciphertext yields the
                 // plaintext, and sealing that the ciphertext with the tag that it should have had.
-                let second = nonce();
-                let third = nonce();
                 let (head, icv) = packet.split_at_mut(end);
-                let body = &mut head[HEADER + 8..];
-                if key.seal_in_place_separate_tag(first, aad(), body).is_err() {
+                let body = &mut head[from..];
+                if key.seal_in_place_separate_tag(nonce(), aad(), body).is_err() {
                     return false;
                 }
-                let Ok(tag) = key.seal_in_place_separate_tag(second, aad(), body) else { return false };
+                let Ok(tag) = key.seal_in_place_separate_tag(nonce(), aad(), body) else { return false };
                 bool::from(tag.as_ref()[..self.icv].ct_eq(icv))
-                    && key.seal_in_place_separate_tag(third, aad(), body).is_ok()
+                    && key.seal_in_place_separate_tag(nonce(), aad(), body).is_ok()
             }
             Kind::Ccm(aes, salt) => {
-                let nonce = ccm_nonce(salt, &packet[HEADER..HEADER + 8]);
+                let nonce = ccm_nonce(salt, &iv);
                 let (head, icv) = packet.split_at_mut(end);
-                let body = &mut head[HEADER + 8..];
+                let body = &mut head[from..];
                 let aad = &aad[..aad_length];
                 let opened = match self.icv {
                     8 => with!(aes, aes => ccm_open::<_, consts::U8>(aes, &nonce, aad, body, icv)),
@@ -236,6 +259,12 @@ impl Cipher {
         }
     }
 
+    /// The eight octets of the nonce after the salt.
+    fn nonce_iv(&self, packet: &[u8], sequence: u64) -> [u8; 8] {
+        let sent = packet.get(HEADER..HEADER + 8).and_then(|iv| iv.try_into().ok());
+        if self.implicit { sequence.to_be_bytes() } else { sent.unwrap_or_default() }
+    }
+
     /// The place of the ICV holds the upper half of an extended number meanwhile.
     fn tag(&self, mac: &hmac::Key, packet: &mut [u8], end: usize, sequence: u64, esn: bool) -> hmac::Tag {
         let mut covered = end;
@@ -247,10 +276,13 @@ impl Cipher {
     }
 }
 
-fn packet_iv(packet: &[u8], at: [usize; 2]) -> [u8; 8] {
-    let mut iv = [0; 8];
-    iv.copy_from_slice(&packet[at[0]..at[1]]);
-    iv
+/// The tag over SPI, number (the extended one whole), IV and payload (RFC 4543, section 3.3).
+fn gmac(key: &LessSafeKey, nonce: Nonce, packet: &[u8], end: usize, sequence: u64, esn: bool) -> Option<aead::Tag> {
+    let mut covered = packet[..end].to_vec();
+    if esn {
+        covered.splice(4..8, sequence.to_be_bytes());
+    }
+    key.seal_in_place_separate_tag(nonce, aead::Aad::from(&covered), &mut []).ok()
 }
 
 impl Plain {
@@ -313,10 +345,10 @@ where
     mode.decrypt_inout_detached(&Array::from(*nonce), aad, InOutBuf::from(body), &tag).ok()
 }
 
-fn nonce(salt: &[u8; 4], iv: &[u8]) -> Nonce {
+fn nonce(salt: &[u8; 4], iv: [u8; 8]) -> Nonce {
     let mut octets = [0; 12];
     octets[..4].copy_from_slice(salt);
-    octets[4..].copy_from_slice(iv);
+    octets[4..].copy_from_slice(&iv);
     Nonce::assume_unique_for_key(octets)
 }
 

@@ -13,7 +13,7 @@ pub fn measure(outbound: &OutboundSa, inbound: &InboundSa, length: usize, batche
     let stride = size.next_multiple_of(64);
     let mut buffer = vec![0x45; BATCH * stride];
     let random = [0x5A; BATCH * 16];
-    let iv = if cipher.counter_iv() { 0 } else { cipher.iv };
+    let iv = cipher.random_iv();
     let mut best = [f64::MAX; 4];
     let mut note = |place: usize, since: Instant| {
         best[place] = best[place].min(since.elapsed().as_nanos() as f64 / BATCH as f64);

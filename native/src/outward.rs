@@ -279,7 +279,7 @@ impl Outward {
             return false;
         };
         let cipher = &common.cipher;
-        let random = if cipher.counter_iv() { 0 } else { cipher.iv };
+        let random = cipher.random_iv();
         self.ivs.resize(rows.len() * random, 0);
         if random > 0 && self.random.fill(&mut self.ivs).is_err() {
             common.used.drops.add(Drop::Fault, rows.len());

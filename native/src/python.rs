@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::cipher::Cipher;
-use crate::drops::{Drops, NAMES};
+use crate::drops::{Drop, Drops, NAMES};
 use crate::engine;
 use crate::inner::{Inner, Selector, TunnelHeader};
 use crate::outward::transmit;
@@ -185,12 +185,12 @@ methods! { OutboundSa {
         let cipher = &sa.common.cipher;
         let stride = cipher.sealed_length(length);
         let whole = (count.max(1) - 1) * stride + cipher.sealed_length(last);
-        let iv = if cipher.counter_iv() { 0 } else { cipher.iv };
+        let iv = cipher.random_iv();
         if count == 0 || last > length || random.len() < iv * count || start.saturating_add(whole) > buffer.len_bytes() {
             return Err(PyValueError::new_err("the buffer does not hold these packets"));
         }
         let Some(first) = sa.reserve(count as u64, sa.limit) else {
-            sa.common.used.drops.add_named("sequence_exhausted", count as u64);
+            sa.common.used.drops.add(Drop::SequenceExhausted, count);
             return Ok(0);
         };
         let mut octets = buffer.to_vec(py)?;
@@ -309,6 +309,16 @@ impl Engine {
     /// One turn of a direction (0: out, 1: in) in this thread, where the engine was not started.
     fn step(&self, py: Python<'_>, direction: usize) {
         py.detach(|| self.0.step(direction));
+    }
+
+    #[getter]
+    fn now(&self) -> f64 {
+        self.0.shared.now()
+    }
+
+    /// For tests: the clock stands at `now` from here on.
+    fn stop_clock(&self, now: f64) {
+        self.0.shared.stop_clock(now);
     }
 
     /// Readable when there are events.

@@ -119,7 +119,7 @@ impl OutboundSa {
         let cipher = &self.common.cipher;
         packet[..4].copy_from_slice(&self.common.spi.to_be_bytes());
         packet[4..8].copy_from_slice(&(sequence as u32).to_be_bytes());
-        if cipher.counter_iv() {
+        if cipher.iv == 8 {
             packet[HEADER..HEADER + 8].copy_from_slice(&self.iv_base.wrapping_add(sequence).to_be_bytes());
         } else {
             packet[HEADER..HEADER + cipher.iv].copy_from_slice(random);

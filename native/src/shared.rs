@@ -221,6 +221,8 @@ pub struct Shared {
     holding: Mutex<Holding>,
     injected: Mutex<Vec<Vec<u8>>>,
     clock: (Instant, f64),
+    /// In tests: where the clock stands, as f64 bits; 0: it goes.
+    stands: AtomicU64,
 }
 
 impl Shared {
@@ -247,10 +249,20 @@ impl Shared {
             holding: Mutex::default(),
             injected: Mutex::default(),
             clock: (Instant::now(), now),
+            stands: AtomicU64::new(0),
         })
     }
 
+    pub fn stop_clock(&self, now: f64) {
+        self.stands.store(now.to_bits(), Release);
+    }
+
+    /// Seconds of the interpreter's monotonic clock.
     pub fn now(&self) -> f64 {
+        let stands = self.stands.load(Acquire);
+        if stands != 0 {
+            return f64::from_bits(stands);
+        }
         self.clock.0.elapsed().as_secs_f64() + self.clock.1
     }
 

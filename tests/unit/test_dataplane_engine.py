@@ -7,6 +7,7 @@ import random
 import socket
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
@@ -15,8 +16,11 @@ import pytest
 
 from cygnet.dataplane import messages
 from cygnet.dataplane.descriptors import Options
+from cygnet.dataplane.engines import native
+from cygnet.dataplane.engines.native import NativeEngine
 from cygnet.dataplane.engines.portable import PortableEngine, Sockets
 from cygnet.dataplane.guard import KernelError
+from cygnet.dataplane.offload import burst, split
 from cygnet.dataplane.translate import Refused
 from cygnet.dataplane.tun import VNET, Offloads
 from cygnet.ipsec.drops import Drop
@@ -32,6 +36,20 @@ inet: Any = pytest.importorskip("scapy.layers.inet")
 inet6: Any = pytest.importorskip("scapy.layers.inet6")
 
 FLOW, PAIR = 7, 1
+
+
+ENGINES: list[str] = []
+"""The last one is the one under test."""
+
+
+@pytest.fixture(autouse=True, params=["portable", "native"])
+def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The contract: all of this holds for either engine."""
+    if request.param == "native" and not native.available():
+        pytest.skip("the native engine was not built: no Rust toolchain")
+    ENGINES.append(request.param)
+    yield request.param
+    ENGINES.pop()
 
 
 class StandIn:
@@ -114,19 +132,50 @@ class Gateway:
         self.tun, self.kernel = StandIn(), Kernel()
         self.reports: list[Any] = []
         self.waiting: list[Any] = []
+        self.commands = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.udp = self._socket()
         self.peer = self._socket()
         self.peer.setsockopt(socket.IPPROTO_IP, 13, 1)  # IP_RECVTOS
         self.port, self.peer_port = self.udp.getsockname()[1], self.peer.getsockname()[1]
-        self.engine = PortableEngine(
+        kind = NativeEngine if ENGINES[-1] == "native" else PortableEngine
+        self.engine: PortableEngine = kind(
             self.tun,
             Sockets(self.udp, None, None, None),
             self.kernel,
             Options(tun_mtu=1400, **options),
             self.reports.append,
             self._drain,
+            self.commands[1].fileno(),
         )
-        self.engine.state.now = 1000.0
+        self.lane = self.port if ENGINES[-1] == "native" else 4500
+        self.pass_time(1000.0 - self.engine.state.now)
+
+    def turn_out(self) -> None:
+        """As the loop does when the TUN is readable."""
+        if isinstance(self.engine, NativeEngine):
+            self.engine.crate.step(0)
+            self.engine.events()
+        else:
+            self.engine.outward.readable()
+
+    def turn_in(self) -> None:
+        """As the loop does when the UDP lane is readable."""
+        if not isinstance(self.engine, NativeEngine):
+            self.engine.inward.udp_readable(self.udp, self.lane)
+            return
+        if self.waiting:
+            self.commands[0].send(b"a command")
+        with ThreadPoolExecutor() as loop:  # commands are carried out beside the crate's thread
+            done = loop.submit(self._drain) if self.waiting else None
+            self.engine.crate.step(1)
+            if done is not None:
+                done.result()
+        self.engine.events()
+
+    def pass_time(self, seconds: float) -> None:
+        self.engine.state.now += seconds
+        if isinstance(self.engine, NativeEngine):
+            self.engine.crate.stop_clock(self.engine.state.now)
 
     def _socket(self) -> socket.socket:
         made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -137,8 +186,10 @@ class Gateway:
         return made
 
     def _drain(self) -> None:
+        self.engine.draining(True)
         while self.waiting:
             self.waiting.pop(0)()
+        self.engine.draining(False)
 
     def sa(self, direction: Direction, **changed: Any) -> SaParameters:
         key = bytes(range(36)) if direction == Direction.OUT else bytes(range(100, 136))
@@ -176,10 +227,12 @@ class Gateway:
         """Packets in at the TUN; ESP packets out."""
         for packet in packets:
             self.tun.give(packet)
-        self.engine.outward.readable()
+        self.turn_out()
         return self.at_peer()
 
     def at_peer(self) -> list[bytes]:
+        if isinstance(self.engine, NativeEngine):
+            self.turn_out()  # what was held leaves by its thread
         found = []
         while True:
             try:
@@ -188,23 +241,45 @@ class Gateway:
                 return found
 
     def receive(
-        self, *datagrams: bytes, source: socket.socket | None = None, segment: int = 0
+        self,
+        *datagrams: bytes,
+        source: socket.socket | None = None,
+        segment: int = 0,
+        joined: bool = False,
     ) -> list[bytes]:
-        """Datagrams in at the socket; packets out of the TUN, vnet headers taken off."""
+        """Datagrams in at the socket; packets out of the TUN, vnet headers off. `joined`: as written."""
         for datagram in datagrams:
             control = [(17, 103, struct.pack("=H", segment))] if segment else []
             (source or self.peer).sendmsg([datagram], control, 0, ("127.0.0.1", self.port))
         for _ in range(0, len(datagrams), 16):  # a turn of the loop takes so many
-            self.engine.inward.udp_readable(self.udp, 4500)
-        return [data[VNET:] for data in self.tun.taken()]
+            self.turn_in()
+        taken = self.tun.taken()
+        if joined:
+            return [data[VNET:] for data in taken]
+        return [packet for data in taken for packet in separate(data)]
 
     def drops(self) -> dict[str, int]:
         return self.engine.drops()
 
     def close(self) -> None:
         self.tun.close()
-        self.udp.close()
-        self.peer.close()
+        for sock in (self.udp, self.peer, *self.commands):
+            sock.close()
+
+
+def separate(data: bytes) -> list[bytes]:
+    """What was written to the TUN, packet by packet: engines may join as much as they like."""
+    if not data[1]:
+        return [data[VNET:]]
+    read, out = Rows(1 << 17), Rows(1 << 18)
+    read.buffer[: len(data)] = data
+    _, gso_type, _, segment, transport, _ = struct.unpack("=BBHHHH", data[:VNET])
+    what = burst(read, VNET, len(data) - VNET, gso_type, segment, transport)
+    assert what is not None
+    full = what.header + segment
+    last = split(read, what, 0, what.count, out, 0, full + 8)
+    sizes = [full] * (what.count - 1) + [last]
+    return [bytes(out.view[at * (full + 8) :][:size]) for at, size in enumerate(sizes)]
 
 
 class Peer:
@@ -240,7 +315,7 @@ def policy(number: int = 1, trap: bool = True, *extra: tuple[Action, str, str]) 
 
 
 @pytest.fixture
-def gateway() -> Iterator[Gateway]:
+def gateway(engine: str) -> Iterator[Gateway]:
     made = Gateway()
     yield made
     made.close()
@@ -309,8 +384,8 @@ def test_checksums_that_the_kernel_left_undone_are_done(gateway: Gateway, versio
         undone[at + 6 : at + 8] = ((pseudo & 0xFFFF) + (pseudo >> 16)).to_bytes(2, "big")
         gateway.tun.ours.send(struct.pack("=BBHHHH", 1, 0, 0, 0, at, 6) + undone)
         if number == 0:
-            gateway.engine.outward.readable()  # so that the flow is known and the rest goes as columns
-    gateway.engine.outward.readable()
+            gateway.turn_out()  # so that the flow is known and the rest goes as columns
+    gateway.turn_out()
     receiver = InboundSa(replace(gateway.sa(Direction.OUT), direction=Direction.IN))
     assert [opened(receiver, data) for data in gateway.at_peer()] == made
 
@@ -329,7 +404,7 @@ def test_a_burst_from_the_tun_leaves_as_segments(gateway: Gateway) -> None:
         bytes(inet.IP(src="10.1.0.1", dst="10.2.0.1", flags="DF") / inet.TCP(flags="PA") / payload)
     )
     gateway.tun.ours.send(struct.pack("=BBHHHH", 1, 1, 40, 1000, 20, 16) + large)
-    gateway.engine.outward.readable()
+    gateway.turn_out()
     sealed = gateway.at_peer()
     assert len(sealed) == 11
     assert len({len(data) for data in sealed[:-1]}) == 1
@@ -347,7 +422,7 @@ def test_segments_in_one_receive_are_written_to_the_tun_as_one_burst(gateway: Ga
         for n in range(20)
     ]
     sealed = [peer.seal(packet) for packet in made]
-    (burst,) = gateway.receive(b"".join(sealed), segment=len(sealed[0]))
+    (burst,) = gateway.receive(b"".join(sealed), segment=len(sealed[0]), joined=True)
     assert burst[40:] == b"".join(b"%04d" % n * 250 for n in range(20))
     assert gateway.engine.counters(())[0].packets_in == 20
 
@@ -451,10 +526,10 @@ def test_what_is_held_is_bounded_and_grows_stale(gateway: Gateway) -> None:
         gateway.send(*(out() for _ in range(20)))
     assert gateway.drops() == {Drop.NO_OUTBOUND_SA: 44}
     assert len(acquires(gateway)) == 1
-    gateway.engine.state.now += 2
+    gateway.pass_time(2)
     gateway.send(out())
     assert len(acquires(gateway)) == 2
-    gateway.engine.state.now += 20
+    gateway.pass_time(20)
     gateway.engine.tick()
     assert gateway.drops() == {Drop.NO_OUTBOUND_SA: 45, Drop.HELD_TOO_LONG: 16}
     gateway.engine.install_sa(gateway.sa(Direction.OUT))
@@ -466,7 +541,7 @@ def test_a_burst_is_held_whole_and_cut_when_its_sa_comes(gateway: Gateway) -> No
     gateway.put(policy())
     large = bytes(inet.IP(src="10.1.0.1", dst="10.2.0.1", flags="DF") / inet.TCP(flags="A") / bytes(9000))
     gateway.tun.ours.send(struct.pack("=BBHHHH", 1, 1, 40, 1000, 20, 16) + large)
-    gateway.engine.outward.readable()
+    gateway.turn_out()
     gateway.engine.install_sa(gateway.sa(Direction.OUT))
     assert len(gateway.at_peer()) == 9
 
@@ -502,10 +577,10 @@ def test_a_removed_inbound_sa_still_receives_for_a_while(gateway: Gateway) -> No
     peer = Peer(gateway)
     gateway.engine.remove_sa(Direction.IN, 0x1000, b"\x7f\0\0\1", 5.0)
     assert len(gateway.receive(peer.seal(back()))) == 1
-    gateway.engine.state.now += 4.9
+    gateway.pass_time(4.9)
     gateway.engine.tick()
     assert len(gateway.receive(peer.seal(back()))) == 1
-    gateway.engine.state.now += 0.2
+    gateway.pass_time(0.2)
     gateway.engine.tick()
     assert gateway.receive(peer.seal(back())) == []
     assert gateway.drops() == {Drop.NO_SA: 1}
@@ -565,10 +640,10 @@ def test_sequence_numbers_ask_for_a_rekey_at_80_percent_and_stop_before_they_wra
 
 def test_an_sa_past_its_hard_lifetime_is_removed_though_the_daemon_is_gone(gateway: Gateway) -> None:
     gateway.install(hard_seconds=60.0)
-    gateway.engine.state.now += 59
+    gateway.pass_time(59)
     gateway.engine.tick()
     assert expires(gateway) == []
-    gateway.engine.state.now += 1
+    gateway.pass_time(1)
     gateway.engine.tick()
     assert sorted(expires(gateway)) == [(0, True, "seconds"), (1, True, "seconds")]
     assert gateway.send(out()) == []
@@ -591,7 +666,7 @@ def test_thousands_of_rekeyed_sas_leave_nothing_behind(gateway: Gateway) -> None
             gateway.engine.remove_sa(direction, 0x10000 + number - 5, b"\x7f\0\0\1", 0)
     assert len(gateway.engine.state.sad) == len(list(gateway.engine.state.sad.entries())) == 10
     assert len(gateway.engine._ends) < 100
-    gateway.engine.state.now += 4000
+    gateway.pass_time(4000)
     gateway.engine.tick()
     assert len(gateway.engine.state.sad) == len(gateway.engine.state.sad.pairs) == 0
     assert len(expires(gateway)) == 10
@@ -685,7 +760,7 @@ def test_dscp_and_ecn_go_out_as_the_sa_says(gateway: Gateway) -> None:
         gateway.engine.sweep((), ())
         gateway.install(header=header)
         gateway.tun.give(out(tos=0xBA))
-        gateway.engine.outward.readable()
+        gateway.turn_out()
         assert outer_class(gateway) == expected
 
 
@@ -705,6 +780,8 @@ def test_congestion_marked_outside_comes_in_and_kills_what_cannot_carry_it(gatew
 def narrow(gateway: Gateway, inner: int) -> None:
     (entry,) = gateway.engine.state.sad.outbound_entries()
     entry.max_inner = inner
+    if isinstance(gateway.engine, NativeEngine):
+        gateway.engine.tell_path(entry)
 
 
 def test_what_does_not_fit_and_must_not_be_cut_is_answered_with_its_size(gateway: Gateway) -> None:
@@ -750,7 +827,7 @@ def test_on_a_path_below_the_smallest_mtu_packets_leave_and_are_cut_outside(gate
     large = bytes(inet.IP(src="10.1.0.1", dst="10.2.0.1", flags="DF") / inet.TCP(flags="A") / bytes(5000))
     for segment, count in ((536, 10), (537, 0)):
         gateway.tun.ours.send(struct.pack("=BBHHHH", 1, 1, 40, segment, 20, 16) + large)
-        gateway.engine.outward.readable()
+        gateway.turn_out()
         assert len(gateway.at_peer()) == count
 
 
@@ -783,7 +860,7 @@ def test_ike_among_esp_goes_to_the_daemon_with_its_path_and_keepalives_go_nowher
     assert got == [bytes(back())]
     assert gateway.reports == [
         messages.ForeignDatagram(
-            b"\x7f\0\0\1", 4500, b"\x7f\0\0\1", gateway.peer_port, bytes(4) + b"ike message"
+            b"\x7f\0\0\1", gateway.lane, b"\x7f\0\0\1", gateway.peer_port, bytes(4) + b"ike message"
         )
     ]
     assert gateway.drops() == {Drop.RUNT: 2}
@@ -863,7 +940,7 @@ def test_tun_reads_with_headers_that_lie_never_raise(gateway: Gateway) -> None:
         )
         gateway.tun.ours.send(header + data)
         if source.random() < 0.3:
-            gateway.engine.outward.readable()
+            gateway.turn_out()
             gateway.at_peer()
             gateway.tun.taken()
 
@@ -874,7 +951,7 @@ def test_what_somebody_flushed_from_the_kernel_comes_back_and_is_told(gateway: G
     for flushed, refuse in ((True, set[int]()), (False, set[int]()), (False, {1})):
         gateway.kernel.flushed, gateway.kernel.refuse = flushed, refuse
         gateway.reports.clear()
-        gateway.engine.state.now += 31
+        gateway.pass_time(31)
         gateway.engine.tick()
         told.append([report.code for report in gateway.reports])
     assert told == [["policy_restored"], [], ["policy_lost"]]

@@ -16,6 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20Poly1305
 
 from cygnet.crypto.suites import UnsupportedAlgorithm
+from cygnet.dataplane.engines import native
 from cygnet.ipsec.drops import Drop
 from cygnet.ipsec.esp import EXTENDED_LIMIT, SEQUENCE_LIMIT, InboundSa, OutboundSa, Workspace
 from cygnet.ipsec.rows import Rows, Run
@@ -26,6 +27,9 @@ logging.getLogger("scapy").setLevel(logging.ERROR)
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 PACKETS = SHARED / "vectors" / "esp-packets" / "esp_ah_packets.json"
+
+ENGINES: list[str] = []
+"""The last one is the one under test."""
 
 SUITES = {
     "gcm16-128": (Encr.AES_GCM_16, 128, Integ.NONE, 20, 0),
@@ -136,6 +140,28 @@ def open_(sa: InboundSa, packets: list[bytes]) -> list[bytes]:
     return [bytes(work.opened.buffer[at : at + size]) for run in runs for at, size in sizes(run)]
 
 
+@pytest.fixture(autouse=True, params=["reference", "native"])
+def engine(request: pytest.FixtureRequest) -> Iterator[None]:
+    """All of this holds for the crate too; what it does not carry is left to the reference there as well."""
+    if request.param == "native" and not native.available():
+        pytest.skip("the native engine was not built: no Rust toolchain")
+    ENGINES.append(request.param)
+    yield
+    ENGINES.pop()
+
+
+def sender_of(sa: SaParameters, **given: Any) -> OutboundSa:
+    if ENGINES[-1] == "native" and native.carries(sa):
+        return native.NativeOutbound(1, sa, **given)
+    return OutboundSa(sa, **given)
+
+
+def receiver_of(sa: SaParameters) -> InboundSa:
+    if ENGINES[-1] == "native" and native.carries(sa):
+        return native.NativeInbound(1, sa)
+    return InboundSa(sa)
+
+
 @pytest.mark.parametrize("esn", [False, True])
 @pytest.mark.parametrize("name", SUITES)
 def test_what_is_sealed_opens_again_in_runs_of_every_size(name: str, esn: bool) -> None:
@@ -147,7 +173,7 @@ def test_what_is_sealed_opens_again_in_runs_of_every_size(name: str, esn: bool) 
         (46, 1380, 1380),
         (64, 28, 20),
     ):
-        sender, receiver = OutboundSa(parameters(name, esn=esn)), InboundSa(parameters(name, esn=esn))
+        sender, receiver = sender_of(parameters(name, esn=esn)), receiver_of(parameters(name, esn=esn))
         payloads = [ipv4(length, i) for i in range(count - 1)] + [ipv4(last, count)]
         packets = seal(sender, payloads)
         assert [len(p) for p in packets] == [sender.sealed_length(len(p)) for p in payloads]
@@ -197,9 +223,9 @@ def test_published_packets_are_sealed_and_opened_octet_for_octet() -> None:
             integrity_key=bytes.fromhex(item.get("auth_key") or ""),
             spi=int(item["spi"], 0),
         )
-        assert open_(InboundSa(sa), [packet]) == [inner], item["name"]
+        assert open_(receiver_of(sa), [packet]) == [inner], item["name"]
         start = (int.from_bytes(iv[:8], "big") - 1) % (1 << 64) if len(iv) == 8 else 0
-        sender = OutboundSa(sa, random=_one_after_the_other(start.to_bytes(8, "big"), iv))
+        sender = sender_of(sa, random=_one_after_the_other(start.to_bytes(8, "big"), iv))
         version = 4 if inner[0] >> 4 == 4 else 41
         assert seal(sender, [inner], next_header=version) == [packet], item["name"]
         checked += 1
@@ -219,14 +245,14 @@ def test_scapy_opens_what_we_seal_and_we_open_what_scapy_seals(name: str, esn: b
         auth_key=p.integrity_key or None, tunnel_header=IP(src="192.0.2.2", dst="192.0.2.1"), esn_en=esn,
     )  # fmt: skip
     inner = bytes(IP(src="10.2.0.9", dst="10.1.0.7", id=7) / UDP(sport=9, dport=53) / (b"hello" * 20))
-    (packet,) = seal(OutboundSa(p), [inner])
+    (packet,) = seal(sender_of(p), [inner])
     opened = theirs.decrypt(
         IP(bytes(IP(src="192.0.2.1", dst="192.0.2.2", proto=50) / packet)), esn_en=esn, esn=0
     )
     assert bytes(opened) == inner
     for sequence in (1, 2):
         sealed = bytes(theirs.encrypt(IP(inner), seq_num=sequence, esn_en=esn, esn=0))
-        receiver = InboundSa(p)
+        receiver = receiver_of(p)
         assert open_(receiver, [sealed[20:]])[0][:-1] == IP(inner).__bytes__()[:-1]
 
 
@@ -234,7 +260,7 @@ def test_scapy_opens_what_we_seal_and_we_open_what_scapy_seals(name: str, esn: b
 def test_every_length_up_to_80_octets_is_dropped_and_counted(name: str) -> None:
     # VU#459371: an ESP packet shorter than its ICV underflowed in two stacks.
     for size in range(8, 81):
-        sa = InboundSa(parameters(name))
+        sa = receiver_of(parameters(name))
         assert open_(sa, [os.urandom(4) + struct.pack(">I", 1) + os.urandom(size - 8)]) == []
         assert sum(sa.drops.values()) == 1
         assert set(sa.drops) <= {Drop.SHORT, Drop.BAD_ICV}
@@ -245,8 +271,8 @@ def test_every_length_up_to_80_octets_is_dropped_and_counted(name: str) -> None:
     "name", ["gcm16-256", "ccm8-256", "chacha", "cbc256-sha384", "gcm8-128", "ctr128-xcbc", "null-sha256"]
 )
 def test_one_flipped_bit_anywhere_is_refused_and_the_window_stays(name: str) -> None:
-    (packet,) = seal(OutboundSa(parameters(name)), [ipv4(40)])
-    receiver = InboundSa(parameters(name))
+    (packet,) = seal(sender_of(parameters(name)), [ipv4(40)])
+    receiver = receiver_of(parameters(name))
     for at in range(4, len(packet)):  # the SPI chose the SA; with AEADs and MACs it is covered too
         broken = bytearray(packet)
         broken[at] ^= 1 << at % 8
@@ -257,17 +283,17 @@ def test_one_flipped_bit_anywhere_is_refused_and_the_window_stays(name: str) -> 
 
 def test_a_bad_packet_in_a_run_costs_only_itself() -> None:
     payloads = [ipv4(200, i) for i in range(20)]
-    packets = seal(OutboundSa(parameters()), payloads)
+    packets = seal(sender_of(parameters()), payloads)
     packets[7] = packets[7][:-1] + bytes((packets[7][-1] ^ 1,))
     packets[12] = packets[3]
-    receiver = InboundSa(parameters())
+    receiver = receiver_of(parameters())
     assert open_(receiver, packets) == payloads[:7] + payloads[8:12] + payloads[13:]
     assert receiver.drops == {Drop.BAD_ICV: 1, Drop.REPLAY: 1}
 
 
 def test_reordered_runs_are_accepted_within_the_window_only() -> None:
     payloads = [ipv4(60, i) for i in range(60)]
-    sender, receiver = OutboundSa(parameters()), InboundSa(parameters(replay_window=32))
+    sender, receiver = sender_of(parameters()), receiver_of(parameters(replay_window=32))
     packets = seal(sender, payloads)
     assert open_(receiver, packets[40:]) == payloads[40:]
     assert open_(receiver, packets[:40]) == payloads[28:40]
@@ -276,7 +302,7 @@ def test_reordered_runs_are_accepted_within_the_window_only() -> None:
 
 def sealed_raw(plaintext: bytes, name: str = "gcm16-256", sequence: int = 1) -> bytes:
     p = parameters(name)
-    protector = OutboundSa(p).protector
+    protector = sender_of(p).protector
     header, iv = struct.pack(">II", p.spi, sequence), bytes(8)
     return header + iv + protector.seal(header, iv, plaintext)
 
@@ -296,7 +322,7 @@ def sealed_raw(plaintext: bytes, name: str = "gcm16-256", sequence: int = 1) -> 
 def test_wrong_pads_and_next_headers_are_dropped_after_authentication(
     trailer: bytes, reason: Drop, count: int
 ) -> None:
-    receiver = InboundSa(parameters())
+    receiver = receiver_of(parameters())
     packets = [sealed_raw(ipv4(40) + trailer, sequence=n + 1) for n in range(count)]
     assert open_(receiver, packets) == []
     assert receiver.drops == {reason: count}
@@ -304,7 +330,7 @@ def test_wrong_pads_and_next_headers_are_dropped_after_authentication(
 
 
 def test_a_pad_length_longer_than_the_packet_is_dropped() -> None:
-    receiver = InboundSa(parameters())
+    receiver = receiver_of(parameters())
     assert open_(receiver, [sealed_raw(b"\x01\x02\x03\x04")]) == []
     assert open_(receiver, [sealed_raw(bytes(range(1, 31)) + b"\x1e\x04", sequence=2)]) == []
     assert receiver.drops == {Drop.BAD_PADDING: 1, Drop.WRONG_PROTOCOL: 1}
@@ -313,7 +339,7 @@ def test_a_pad_length_longer_than_the_packet_is_dropped() -> None:
 @pytest.mark.parametrize("esn", [False, True])
 def test_sequence_numbers_end_before_they_wrap(esn: bool) -> None:
     limit = EXTENDED_LIMIT if esn else SEQUENCE_LIMIT
-    sender, receiver = OutboundSa(parameters(esn=esn)), InboundSa(parameters(esn=esn))
+    sender, receiver = sender_of(parameters(esn=esn)), receiver_of(parameters(esn=esn))
     sender.sequence = receiver.window.top = limit - 10
     payloads = [ipv4(64, i) for i in range(10)]
     packets = seal(sender, payloads)
@@ -324,7 +350,7 @@ def test_sequence_numbers_end_before_they_wrap(esn: bool) -> None:
 
 
 def test_extended_numbers_cross_the_edge_of_their_lower_half() -> None:
-    sender, receiver = OutboundSa(parameters(esn=True)), InboundSa(parameters(esn=True))
+    sender, receiver = sender_of(parameters(esn=True)), receiver_of(parameters(esn=True))
     sender.sequence = receiver.window.top = (1 << 32) - 10
     payloads = [ipv4(64, i) for i in range(40)]
     packets = seal(sender, payloads)
@@ -338,7 +364,7 @@ def test_an_implicit_iv_is_the_sequence_number_and_is_not_sent(name: str, esn: b
     # The library's AEAD called by hand is the judge (RFC 8750, section 4).
     p = parameters(name, esn=esn)
     salt = 3 if "ccm" in name else 4
-    sender = OutboundSa(p)
+    sender = sender_of(p)
     sender.sequence = (1 << 32) + 4 if esn else 4
     for packet, number in zip(seal(sender, [ipv4(60)] * 9), range(5, 14), strict=True):
         sequence = number + ((1 << 32) if esn else 0)
@@ -355,11 +381,11 @@ def test_keys_made_by_hand_are_refused_where_a_restart_would_repeat_their_ivs() 
         counter = not name.startswith(("cbc", "camellia", "3des", "null"))
         if counter:
             with pytest.raises(ValueError, match="RFC 8221"):
-                OutboundSa(parameters(name, manual=True))
+                sender_of(parameters(name, manual=True))
             with pytest.raises(ValueError, match="RFC 8221"):
-                InboundSa(parameters(name, manual=True))
+                receiver_of(parameters(name, manual=True))
         else:
-            OutboundSa(parameters(name, manual=True))
+            sender_of(parameters(name, manual=True))
 
 
 @pytest.mark.parametrize(
@@ -368,7 +394,7 @@ def test_keys_made_by_hand_are_refused_where_a_restart_would_repeat_their_ivs() 
 def test_no_iv_ever_repeats_and_a_key_installed_twice_starts_elsewhere(name: str) -> None:
     seen = set()
     for _ in range(2):
-        sender = OutboundSa(parameters(name))
+        sender = sender_of(parameters(name))
         for count in (1, 2, 5, 64):
             for packet in seal(sender, [ipv4(60)] * count):
                 seen.add(packet[8 : 8 + sender.iv_length])
@@ -378,20 +404,20 @@ def test_no_iv_ever_repeats_and_a_key_installed_twice_starts_elsewhere(name: str
 def test_encryption_without_integrity_is_refused() -> None:
     for encryption, key in ((Encr.AES_CBC, 16), (Encr.AES_CTR, 20)):
         with pytest.raises((UnsupportedAlgorithm, ValueError)):
-            OutboundSa(parameters(encryption=encryption, key_bits=128, encryption_key=bytes(key)))
+            sender_of(parameters(encryption=encryption, key_bits=128, encryption_key=bytes(key)))
     with pytest.raises((UnsupportedAlgorithm, ValueError)):
-        InboundSa(parameters(encryption=Encr.NULL, key_bits=0, encryption_key=b"", integrity_key=b""))
+        receiver_of(parameters(encryption=Encr.NULL, key_bits=0, encryption_key=b"", integrity_key=b""))
 
 
 def test_keys_of_the_wrong_length_are_refused_at_installation() -> None:
     with pytest.raises(ValueError, match="key length"):
-        OutboundSa(parameters(encryption_key=bytes(35)))
+        sender_of(parameters(encryption_key=bytes(35)))
 
 
 def test_random_octets_never_open_and_never_raise() -> None:
     source = random.Random(1)
     for name in SUITES:
-        receiver = InboundSa(parameters(name))
+        receiver = receiver_of(parameters(name))
         for _ in range(60):
             size, count = source.randrange(8, 200), source.randrange(1, 9)
             rows = Rows(1 << 16)
