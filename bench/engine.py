@@ -3,8 +3,8 @@
     python -m bench.engine [--short]
 
 writes build/bench/engine.json: for each transform and size of inner packet `seal` and `open` (numbers, IV,
-pad, replay window, counters and the cipher) beside `cipher_seal` and `cipher_open` (the cipher alone on the
-same octets), all in ns, and `ratio`: what the engine costs of the bare cipher. Best of many batches of 64.
+pad, replay window, counters and the cipher) beside `cipher_seal` and `cipher_open` (the cipher alone), all in
+ns, and `ratio`: what the engine costs of the bare cipher. Best of many batches of 64 packets.
 """
 
 from __future__ import annotations
