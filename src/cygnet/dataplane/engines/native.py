@@ -80,7 +80,7 @@ def available() -> bool:
 def measure(
     sender: NativeOutbound, receiver: NativeInbound, length: int, batches: int
 ) -> tuple[float, float, float, float]:
-    """Nanoseconds a packet of `length` octets: sealed, opened, and the cipher alone for both (bench.engine)."""
+    """Nanoseconds a packet of `length` octets: sealed, opened, and the cipher alone for both."""
     return _native.measure(sender.crate, receiver.crate, length, batches)
 
 
