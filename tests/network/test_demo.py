@@ -15,8 +15,13 @@ pytestmark = [pytest.mark.network, pytest.mark.timeout(120)]
 ROOTLESS = ("unshare", "--user", "--map-root-user", "--net", "--mount")
 
 
-MAIN_MODE = ("HDR(A,0), SA,", "HDR(A,B), KE, N, NAT-D, NAT-D", "HDR(A,B)*, ID, HASH")
-AGGRESSIVE_MODE = ("HDR(A,0), SA, KE, N, ID,", "HDR(A,B)*,")
+QUICK_MODE = (
+    "HDR(A,B)*, HASH, SA, N, KE, IDci, IDcr",
+    "10.1.0.0/16 (IPV4_ADDR_SUBNET)",
+    "HDR(A,B)*, HASH  -->",
+)
+MAIN_MODE = ("HDR(A,0), SA,", "HDR(A,B), KE, N,", "HDR(A,B)*, ID, CERT, SIG", *QUICK_MODE)
+AGGRESSIVE_MODE = ("HDR(A,0), SA, KE, N, ID,", "HDR(A,B)*, HASH, ATTR(REQUEST)", *QUICK_MODE)
 
 
 @pytest.mark.parametrize(
@@ -24,10 +29,10 @@ AGGRESSIVE_MODE = ("HDR(A,0), SA, KE, N, ID,", "HDR(A,B)*,")
     [
         ("--auth cert", (), ("HDR(A,0), SAi1, KEi, Ni", "SK {IDi")),
         ("--auth psk", ROOTLESS, ("HDR(A,0), SAi1, KEi, Ni", "SK {IDi")),
-        ("--ike 1 --auth psk", (), MAIN_MODE),
-        ("--ike 1 --mode aggressive --auth cert", (), AGGRESSIVE_MODE),
+        ("--ike 1 --auth cert", (), MAIN_MODE),
+        ("--ike 1 --mode aggressive --auth xauth", (), AGGRESSIVE_MODE),
     ],
-    ids=["cert", "psk-rootless", "ikev1-main-psk", "ikev1-aggressive-cert"],
+    ids=["cert", "psk-rootless", "ikev1-main-cert", "ikev1-aggressive-xauth"],
 )
 def test_the_demo_shows_the_ladder_moves_a_file_and_proves_that_nothing_went_in_clear(
     arguments: str, wrapper: tuple[str, ...], shown: tuple[str, ...]

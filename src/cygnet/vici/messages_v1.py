@@ -81,8 +81,6 @@ def _id(payload: IdPayload, message: Message) -> Shape:
         name = str(Identity.from_wire(payload.id_type, payload.data))
     except BadIdentity as error:
         name = f"({error})"
-    if message.header.exchange == Exchange.QUICK_MODE:
-        name = payload.data.hex()
     ids = [one for one in message.payloads if isinstance(one, IdPayload)]
     notation = "ID" if len(ids) < 2 else ("IDci" if ids[0] is payload else "IDcr")
     ports = f" {payload.protocol}/{payload.port}" if payload.protocol or payload.port else ""

@@ -23,7 +23,7 @@ from cygnet.records import replace
 from cygnet.wire.message import Header
 from cygnet.wire.v1.message import Message, encode, encode_payloads, encode_sealed, prefix_hash
 from cygnet.wire.v1.numbers import Exchange, Flags, Protocol
-from cygnet.wire.v1.payloads import NotifyPayload, Payload
+from cygnet.wire.v1.payloads import HashPayload, NotifyPayload, Payload
 
 if TYPE_CHECKING:
     from cygnet.ike.v1.sa import IkeV1Sa
@@ -155,8 +155,11 @@ def _send(sa: IkeV1Sa, task: Task, step: Send) -> tuple[bool, Any]:
     # A message is protected by the keys that stood before its own changes: main mode's fourth is in clear.
     header = Header(state.spi_i, state.spi_r, 0, 1, 0, dialogue.exchange, 0, dialogue.message_id)
     first, octets = encode_payloads(step.payloads)
+    shown: tuple[Payload, ...] = tuple(step.payloads)
     if step.hashed is not None:
-        first, octets = prefix_hash(first, octets, step.hashed(dialogue.message_id, octets))
+        value = step.hashed(dialogue.message_id, octets)
+        first, octets = prefix_hash(first, octets, value)
+        shown = (HashPayload(value), *shown)
     isakmp = state.isakmp
     if isakmp is None:
         datagram = encode(header, step.payloads)
@@ -170,7 +173,7 @@ def _send(sa: IkeV1Sa, task: Task, step: Send) -> tuple[bool, Any]:
         # Pieces carry the exchange's header in clear.
         size = sa.fragment_size
         dialogue.datagrams = protection.split(replace(header, flags=0), datagram, size)
-    dialogue.message = _told(sa, header, step.payloads) if sa.gateway.observe else None
+    dialogue.message = _told(header, shown) if sa.gateway.observe else None
     seen(sa, True, state.path, dialogue.message)
     sa.commit(step.changes)
     settle(task, step.changes)
@@ -191,9 +194,8 @@ def _send(sa: IkeV1Sa, task: Task, step: Send) -> tuple[bool, Any]:
     return step.expect is not None, None
 
 
-def _told(sa: IkeV1Sa, header: Header, payloads: Any) -> Message:
+def _told(header: Header, shown: tuple[Payload, ...]) -> Message:
     """The message as people see it."""
-    shown: tuple[Payload, ...] = tuple(payloads)
     return Message(header, shown, tuple([b""] * len(shown)))
 
 
@@ -265,7 +267,8 @@ def _tell_error(sa: IkeV1Sa, dialogue: Dialogue, notify: NotifyPayload) -> None:
     )
     told.datagrams = (encode_sealed(header, first, sealed),)
     told.ended = sa.now.monotonic
-    dialogue.message = _told(sa, header, (notify,)) if sa.gateway.observe else None
+    shown: tuple[Payload, ...] = (HashPayload(digest), notify)
+    dialogue.message = _told(header, shown) if sa.gateway.observe else None
     dialogue.datagrams = told.datagrams
     seen(sa, True, state.path, dialogue.message)
     transmit(sa, told.datagrams, state.path)
