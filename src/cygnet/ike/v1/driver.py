@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cygnet.ike import running
 from cygnet.ike.errors import IkeError, PeerIncompatible, Reason
 from cygnet.ike.running import REFUSALS_BELIEVED, Task, settle
-from cygnet.ike.state import EndPhase1, Phase
+from cygnet.ike.state import EndPhase1, Phase, UseIsakmpKeys
 from cygnet.ike.steps import Step
 from cygnet.ike.transport import seen, transmit
 from cygnet.ike.v1 import notifications, protection
@@ -169,7 +169,9 @@ def _send(sa: IkeV1Sa, task: Task, step: Send) -> tuple[bool, Any]:
         header = replace(header, flags=Flags.ENCRYPTION)
         datagram = encode_sealed(header, first, sealed)
     dialogue.datagrams = (datagram,)
-    if state.fragmentation:
+    # Aggressive mode's second message may go in pieces as soon as we know that the peer takes them.
+    agreed = any(isinstance(one, UseIsakmpKeys) and one.fragmentation for one in step.changes)
+    if state.fragmentation or (agreed and dialogue.exchange == Exchange.AGGRESSIVE):
         # Pieces carry the exchange's header in clear.
         size = sa.fragment_size
         dialogue.datagrams = protection.split(replace(header, flags=0), datagram, size)

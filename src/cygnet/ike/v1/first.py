@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from cygnet.ike import upkeep
 from cygnet.ike.connections import Loaded
 from cygnet.ike.effects import SendDatagram
-from cygnet.ike.errors import Drop, IkeError, PeerIncompatible, Reason
+from cygnet.ike.errors import Difference, Drop, IkeError, PeerIncompatible, Reason
 from cygnet.ike.events import Dropped, MessageSeen
 from cygnet.ike.state import Phase, SaState
 from cygnet.ike.steps import Steps
@@ -123,9 +123,30 @@ def _admitted(
             continue
         made = gateway.create(IkeV1Sa, connection, state)
         return made, session.respond(made, agreed, received)
-    raise error or PeerIncompatible(
-        Reason.NO_CONNECTION, f"no connection is configured for {path.remote} at {path.local}"
-    )
+    raise error or _nobody(gateway, path, aggressive)
+
+
+def _nobody(gateway: Endpoint, path: Path, aggressive: bool) -> IkeError:
+    """Why no connection is meant: there is none, or it is another version's, or the other mode's."""
+    loaded = next(iter(gateway.book.for_address(path.local, path.remote)), None)
+    if loaded is None:
+        return PeerIncompatible(
+            Reason.NO_CONNECTION, f"no connection is configured for {path.remote} at {path.local}"
+        )
+    name = loaded.connection.name
+    if loaded.connection.version == 2:
+        detail = f"the peer begins with IKEv1, connection {name} is IKEv2"
+        return PeerIncompatible(
+            Reason.VERSION_MISMATCH, detail, difference=Difference("IKEv2", "IKEv1", "version")
+        )
+    modes = ("aggressive mode", "main mode") if aggressive else ("main mode", "aggressive mode")
+    if loaded.connection.aggressive != aggressive:
+        return PeerIncompatible(
+            Reason.MODE_MISMATCH,
+            f"the peer begins {modes[0]}, connection {name} is for {modes[1]}",
+            difference=Difference(modes[1], modes[0], "mode"),
+        )
+    return PeerIncompatible(Reason.PEER_ID_MISMATCH, f"connection {name} is not for the identity that came")
 
 
 def _candidates(gateway: Endpoint, received: Received, aggressive: bool) -> list[Loaded]:
@@ -164,7 +185,11 @@ def _refuse(gateway: Endpoint, header: Header, path: Path, error: IkeError) -> N
     notify = notifications.notify_of(error)
     if notify:
         answer_in_clear(gateway, header, path, notify)
-    gateway.failed("", "", False, path, str(path.remote), error.failure)
+    named = next(iter(gateway.book.for_address(path.local, path.remote)), None)
+    name = named.connection.name if named is not None else ""
+    # Nobody has proved anything: it is worth a line only where no peer has.
+    if not gateway.by_connection.get(name):
+        gateway.failed(name, "", False, path, str(path.remote), error.failure)
 
 
 def answer_in_clear(gateway: Endpoint, header: Header, path: Path, notify: int) -> None:

@@ -27,6 +27,7 @@ from cygnet.crypto.ikev1 import (
     phase1_hash,
     phase1_iv,
     phase1_keys,
+    phase1_suite,
     skeyid_of_secret,
     skeyid_of_signatures,
 )
@@ -54,7 +55,7 @@ from cygnet.records import dataclass
 from cygnet.wire.numbers import TransformType
 from cygnet.wire.v1 import vendor_ids
 from cygnet.wire.v1.message import Message
-from cygnet.wire.v1.numbers import CertEncoding, Notify, Protocol
+from cygnet.wire.v1.numbers import Authentication, CertEncoding, Hash, Notify, Protocol
 from cygnet.wire.v1.payloads import (
     CertPayload,
     CertReqPayload,
@@ -69,6 +70,11 @@ from cygnet.wire.v1.payloads import (
 )
 
 NONCE_LENGTH: Final = 32
+HASH_OF_METHOD: Final = {
+    Authentication.ECDSA_256: Hash.SHA2_256,
+    Authentication.ECDSA_384: Hash.SHA2_384,
+    Authentication.ECDSA_521: Hash.SHA2_512,
+}
 MAX_CANDIDATES: Final = 32
 """Connections that one claimed identity is tried against; each may cost a signature check."""
 
@@ -131,7 +137,7 @@ class Material:
         """HASH_I = prf(SKEYID, g^xi | g^xr | CKY-I | CKY-R | SAi_b | IDii_b)"""
         agreed = self.agreed
         return phase1_hash(
-            agreed.suite, self.keys.skeyid, self.public_i, self.public_r,
+            self.proof_suite, self.keys.skeyid, self.public_i, self.public_r,
             agreed.cky_i, agreed.cky_r, agreed.sa_body, id_body,
         )  # fmt: skip
 
@@ -139,9 +145,18 @@ class Material:
         """HASH_R = prf(SKEYID, g^xr | g^xi | CKY-R | CKY-I | SAi_b | IDir_b)"""
         agreed = self.agreed
         return phase1_hash(
-            agreed.suite, self.keys.skeyid, self.public_r, self.public_i,
+            self.proof_suite, self.keys.skeyid, self.public_r, self.public_i,
             agreed.cky_r, agreed.cky_i, agreed.sa_body, id_body,
         )  # fmt: skip
+
+    @property
+    def proof_suite(self) -> Phase1Suite:
+        """What makes HASH_I and HASH_R: with ECDSA the hash that belongs to the curve, whatever was
+        negotiated for the rest (strongSwan's reading of RFC 4754, section 2: the method implies its
+        hash)."""
+        choice = self.agreed.choice
+        implied = HASH_OF_METHOD.get(choice.method)
+        return phase1_suite(choice.encryption, choice.key_bits, implied) if implied else choice.suite
 
 
 # -- first messages -------------------------------------------------------------------------------
