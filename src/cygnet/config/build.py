@@ -426,6 +426,7 @@ def _child(
         tfc_padding=child.tfc_padding,
         dummy_interval=child.dummy_interval,
         mark=child.set_mark_out,
+        hw_offload=child.hw_offload,
         interface=interface,
         if_id=if_id,
         manual=_manual(child, policy, path, complaints),

@@ -288,7 +288,7 @@ class Child(Section):
         "mark_out": ("0/0", "0/0x00000000", "0"),
         "set_mark_in": ("0/0", "0/0x00000000", "0"),
         "label": (), "label_mode": ("system", "simple"),
-        "per_cpu_sas": ("no",), "hw_offload": ("no", "auto"), "icmp": ("no",),
+        "per_cpu_sas": ("no",), "icmp": ("no",),
     }  # fmt: skip
 
     interface: MaybeDevice = _key(
@@ -359,6 +359,17 @@ class Child(Section):
     set_mark_out: Annotated[int, PlainValidator(values.mark), _kind("number", _SCALAR)] = _key(
         0, "Mark of sealed packets, for the host's routing and filters: the lower 16 bits of the fwmark."
     )
+    hw_offload: Annotated[
+        str,
+        PlainValidator(values.choice(no="no", auto="auto", yes="crypto", crypto="crypto", packet="packet")),
+        _words(
+            no="",
+            auto="as much as there is",
+            crypto="the device encrypts, where it can",
+            packet="the device does all of IPsec, or the SA is refused",
+            yes="as `crypto`",
+        ),
+    ] = _key("no", "Whether the network device helps (engine `kernel`).")
     rekey_time: Time = _key(3600.0, "Age at which the Child SA is replaced; 0: never.", "1h")
     life_time: MaybeTime = _key(None, "Age at which it is removed if that failed.", "rekey_time + 10 %")
     rand_time: MaybeTime = _key(

@@ -259,6 +259,7 @@ class Plane:
                 interface=sa.interface,
                 if_id=sa.if_id,
                 mark=sa.mark,
+                hw_offload=sa.hw_offload,
             ),
             answer,
         )

@@ -121,6 +121,7 @@ class InstallSa(Command, frozen=True):
     interface: str = ""
     if_id: int = 0
     mark: int = 0
+    hw_offload: str = "no"
     """These as in `policy.sa.SaParameters`; an address that is None is empty."""
 
 

@@ -6,6 +6,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from cygnet.dataplane import messages
 from cygnet.policy.sa import (
+    OFFLOADS,
     Direction,
     Mode,
     SaParameters,
@@ -90,6 +91,8 @@ def sa_parameters(message: messages.InstallSa) -> SaParameters:
         raise Refused(f"mode {message.mode}: only tunnel (1) and transport (2) are carried")
     if not 0 <= message.ipcomp <= 0xFFFF or not 0 <= message.mark <= 0xFFFF:
         raise Refused("a CPI or a mark of more than 16 bits")
+    if message.hw_offload not in OFFLOADS:
+        raise Refused(f"offload {message.hw_offload!r}")
     if message.direction not in (Direction.IN, Direction.OUT):
         raise Refused(f"direction {message.direction}")
     if not 256 <= message.spi <= 0xFFFFFFFF:
@@ -142,4 +145,5 @@ def sa_parameters(message: messages.InstallSa) -> SaParameters:
         interface=message.interface,
         if_id=message.if_id,
         mark=message.mark,
+        hw_offload=message.hw_offload,
     )

@@ -197,6 +197,7 @@ def make_pair(
         tfc_padding=child.tfc_padding if pads else 0,
         dummy_interval=0.0 if is_ah else child.dummy_interval,
         mark=child.mark,
+        hw_offload=child.hw_offload,
     )
     record = ChildSa(
         pair=pair,

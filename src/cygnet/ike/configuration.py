@@ -149,6 +149,7 @@ class Child:
     interface: str = ""
     if_id: int = 0
     mark: int = 0
+    hw_offload: str = "no"
     """These as in `policy.sa.SaParameters`."""
     manual: Manual | None = None
     """Not None: keyed by hand, one proposal of one choice each, one flow."""

@@ -132,6 +132,7 @@ class ManualSas:
             tfc_padding=configured.tfc_padding,
             dummy_interval=configured.dummy_interval,
             mark=configured.mark,
+            hw_offload=configured.hw_offload,
         )
         return ManualPair(connection.name, child, inbound, outbound)
 

@@ -71,6 +71,7 @@ class TunnelHeader:
     (RFC 4301, section 8.2.1 and appendix D)."""
 
 
+OFFLOADS = ("no", "auto", "crypto", "packet")
 TFC_TO_MTU = 0xFFFF
 """`tfc_padding`: as long as the path allows (swanctl's `mtu`)."""
 
@@ -142,3 +143,5 @@ class SaParameters:
     mark: int = 0
     """Outbound: set on sealed packets (swanctl's `set_mark_out`), in the lower 16 bits of the fwmark; the
     upper ones are Cygnet's own. 0: none."""
+    hw_offload: str = "no"
+    """One of `OFFLOADS`: what of it the network device does; only the kernel has such devices."""

@@ -221,10 +221,15 @@ class KernelEngine:
     def install_sas(self, several: Sequence[SaParameters]) -> list[str]:
         """Many in one exchange with the kernel. A sentence for each that was refused, else nothing."""
         errors = [""] * len(several)
+        # A restarted daemon brings those that were keyed by hand again, under a pair of its own.
+        for sa in several:
+            old = self.book.find(sa.direction, sa.spi, sa.remote.packed, 0) if sa.manual else None
+            if old is not None:
+                self._remove([old])
         made: list[list[codec.Sa]] = []
         for place, parameters in enumerate(several):
             try:
-                made.append(self._made_of(parameters))
+                made.append(self._made_of(parameters, states.offload(parameters)))
             except Refused as refused:
                 errors[place] = str(refused)
                 made.append([])
@@ -248,6 +253,9 @@ class KernelEngine:
                 installed.append((parameters, states.entry(parameters, group)))
         if undone:
             self._socket.change(undone)
+        for place, parameters in enumerate(several):
+            if errors[place] and parameters.hw_offload == "auto" and made[place]:
+                errors[place] = self._without_offload(parameters)
         for parameters, entry in installed:
             self._installed(parameters, entry)
         self._follow(errors)
@@ -261,10 +269,15 @@ class KernelEngine:
         except KernelError as error:
             self._report(Warned("policy_lost", f"a policy cannot follow its SA: {error}"))
 
-    def _made_of(self, parameters: SaParameters) -> list[codec.Sa]:
+    def _without_offload(self, parameters: SaParameters) -> str:
+        """The device, or the kernel, cannot do it: then it is done as without."""
+        (error,) = self.install_sas([replace(parameters, hw_offload="no")])
+        return error
+
+    def _made_of(self, parameters: SaParameters, offload: codec.Offload | None) -> list[codec.Sa]:
         if parameters.interface and not parameters.if_id:
             parameters = replace(parameters, if_id=self._interfaces.number(parameters.interface))
-        return states.made_of(parameters, self.spd.reqid(parameters.flow))
+        return states.made_of(parameters, self.spd.reqid(parameters.flow), offload)
 
     def _installed(self, parameters: SaParameters, entry: Entry) -> None:
         self.book.add(entry)

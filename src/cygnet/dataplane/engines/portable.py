@@ -286,6 +286,8 @@ class PortableEngine:
 
     def install_sa(self, parameters: SaParameters) -> None:
         """Raises Refused."""
+        if parameters.hw_offload in ("crypto", "packet"):
+            raise Refused(f"hw_offload = {parameters.hw_offload}: only the kernel engine has such devices")
         state = self.state
         if parameters.manual:
             # A restarted daemon brings it again, under a pair of its own.

@@ -119,6 +119,15 @@ def made_of(sa: SaParameters, reqid: int, offload: codec.Offload | None = None) 
     return states
 
 
+def offload(sa: SaParameters) -> codec.Offload | None:
+    """What to ask of the device that the SA's packets pass, which the kernel finds by itself. Not for what
+    no device does."""
+    within_reach = sa.protocol == SaProtocol.ESP and sa.encapsulation is None and not sa.tfc_padding
+    if sa.hw_offload == "no" or (sa.hw_offload == "auto" and not within_reach):
+        return None
+    return codec.Offload(0, sa.direction == Direction.IN, sa.hw_offload == "packet")
+
+
 def limits(sa: SaParameters, ledger: tuple[int, int]) -> Limits:
     volume = sa.volume
     soft, hard = volume.soft_packets, volume.hard_packets
