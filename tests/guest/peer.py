@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from typing import Any
 
 import msgspec
@@ -83,8 +84,15 @@ def seen(namespace: Namespace) -> dict[str, Any]:
 
 def _bound(address: str) -> Any:
     sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
-    sock.bind((address, ECHO_PORT))
-    return sock
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            sock.bind((address, ECHO_PORT))
+            return sock
+        except OSError:  # the link has only just come up, and its address of IPv6 is not ready
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)  # between attempts
 
 
 def _echo(sock: Any) -> None:
