@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
 import struct
-import threading
-import time
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,33 +41,29 @@ def first_message() -> bytes:
     return bytes(4) + os.urandom(8) + bytes(8) + os.urandom(20)
 
 
-class Flood:
-    """`RATE` datagrams a second from a stranger's port, 50 in each call (UDP_SEGMENT)."""
+FLOOD = """
+import socket, struct, sys, time
+target, rate, seconds = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
+packets = [bytes.fromhex(one) for one in sys.stdin.read().split()]
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 0x43790000)  # past the guard, as ESP goes
+control = [(17, 103, struct.pack("=H", len(packets[0])))]  # UDP_SEGMENT
+data, sent, began = b"".join(packets), 0, time.monotonic()
+while (passed := time.monotonic() - began) < seconds:
+    if sent < passed * rate:
+        sock.sendmsg([data], control, 0, (target, 4500))
+        sent += len(packets)
+    else:
+        time.sleep(0.001)
+print(sent)
+"""
 
-    def __init__(self, source: Namespace, make: Callable[[], bytes]) -> None:
-        self._sock = source.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 0x43790000)  # past the guard, as ESP goes
-        packets = [make() for _ in range(50)]
-        self._data = b"".join(packets)
-        self._control = [(17, 103, struct.pack("=H", len(packets[0])))]
-        self._stopping = threading.Event()
-        self.sent = 0
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
 
-    def _run(self) -> None:
-        began = time.monotonic()
-        while not self._stopping.is_set():
-            if self.sent < (time.monotonic() - began) * RATE:
-                self._sock.sendmsg([self._data], self._control, 0, (SUN, 4500))
-                self.sent += 50
-            else:
-                self._stopping.wait(0.001)
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join()
-        self._sock.close()
+def flood(source: Namespace, make: Callable[[], bytes]) -> int:
+    """`RATE` datagrams a second from a stranger's port, by a process of its own; how many it were."""
+    packets = " ".join(make().hex() for _ in range(50))
+    done = source.run(sys.executable, "-c", FLOOD, SUN, str(RATE), str(SECONDS), stdin=packets)
+    return int(done.stdout)
 
 
 def resident(pid: int) -> int:
@@ -90,11 +84,9 @@ def test_legitimate_traffic_survives_fifty_thousand_junk_packets_a_second(
         traffic = Traffic(net.alice, ALICE, net.bob, BOB, interval=0.001)
         assert traffic.wait_for(100, 20)
         before = resident(sun.pid)
-        flood = Flood(net.moon, junk)
-        time.sleep(SECONDS)  # how long it lasts is what is tested
-        flood.stop()
+        sent = flood(net.moon, junk)
         report = traffic.stop()
-        assert flood.sent >= RATE * SECONDS / 2, "the flood itself did not come about"
+        assert sent >= RATE * SECONDS / 2, "the flood itself did not come about"
         assert report.sent >= 1000
         dumped = sun.ask(messages.Dump, messages.Dumped)
         if junk is not forged or dumped.engine != "portable":
@@ -106,6 +98,6 @@ def test_legitimate_traffic_survives_fifty_thousand_junk_packets_a_second(
         counters = sun.counters()
         if junk is not first_message:  # the daemon's affair, which is not here
             seen = sum(counters.drops.values())
-            assert seen >= flood.sent // 2, counters.drops
+            assert seen >= sent // 2, counters.drops
         (pair,) = counters.pairs
         assert pair.sequence_in < 1 << 30  # nothing forged moved the window
