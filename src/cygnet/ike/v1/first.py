@@ -55,7 +55,7 @@ def receive(gateway: Endpoint, header: Header, datagram: bytes, path: Path) -> N
             _drop(gateway, Drop.RETRANSMISSION, "its next message has come", path)
         return
     try:
-        message = decode(datagram)
+        message = decode(datagram, header)
         legality.judge(message)
         if header.exchange not in (Exchange.MAIN_MODE, Exchange.AGGRESSIVE) or message.encrypted:
             _drop(gateway, Drop.WRONG_EXCHANGE, "no responder cookie", path)

@@ -7,7 +7,6 @@ are kept and passed over, as vendors put all kinds of things there; unknown ones
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Final
 
 from cygnet.ike.errors import PeerMisbehaved, Reason
@@ -40,7 +39,9 @@ def judge(message: Message) -> None:
     allowed = _ALLOWED.get(message.header.exchange)
     if allowed is None:
         raise _illegal(f"exchange type {Exchange.name_of(message.header.exchange)}")
-    for kind, count in Counter([payload.payload_type for payload in message.payloads]).items():
+    kinds = [payload.payload_type for payload in message.payloads]
+    for kind in set(kinds):
+        count = kinds.count(kind)
         most = allowed.get(kind, 0)
         if count > most and not (kind >= PRIVATE and kind not in allowed):
             raise _illegal(

@@ -79,17 +79,22 @@ class Phase1Choice:
     @property
     def proposal(self) -> Proposal:
         """As IKEv2 would say it, for `format_proposal`, views and VICI."""
-        cipher = next(v2 for v2, v1 in ENCRYPTION.items() if v1 == self.encryption)
-        mac = next(v2 for v2, v1 in HASH.items() if v1 == self.hash)
-        return Proposal(
-            Protocol.ISAKMP,
-            (
-                Transform(_ENCR, cipher, self.key_bits),
-                Transform(_INTEG, mac),
-                Transform(_PRF, PRF_OF_INTEGRITY[mac]),
-                Transform(_KE, self.group),
-            ),
-        )
+        return _proposal_of(self.encryption, self.key_bits, self.hash, self.group)
+
+
+@lru_cache(maxsize=256)
+def _proposal_of(encryption: int, key_bits: int, hash_number: int, group: int) -> Proposal:
+    cipher = next(v2 for v2, v1 in ENCRYPTION.items() if v1 == encryption)
+    mac = next(v2 for v2, v1 in HASH.items() if v1 == hash_number)
+    return Proposal(
+        Protocol.ISAKMP,
+        (
+            Transform(_ENCR, cipher, key_bits),
+            Transform(_INTEG, mac),
+            Transform(_PRF, PRF_OF_INTEGRITY[mac]),
+            Transform(_KE, group),
+        ),
+    )
 
 
 def signature_method(key: PrivateKey) -> int:
@@ -303,6 +308,11 @@ def _phase2_keys(proposals: Sequence[Proposal]) -> Iterator[Phase2Key]:
                         yield proposal.protocol, what, MAC.get(mac.id, 0), exchange.id, esn.id
 
 
+@lru_cache(maxsize=256)
+def _acceptable_phase2(proposals: tuple[Proposal, ...]) -> frozenset[Phase2Key]:
+    return frozenset(_phase2_keys(proposals))
+
+
 def offer_phase2(
     proposals: Sequence[Proposal], spi: bytes, encapsulation: int, life: Lifetime, group: int
 ) -> wire.SaPayload:
@@ -357,7 +367,7 @@ def select_phase2(
     came, 0: none came; whether we want one is in `proposals`. Proposals that share their number are a bundle
     (AH and ESP, IPCOMP), which is not built. Raises `PeerIncompatible` with the difference.
     """
-    accepted = set(_phase2_keys(proposals))
+    accepted = _acceptable_phase2(tuple(proposals))
     numbers = [p.number for p in offered.proposals]
     for proposal in offered.proposals:
         if numbers.count(proposal.number) > 1:

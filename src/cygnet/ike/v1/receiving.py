@@ -50,7 +50,7 @@ def receive(sa: IkeV1Sa, header: Header, datagram: bytes, path: Path) -> None:
         _repeated(sa, dialogue, path)
         return
     try:
-        message = decode(datagram)
+        message = decode(datagram, header)
     except Malformed as error:
         drop(sa, Drop.MALFORMED, str(error), path)
         return

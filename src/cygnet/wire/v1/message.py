@@ -97,11 +97,13 @@ def _title(kind: type[object]) -> str:
     return kind.__name__.removesuffix("Payload") + " payloads"
 
 
-def decode(datagram: bytes) -> Message:
-    """An IKEv1 message as it was on the wire; one with the encryption flag stays sealed.
+def decode(datagram: bytes, header: Header | None = None) -> Message:
+    """An IKEv1 message as it was on the wire; one with the encryption flag stays sealed. `header`: what
+    `decode_header` made of it, where that was asked before.
 
     Raises `Malformed`."""
-    header = decode_header(datagram)
+    if header is None:
+        header = decode_header(datagram)
     if header.major != 1:
         raise Malformed(f"major version {header.major}")
     cursor = Cursor(datagram)
