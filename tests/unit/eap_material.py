@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -23,20 +24,29 @@ SERVER, CAROL = Identity.parse("vpn.example.org"), Identity.parse("carol@example
 PASSWORD = b"open sesame"
 
 
+def authority(name: str = "CA", *, now: bool = False) -> Issued:
+    """A CA, valid at `WALL`, or `now`; the same at each call."""
+    return _authority(name, now)
+
+
 @lru_cache(maxsize=4)
-def authority(name: str = "CA") -> Issued:
-    return make_ca(f"C=CH, O=Test, CN={name}", not_before=WALL - YEAR, not_after=WALL + YEAR)
+def _authority(name: str, now: bool) -> Issued:
+    wall = time.time() if now else WALL
+    return make_ca(f"C=CH, O=Test, CN={name}", not_before=wall - YEAR, not_after=wall + YEAR)
+
+
+def certificate(
+    identity: Identity, ca: str = "CA", age: float = 0.0, subject: str = "", *, now: bool = False
+) -> Issued:
+    """One under that CA, for this identity; the same at each call."""
+    return _certificate(identity, ca, age, subject, now)
 
 
 @lru_cache(maxsize=32)
-def certificate(identity: Identity, ca: str = "CA", age: float = 0.0, subject: str = "") -> Issued:
-    return issue(
-        authority(ca),
-        [identity],
-        not_before=WALL - YEAR / 2 - age,
-        not_after=WALL + YEAR / 4 - age,
-        subject=subject,
-    )
+def _certificate(identity: Identity, ca: str, age: float, subject: str, now: bool) -> Issued:
+    wall = (time.time() if now else WALL) - age
+    begin, end = wall - YEAR / 2, wall + YEAR / 4
+    return issue(authority(ca, now=now), [identity], not_before=begin, not_after=end, subject=subject)
 
 
 def der(issued: Issued) -> bytes:

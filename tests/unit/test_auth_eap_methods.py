@@ -76,6 +76,7 @@ def test_both_sides_of_a_method_come_to_the_same(method: str) -> None:
     assert ours.identity == b"carol"
     assert ours.outcome.groups == {"staff"}
     assert packets[-1].code == Code.SUCCESS
+    assert packets[-1].identifier == packets[-2].identifier
 
 
 @pytest.mark.parametrize("method", list(METHODS))

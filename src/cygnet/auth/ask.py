@@ -22,11 +22,11 @@ class CheckPassword:
 
 @dataclass(frozen=True, slots=True)
 class AskRadius:
-    """One Access-Request. `attributes` by dictionary name, in order; `state`: the server's State of the last
+    """One Access-Request. `attributes` by number, in order; `state`: the server's State of the last
     challenge; `server`: who gave it, empty for any. Answered with a `RadiusAnswer`, or None: no server
     answers."""
 
-    attributes: tuple[tuple[str, Any], ...] = field(repr=False)
+    attributes: tuple[tuple[int, bytes], ...] = field(repr=False)
     eap: bytes
     state: tuple[bytes, ...] = ()
     server: str = ""

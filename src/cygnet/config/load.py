@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cygnet.auth import radius
 from cygnet.auth.credentials import Credentials
 from cygnet.auth.errors import CredentialError
 from cygnet.auth.identity import Identity
@@ -36,13 +37,16 @@ from cygnet.config.requests import (
     CertificateEntry,
     Message,
     Pool,
+    Radius,
     SharedSecret,
     authority_message,
+    build_radius,
     certificate_message,
     implicit_pool,
     key_message,
     pool_message,
     pool_of,
+    radius_message,
     read_certificate,
     shared_message,
 )
@@ -66,6 +70,7 @@ class Loaded:
     certificates: tuple[CertificateEntry, ...]
     authorities: tuple[Authority, ...]
     pools: tuple[Pool, ...]
+    radius: Radius
     warnings: tuple[Problem, ...]
     messages: tuple[Message, ...] = field(repr=False)
     """One `load-conn` message for each connection."""
@@ -91,6 +96,8 @@ class Loaded:
             yield "load-shared", shared_message(secret)
         for authority in self.authorities:
             yield "load-authority", authority_message(authority)
+        if self.radius.servers or self.radius.dae_port:
+            yield "load-radius", radius_message(self.radius)
         for pool in self.pools:
             yield "load-pool", pool_message(pool)
         for message in self.messages:
@@ -150,6 +157,7 @@ class _Loader:
             if connection is not None:
                 connections.append(connection)
         pools = tuple(self._pools(root.pools))
+        servers = self._radius(root.radius, connections)
         self._references(connections, secrets)
         answers = root.options.i_dont_care_about_security_and_use_aggressive_mode_psk
         judge_secrets(connections, secrets, answers, self.complaints)
@@ -171,6 +179,7 @@ class _Loader:
             certificates=tuple(self.certificates.values()),
             authorities=authorities,
             pools=pools,
+            radius=servers,
             warnings=tuple(self._problems(self.complaints.notes)),
             messages=messages,
         )
@@ -338,6 +347,22 @@ class _Loader:
                     )
             seen.append((name, section.addrs))
             yield pool_of(name, section)
+
+    def _radius(self, section: model.Radius, connections: list[Connection]) -> Radius:
+        place: KeyPath = ("radius",)
+        for name in section.servers:
+            self._refuse_public_configuration((*place, "servers", name), set())
+        if section.dae.enable and not section.dae.secret:
+            self.complaints.add((*place, "dae"), "lets anybody disconnect everybody", "a secret")
+            return Radius()
+        asking = [one.name for one in connections if any(remote.radius for remote in one.remote)]
+        if (asking or section.servers) and not radius.available():
+            self.complaints.add(place, radius.MISSING)
+        elif asking and not section.servers:
+            self.complaints.add(
+                ("connections", asking[0]), "asks a RADIUS server, and there is none", "radius.servers.<name>"
+            )
+        return build_radius(section)
 
     def _pool_references(self, connections: list[Connection], pools: tuple[Pool, ...]) -> None:
         known = {pool.name for pool in pools}

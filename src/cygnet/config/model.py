@@ -94,6 +94,7 @@ Domains = Annotated[tuple[str, ...], PlainValidator(values.domains), _kind("list
 VirtualAddresses = Annotated[
     tuple[IpAddress, ...], PlainValidator(values.virtual_addresses), _kind("list of addresses", _LIST)
 ]
+OneAddress = Annotated[IpAddress, PlainValidator(values.one_address), _kind("address")]
 PoolRange = Annotated[AddressRange, PlainValidator(values.pool_addresses), _kind("prefix, range or address")]
 Id = Annotated[Identity | None, PlainValidator(identity), _kind("identity")]
 Ids = Annotated[tuple[Identity, ...], PlainValidator(identities), _kind("identity", _LIST)]
@@ -706,6 +707,45 @@ class Options(Section):
     ] = _key(1280, "Size of IP packets from which on IKE messages are sent in fragments.")
 
 
+class RadiusServer(Section):
+    address: OneAddress = Field(description="Address of the server.")
+    secret: Secret = Field(repr=False, description="The secret that it shares with us.")
+    auth_port: Port = _key(1812, "UDP port for authentication.")
+    acct_port: Port = _key(1813, "UDP port for accounting.")
+
+
+class RadiusChanges(Section):
+    enable: YesNo = _key(False, "Take Disconnect-Request and CoA-Request (RFC 5176).", "no")
+    listen: OneAddress | None = _key(None, "Local address to listen on.", "all")
+    port: Port = _key(3799, "UDP port to listen on.")
+    secret: MaybeSecret = Field(
+        default=None,
+        repr=False,
+        description="The secret of those who may send them.",
+        json_schema_extra={"x-default": ""},
+    )
+
+
+class Radius(Section):
+    """RADIUS servers that authenticate peers (`remote.auth = eap-radius`) and are told what peers use."""
+
+    servers: dict[Name, RadiusServer] = _key(
+        {}, "The servers by name, tried in this order; one that is silent is passed over for a minute."
+    )
+    nas_identifier: Text = _key("cygnet", "What we call ourselves (NAS-Identifier).")
+    accounting: YesNo = _key(False, "Send accounting records, for users authenticated by EAP.", "no")
+    accounting_interval: Time = _key(
+        0.0, "Interim records this often; what the server says with Acct-Interim-Interval wins.", "0s"
+    )
+    retransmit_timeout: Time = _key(2.0, "Wait before a request is repeated; then 1.4 times as long.", "2s")
+    retransmit_tries: Annotated[int, PlainValidator(values.integer(1, 10)), _kind("1 to 10", _SCALAR)] = _key(
+        3, "How often a request is sent before the next server is asked."
+    )
+    dae: RadiusChanges = Field(
+        default_factory=RadiusChanges, description="What servers may tell us: to disconnect, to change."
+    )
+
+
 class Root(Section):
     options: Options = Field(default_factory=Options, description="The gateway itself.")
     acls: dict[Name, Rules] = _key({}, "Access lists, by name.")
@@ -717,3 +757,4 @@ class Root(Section):
         {}, "Pools of virtual addresses, by name: what connections with `pools` lease to their peers."
     )
     authorities: dict[Name, Authority] = _key({}, "Certification authorities, by name.")
+    radius: Radius = Field(default_factory=Radius, description="RADIUS servers.")

@@ -20,7 +20,7 @@ from cygnet.config.tree import Tree
 from cygnet.config.values import MAX_SECRET, pool_addresses
 from cygnet.ike.configuration import AddressRange
 from cygnet.ike.remote_access import NetworkSettings
-from cygnet.policy.selectors import TrafficSelector, format_addresses
+from cygnet.policy.selectors import IpAddress, TrafficSelector, format_addresses
 
 Value = str | bytes | list[str | bytes] | dict[str, Any]
 Message = dict[str, Value]
@@ -64,6 +64,30 @@ class Pool:
 class Authority:
     name: str
     certificate: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RadiusServer:
+    name: str
+    address: IpAddress
+    secret: bytes = field(repr=False)
+    auth_port: int = 1812
+    acct_port: int = 1813
+
+
+@dataclass(frozen=True, slots=True)
+class Radius:
+    """The `radius` section. Times are seconds; `dae_port` 0: nobody is listened to."""
+
+    servers: tuple[RadiusServer, ...] = ()
+    nas_identifier: str = "cygnet"
+    accounting: bool = False
+    interval: float = 0.0
+    timeout: float = 2.0
+    tries: int = 3
+    dae_address: IpAddress | None = None
+    dae_port: int = 0
+    dae_secret: bytes = field(default=b"", repr=False)
 
 
 def refusal(path: KeyPath, text: str, found: object = None, allowed: str = "") -> ConfigurationError:
@@ -187,6 +211,62 @@ def key_data(message: Mapping[str, Any]) -> bytes:
 
 def key_message(key: bytes) -> Message:
     return {"type": "any", "data": key}
+
+
+# -- load-radius --------------------------------------------------------------------------------------
+
+
+def build_radius(section: model.Radius) -> Radius:
+    """Raises `ConfigurationError`."""
+    if section.dae.enable and not section.dae.secret:
+        raise refusal(("radius", "dae", "secret"), "is missing: anybody could disconnect everybody")
+    return Radius(
+        servers=tuple(
+            RadiusServer(name, one.address, one.secret, one.auth_port, one.acct_port)
+            for name, one in section.servers.items()
+        ),
+        nas_identifier=section.nas_identifier,
+        accounting=section.accounting,
+        interval=section.accounting_interval,
+        timeout=section.retransmit_timeout,
+        tries=section.retransmit_tries,
+        dae_address=section.dae.listen,
+        dae_port=section.dae.port if section.dae.enable else 0,
+        dae_secret=section.dae.secret or b"",
+    )
+
+
+def radius(message: Mapping[str, Any]) -> Radius:
+    """`load-radius {servers, accounting, dae, ...}`: Cygnet's own, the section as it is written."""
+    root, problems = validate(model.Root, message_tree({"radius": plain(dict(message))}))
+    if root is None:
+        raise ConfigurationError(problems)
+    return build_radius(root.radius)
+
+
+def radius_message(settings: Radius) -> Message:
+    message: Message = {
+        "nas_identifier": settings.nas_identifier,
+        "accounting": "yes" if settings.accounting else "no",
+        "accounting_interval": f"{settings.interval:g}s",
+        "retransmit_timeout": f"{settings.timeout:g}s",
+        "retransmit_tries": str(settings.tries),
+        "servers": {
+            one.name: {
+                "address": str(one.address),
+                "secret": one.secret,
+                "auth_port": str(one.auth_port),
+                "acct_port": str(one.acct_port),
+            }
+            for one in settings.servers
+        },
+    }
+    if settings.dae_port:
+        dae: dict[str, Any] = {"enable": "yes", "port": str(settings.dae_port), "secret": settings.dae_secret}
+        if settings.dae_address is not None:
+            dae["listen"] = str(settings.dae_address)
+        message["dae"] = dae
+    return message
 
 
 # -- load-pool, load-authority ------------------------------------------------------------------------

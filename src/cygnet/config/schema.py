@@ -66,6 +66,9 @@ PLACES: tuple[tuple[str, type[Section]], ...] = (
     ("secrets", model.Secrets),
     ("secrets.eap<suffix>", model.Password),
     ("secrets.private<suffix>", model.Key),
+    ("radius", model.Radius),
+    ("radius.servers.<name>", model.RadiusServer),
+    ("radius.dae", model.RadiusChanges),
     ("authorities.<name>", model.Authority),
     ("pools.<name>", model.Pool),
 )

@@ -370,6 +370,10 @@ def addresses(value: Any) -> tuple[IpAddress, ...]:
     return tuple(address(entry) for entry in texts(value))
 
 
+def one_address(value: Any) -> IpAddress:
+    return address(text(value))
+
+
 def pool_addresses(value: Any) -> AddressRange:
     entries: Sequence[str] = texts(value)
     span = _span(entries[0]) if len(entries) == 1 and not entries[0].startswith("%") else None

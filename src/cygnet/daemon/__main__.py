@@ -160,7 +160,7 @@ class Program:
         self.until_left()
 
     def until_left(self) -> None:
-        if self.daemon.deserted():
+        if self.daemon.deserted() and self.daemon.accounting.idle():
             self.left()
         else:
             self.loop.call_later(0.05, self.until_left)

@@ -109,6 +109,7 @@ class Commands:
             "unload-authority": self.unload_authority,
             "get-authorities": self.get_authorities,
             "load-pool": self.load_pool,
+            "load-radius": self.load_radius,
             "unload-pool": self.unload_pool,
             "get-pools": self.get_pools,
             "clear-creds": self.clear_creds,
@@ -171,6 +172,10 @@ class Commands:
 
     async def load_pool(self, request: Request) -> Answer:
         return _try(self.control.load_pool, requests.pool(request.message))
+
+    async def load_radius(self, request: Request) -> Answer:
+        """Cygnet's own: the `radius` section; an empty one takes all servers out of use."""
+        return _try(self.control.load_radius, requests.radius(request.message))
 
     async def unload_pool(self, request: Request) -> Answer:
         return _try(self.control.unload_pool, request.text("name"))
@@ -246,6 +251,7 @@ class Commands:
             "lanes": _texts(daemon.lanes.counters),
             "dataplane-pair": _texts(daemon.plane.counters),
             "daemon": _texts(daemon.counters),
+            "radius": _texts(daemon.radius.counters),
             "drops": _texts(self.drops),
             "escaped": _texts(daemon.guard.escaped),
             "dataplane-drops": _texts(report.drops if report else {}),

@@ -14,7 +14,7 @@ from cygnet.auth.errors import CredentialError
 from cygnet.config import requests
 from cygnet.config.from_vici import connections as read_connections
 from cygnet.config.problems import ConfigurationError
-from cygnet.config.requests import Authority, CertificateEntry, Pool, SharedSecret
+from cygnet.config.requests import Authority, CertificateEntry, Pool, Radius, SharedSecret
 from cygnet.daemon.bundle import Commands
 from cygnet.daemon.process import Daemon, now
 from cygnet.daemon.turns import Turns
@@ -168,6 +168,11 @@ class Control:
         del self.pools[name]
         self.daemon.leases.unload(name)
 
+    # -- RADIUS --------------------------------------------------------------------------------
+
+    def load_radius(self, settings: Radius) -> None:
+        self.daemon.accounting.load(settings)
+
     # -- the whole -----------------------------------------------------------------------------
 
     async def apply(self, commands: Commands) -> None:
@@ -192,6 +197,7 @@ class Control:
         await _each(self.load_shared, whole.shared, problems, turns)
         await _each(self.load_authority, whole.authorities, problems, turns)
         await _each(self.load_pool, whole.pools, problems, turns)
+        self.load_radius(whole.radius)
         await _each(self.load_connection, whole.connections, problems, turns)
         self._sweep(whole)
         if problems:
@@ -234,6 +240,7 @@ class _Whole:
         self.certificates: list[CertificateEntry] = []
         self.authorities: list[Authority] = []
         self.pools: list[Pool] = []
+        self.radius = Radius()
 
     def take(self, name: str, message: Message) -> None:
         """Raises ConfigurationError."""
@@ -250,5 +257,7 @@ class _Whole:
                 self.authorities.append(requests.authority(message))
             case "load-pool":
                 self.pools.append(requests.pool(message))
+            case "load-radius":
+                self.radius = requests.radius(message)
             case _:
                 raise requests.refusal((name,), "is no command that loads something")

@@ -6,6 +6,7 @@ The daemon becomes a user who may be denied the directories that Python and its 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pkgutil
 
@@ -17,9 +18,16 @@ LATE = (
 )  # fmt: skip
 
 
+OPTIONAL = ("OpenSSL.SSL", "Crypto.Hash.MD4", "Crypto.Cipher.DES", "pyrad.packet")
+"""What the extras bring: imported where it is installed."""
+
+
 def preload() -> None:
     """All of `cryptography` (0.1 s), whose compiled half imports the other at first use; and the rest."""
     for name in LATE:
         importlib.import_module(name)
+    for name in OPTIONAL:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     for module in pkgutil.walk_packages(cryptography.__path__, "cryptography."):
         importlib.import_module(module.name)

@@ -20,11 +20,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from cygnet.auth import passwords
-from cygnet.auth.ask import AskRadius, CheckPassword
+from cygnet.auth.ask import AskRadius, CheckPassword, RadiusAnswer
+from cygnet.daemon.accounting import Accounting
 from cygnet.daemon.collector import Collector
 from cygnet.daemon.guard import Guard
 from cygnet.daemon.lanes import Lane, Lanes, address
 from cygnet.daemon.plane import Plane, selector_from
+from cygnet.daemon.radius import Client
 from cygnet.daemon.sources import Sources
 from cygnet.dataplane import messages
 from cygnet.ike import effects, events
@@ -100,6 +102,17 @@ class Daemon:
         self._tick: asyncio.TimerHandle | None = None
         self._resolver = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="resolve")
         self._resolving: set[int] = set()
+        self._asking: set[asyncio.Task[RadiusAnswer | None]] = set()
+        self.radius = Client(loop, lambda code, text: self.emit(events.Noted(code, text)))
+        self.accounting = Accounting(
+            loop,
+            self.radius,
+            self.plane.read_counters,
+            self.plane.names.endpoint_pair,
+            lambda number: self.do("disconnect", self.endpoint.terminate, number, 0, False, now()),
+        )
+        self.accounting.views = lambda: {sa.unique_id: sa for sa in self.endpoint.sas()}
+        self.listeners.append(self.accounting.hear)
         self._lost: list[tuple[int, int]] = []
         self._renewing: dict[int, int] = {}
         self._taken_over: list[tuple[int, TrafficSelector, TrafficSelector]] = []
@@ -129,6 +142,7 @@ class Daemon:
     def stop(self) -> None:
         """Stop taking input. Policies and SAs of the data plane are left as they are."""
         self.lanes.stop(self.loop)
+        self.accounting.close()
         for handle in (self._timer, self._tick):
             if handle is not None:
                 handle.cancel()
@@ -321,7 +335,7 @@ class Daemon:
             self._answer(effect.ask_id, self.leases.lease(question))
             return
         if isinstance(question, AskRadius):
-            self._answer(effect.ask_id, None)
+            self._ask_radius(effect.ask_id, question)
             return
         if len(self._resolving) >= MAX_RESOLVING:
             self.counters["resolve-refused"] += 1
@@ -338,6 +352,17 @@ class Daemon:
                 self._answer(effect.ask_id, future.result())
 
         lookup.add_done_callback(found)
+
+    def _ask_radius(self, ask: int, question: AskRadius) -> None:
+        asked = self.loop.create_task(self.radius.access(question))
+        self._asking.add(asked)
+
+        def answered(task: asyncio.Task[RadiusAnswer | None]) -> None:
+            self._asking.discard(task)
+            if not task.cancelled():
+                self._answer(ask, task.result())
+
+        asked.add_done_callback(answered)
 
     def _answer(self, ask: int, result: object) -> None:
         self._resolving.discard(ask)

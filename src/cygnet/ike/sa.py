@@ -349,6 +349,7 @@ class IkeSa(ABC):
             children=tuple([self.child_view(child) for child in state.children]),
             remote_eap_id=state.peer.eap_identity if state.peer is not None else None,
             remote_vendor_ids=state.isakmp.vendor_ids if state.isakmp is not None else (),
+            remote_attributes=state.peer.attributes if state.peer is not None else (),
         )
 
     def child_view(self, child: ChildSa) -> ChildSaView:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cygnet.auth.identity import Identity
 from cygnet.ike.world import Path
 from cygnet.policy.selectors import IpAddress, TrafficSelector
@@ -66,3 +68,5 @@ class IkeSaView:
     remote_eap_id: Identity | None = None
     remote_vendor_ids: tuple[bytes, ...] = ()
     """IKEv1: what the peer said about itself, as it came."""
+    remote_attributes: tuple[tuple[str, Any], ...] = ()
+    """What a RADIUS server said of the user."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from cygnet.auth import certificate as certificates
@@ -12,7 +11,6 @@ from cygnet.auth.eap import gtc, md5, mschapv2, peap, ttls
 from cygnet.auth.eap import tls as tls_method
 from cygnet.auth.eap.method import ClientMaker, EapFailed, ServerMaker, ServerMethod, no_form, printable
 from cygnet.auth.eap.packet import EapType, name_of
-from cygnet.auth.eap.session import Relay
 from cygnet.auth.eap.tls_engine import Judge, Side
 from cygnet.auth.eap.tunnel import Inside
 from cygnet.auth.errors import AuthenticationError, CredentialError, Kind
@@ -22,7 +20,6 @@ from cygnet.crypto.entropy import Entropy
 from cygnet.records import dataclass
 from cygnet.wire.numbers import IdType
 
-Address = IPv4Address | IPv6Address
 ANY_CLIENT: Final = (EapType.MSCHAPV2, EapType.TLS, EapType.TTLS, EapType.PEAP)
 """What a client takes that names no method: those that make a key."""
 
@@ -173,8 +170,3 @@ def name_text(identity: Identity) -> bytes:
     """An identity as a user's name."""
     named = (IdType.FQDN, IdType.RFC822_ADDR, IdType.KEY_ID)
     return identity.data if identity.type in named else str(identity).encode()
-
-
-def relay(name: bytes, local: Address, remote: Address, session: int) -> Relay:
-    """Hand the conversation on to a RADIUS server."""
-    raise EapFailed("RADIUS is not supported", Kind.EAP_METHOD_MISMATCH)

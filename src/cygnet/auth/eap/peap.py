@@ -20,6 +20,7 @@ from cygnet.auth.eap.packet import Code, EapType, Packet, decode
 from cygnet.auth.eap.session import Finished
 from cygnet.auth.eap.tls_engine import Side
 from cygnet.auth.eap.tunnel import ClientTunnel, ServerTunnel
+from cygnet.auth.errors import Kind
 from cygnet.crypto.entropy import Entropy
 from cygnet.wire.cursor import Cursor, Malformed
 
@@ -80,7 +81,7 @@ def client(side: Side, name: bytes, inner: Sequence[ClientMaker]) -> ClientMaker
             reply = _ask(running, whole(Code.REQUEST, identifier % 256, plain))
             plain = yield from tunnel.say(reply.data[4:])
         if read_result(decode(plain)) != SUCCESS:
-            raise EapFailed("PEAP: the gateway refuses us inside the tunnel")
+            raise EapFailed("PEAP: the gateway refuses us inside the tunnel", Kind.EAP_PASSWORD_WRONG)
         # The method inside must agree, as it would to EAP's own Success.
         with contextlib.suppress(StopIteration):
             running.send(Packet(Code.SUCCESS, identifier % 256).encode())

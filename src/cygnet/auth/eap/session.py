@@ -101,21 +101,22 @@ def _methods(makers: list[ServerMaker], name: bytes, identifier: int, entropy: E
             if maker is None:
                 raise _disagree(makers, response)
             continue
-        outcome = yield from _run(running, maker.type, response, entropy)
-        success = Packet(Code.SUCCESS, response.identifier).encode()
+        outcome, identifier = yield from _run(running, maker.type, response)
+        # The Success answers the last response (RFC 3748, section 4.2).
+        success = Packet(Code.SUCCESS, identifier).encode()
         return Finished(success, name, maker.type, outcome)
     raise EapFailed("no EAP method is configured", Kind.EAP_METHOD_MISMATCH)
 
 
 def _run(
-    running: ServerMethod, method: int, response: Packet, entropy: Entropy
-) -> Generator[bytes | AuthQuestion, Any, Outcome]:
+    running: ServerMethod, method: int, response: Packet
+) -> Generator[bytes | AuthQuestion, Any, tuple[Outcome, int]]:
     for _ in range(MAX_ROUNDS):
         if response.type != method:
             raise EapFailed(f"{name_of(response.type)} came in the middle of {name_of(method)}")
         asked = yield from _until_request(running, response)
         if isinstance(asked, Outcome):
-            return asked
+            return asked, response.identifier
         identifier = (response.identifier + 1) % 256
         octets = yield Packet(Code.REQUEST, identifier, method, asked).encode()
         response = _response(octets, identifier)

@@ -27,6 +27,7 @@ from typing import Final
 from cygnet.auth.eap import methods
 from cygnet.auth.eap.method import EapFailed, ServerMaker, printable
 from cygnet.auth.eap.packet import MUTUAL, name_of
+from cygnet.auth.eap.relay import relay
 from cygnet.auth.eap.session import Finished, Relay, serve
 from cygnet.auth.errors import AuthenticationError, Kind
 from cygnet.auth.identity import Identity, user_identity
@@ -307,7 +308,7 @@ class Candidates:
         local = local_of(self.candidates[0].loaded.connection)
         context = self.context
         if remote.radius:
-            return methods.relay(name, context.state.path.local, context.state.path.remote, context.unique_id)
+            return relay(context.state.path.local, context.state.path.remote, context.unique_id)
         kinds = tuple(kind for kind in remote.eap_methods if kind in MUTUAL or not self.alone)
         tls = methods.Tls(
             local.certificates,
