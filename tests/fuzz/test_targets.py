@@ -26,6 +26,7 @@ INPUTS = {
     "fuzz_identity": 10_000,
     "fuzz_certificate": 4_000,
     "fuzz_esp": 20_000,
+    "fuzz_native": 20_000,
 }
 """How many inputs each target gets here: as many as it works through in a few seconds."""
 CHUNKS = 8

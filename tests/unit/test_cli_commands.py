@@ -326,7 +326,11 @@ def failed(connection: str, detail: str = "no common key exchange") -> Outgoing:
 def test_status_shows_what_is_up_and_what_is_down_and_why(played: Played) -> None:
     played.sas = [shapes.list_sa(SA, NOW, {3: shapes.Traffic(5_200_000, 3596, 1, 84, 1)})]
     played.failures = [failed("spare", "the first"), failed("spare"), failed("")]
-    played.answers["daemon-stats"] = {"engine": "kernel", "engine-why": "the kernel has ESP"}
+    played.answers["daemon-stats"] = {
+        "engine": "kernel",
+        "engine-why": "the kernel has ESP",
+        "offloads": ["tun_tso", "udp_gso"],
+    }
     done = cygnet("status", "--socket", str(played.path))
     assert done.exit_code == 0
     for words in (
@@ -340,7 +344,7 @@ def test_status_shows_what_is_up_and_what_is_down_and_why(played: Played) -> Non
         "lan  PASS",
         "192.0.2.9 started: ike-proposal-mismatch: no common key exchange",
         "Negotiations that fit no connection",
-        "engine kernel: the kernel has ESP\n",
+        "engine kernel: the kernel has ESP; offloads: tun_tso, udp_gso\n",
         "2 connections, 1 up",
     ):
         assert words in done.stdout, done.stdout

@@ -40,6 +40,7 @@ def gather(client: Client, name: str = "") -> dict[str, Any]:
         stray = []
     stats = texts(client.request("daemon-stats"))
     engine = {"name": stats.get("engine", ""), "why": stats.get("engine-why", "")}
+    engine["offloads"] = stats.get("offloads", [])
     return {"connections": connections, "failures": stray, "engine": engine}
 
 
@@ -67,7 +68,9 @@ def show(console: Console, status: Mapping[str, Any], failures: int) -> None:
     engine = status.get("engine", {})
     if engine.get("name"):
         why = f": {engine['why']}" if engine["why"] else ""
-        console.print(Text(f"engine {engine['name']}{why}", style="dim"))
+        offloads = engine.get("offloads")
+        told = f"; offloads: {', '.join(offloads)}" if offloads else ""
+        console.print(Text(f"engine {engine['name']}{why}{told}", style="dim"))
     up = sum(bool(body["sas"]) for body in connections.values())
     console.print(f"[dim]{len(connections)} connection{'s' * (len(connections) != 1)}, {up} up[/]")
 

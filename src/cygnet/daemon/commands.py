@@ -248,6 +248,7 @@ class Commands:
         return {
             "engine": engine,
             "engine-why": why,
+            "offloads": [name for name, on in (report.offloads if report else {}).items() if on],
             "lanes": _texts(daemon.lanes.counters),
             "dataplane-pair": _texts(daemon.plane.counters),
             "daemon": _texts(daemon.counters),

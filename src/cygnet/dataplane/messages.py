@@ -290,6 +290,8 @@ class Counters(Report, frozen=True):
     drops: dict[str, int]
     """Of the whole data plane, by stable reason name."""
     interfaces: tuple[InterfaceCounters, ...] = ()
+    offloads: dict[str, bool] = {}
+    """As in `Dumped`, now: any may have been switched off meanwhile."""
 
 
 class Dumped(Report, frozen=True):

@@ -243,6 +243,7 @@ class Process:
                 self.engine.counters(command.pairs),
                 self.engine.drops(),
                 self.engine.interfaces(),
+                self.engine.offload_flags(),
             )
             self._report(answer)
             return

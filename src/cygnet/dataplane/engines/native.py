@@ -77,6 +77,11 @@ def available() -> bool:
     return _native is not None and _native.API == API
 
 
+def crate_module() -> Any:
+    """The crate itself, for tests; None where it was not built."""
+    return _native
+
+
 def measure(
     sender: NativeOutbound, receiver: NativeInbound, length: int, batches: int
 ) -> tuple[float, float, float, float]:
