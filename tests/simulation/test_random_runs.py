@@ -15,6 +15,8 @@ from cygnet.testing import Conditions, Gateway, Pair, assert_agreement, disagree
 
 CHUNK = 50
 CONNECTION = 'proposals = ["aes256gcm16-prfsha256-x25519"]\ndpd_delay = "20s"\n'
+HYBRID = 'proposals = ["aes256gcm16-prfsha256-x25519-ke1_mlkem768"]\ndpd_delay = "20s"\n'
+HYBRID_SETTINGS = ('esp_proposals = ["aes256gcm16-x25519-ke1_mlkem768"]\n',)
 CHILDREN = ("net", "more")
 SETTINGS = (
     "",
@@ -61,13 +63,13 @@ def act(gateway: Gateway, random: Random) -> None:
         return
 
 
-def run(seed: int) -> Pair:
+def run(seed: int, connection: str = CONNECTION, settings: tuple[str, ...] = SETTINGS) -> Pair:
     random = Random(seed)
     pair = Pair(
         seed,
         conditions=bad(random),
-        connection=CONNECTION + random.choice(('encap = "yes"\n', "")),
-        settings=random.choice(SETTINGS),
+        connection=connection + random.choice(('encap = "yes"\n', "")),
+        settings=random.choice(settings),
         children=CHILDREN,
     )
     network = pair.network
@@ -99,6 +101,12 @@ def run(seed: int) -> Pair:
 def test_after_any_turmoil_both_ends_agree(first: int) -> None:
     for seed in range(first, min(first + CHUNK, seeds().stop)):
         run(seed)
+
+
+@pytest.mark.parametrize("first", range(seeds().start, seeds().stop // 8, CHUNK))
+def test_after_any_turmoil_with_further_key_exchanges_both_ends_agree(first: int) -> None:
+    for seed in range(first, min(first + CHUNK, seeds().stop // 8)):
+        run(seed, HYBRID, HYBRID_SETTINGS)
 
 
 def test_a_run_can_be_repeated_from_its_seed() -> None:

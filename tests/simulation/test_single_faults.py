@@ -80,6 +80,21 @@ def under_load() -> Pair:
     return pair
 
 
+HYBRID = 'proposals = ["aes256gcm16-prfsha256-x25519-ke1_mlkem768-ke2_ecp256"]\ndpd_delay = "60s"'
+HYBRID_CHILD = 'esp_proposals = ["aes256gcm16-x25519-ke1_mlkem768-ke3_ecp384"]'
+
+
+def hybrid(up: bool = True) -> Callable[[], Pair]:
+    """Further key exchanges with every key (RFC 9370). The seed is one whose corruption of IKE_SA_INIT is
+    seen: a plausible public value in its place ends the attempt, as in IKEv2 at large."""
+
+    def make() -> Pair:
+        pair = Pair(7, connection=HYBRID, settings=HYBRID_CHILD)
+        return pair.up() if up else pair
+
+    return make
+
+
 def two_children() -> Pair:
     pair = Pair(3, connection=WATCHED, children=("net", "more"))
     operation = pair.a.initiate("peer", "net")
@@ -117,6 +132,15 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "rekey IKE by a": Scenario(grown(), lambda p: p.a.rekey()),
     "rekey IKE by b": Scenario(grown(), lambda p: p.b.rekey() * 0 or None),
+    "set up with further key exchanges": Scenario(hybrid(up=False), lambda p: p.a.initiate("peer", "net")),
+    "rekey child with further key exchanges": Scenario(hybrid(), lambda p: p.a.rekey("net")),
+    "rekey IKE with further key exchanges": Scenario(hybrid(), lambda p: p.b.rekey() * 0 or None),
+    "both rekey child with further key exchanges": Scenario(
+        hybrid(), lambda p: (p.a.rekey("net"), p.b.rekey("net"))[0] * 0 or None
+    ),
+    "both rekey IKE with further key exchanges": Scenario(
+        hybrid(), lambda p: (p.a.rekey(), p.b.rekey())[0] * 0 or None
+    ),
     "delete child": Scenario(grown(), lambda p: p.a.terminate("net"), ()),
     "delete IKE by a": Scenario(grown(), lambda p: p.a.terminate(), (), gone=True),
     "delete IKE by b": Scenario(grown(), lambda p: p.b.terminate() * 0 or None, (), gone=True),

@@ -109,7 +109,7 @@ def test_the_answer_holds_one_transform_of_each_type_and_passes_the_initiators_c
     accepted = answer(chosen, b"")
     (proposal,) = accepted.proposals
     assert sorted(t.type for t in proposal.transforms) == [1, 2, 3, 4]
-    assert proposal.number == 2
+    assert proposal.number == 3
     assert check_answer(offered, accepted).proposal.transforms == chosen.transforms
 
 

@@ -54,17 +54,19 @@ def ike_sa_keys(
     suite: CipherSuite,
     old_sk_d: bytes | None = None,
     old_prf: Prf | None = None,
+    further: bytes = b"",
 ) -> IkeKeys:
     """The keys of a new IKE SA (RFC 7296, section 2.14).
 
     `shared` is g^ir, `ni`/`nr` the nonces without headers, `spi_i`/`spi_r` the new SA's, 8 octets each.
     A rekey gives the old SA's SK_d and its PRF, which makes SKEYSEED while the new one expands it
-    (section 2.18); `old_prf` None: they are the same.
+    (section 2.18); `old_prf` None: they are the same. `further`: the secrets of the key exchanges that
+    followed it, one after the other (RFC 9370, section 2.2.4).
     """
     if old_sk_d is None:
         skeyseed = prf.compute(_seed_key(prf, ni, nr), shared)
     else:
-        skeyseed = (old_prf or prf).compute(old_sk_d, shared + ni + nr)
+        skeyseed = (old_prf or prf).compute(old_sk_d, shared + ni + nr + further)
     size, auth, encr = prf.key_length, suite.integrity_key_length, suite.encryption_key_length
     stream = prf.plus(skeyseed, ni + nr + spi_i + spi_r, 3 * size + 2 * auth + 2 * encr)
     keys, start = [], 0
@@ -74,9 +76,27 @@ def ike_sa_keys(
     return IkeKeys(*keys)
 
 
-def child_keymat(prf: Prf, sk_d: bytes, ni: bytes, nr: bytes, shared: bytes | None, length: int) -> bytes:
-    """KEYMAT (RFC 7296, section 2.17); `shared` is g^ir of this CREATE_CHILD_SA, None without PFS."""
-    return prf.plus(sk_d, (shared or b"") + ni + nr, length)
+def further_ike_keys(
+    prf: Prf,
+    keys: IkeKeys,
+    shared: bytes,
+    ni: bytes,
+    nr: bytes,
+    spi_i: bytes,
+    spi_r: bytes,
+    suite: CipherSuite,
+) -> IkeKeys:
+    """The keys behind a further key exchange in IKE_INTERMEDIATE, whose secret is `shared`: SKEYSEED(n) =
+    prf(SK_d(n-1), SK(n) | Ni | Nr) (RFC 9370, section 2.2.2): the formula of a rekey (section 2.18)."""
+    return ike_sa_keys(prf, ni, nr, spi_i, spi_r, shared, suite, keys.sk_d)
+
+
+def child_keymat(
+    prf: Prf, sk_d: bytes, ni: bytes, nr: bytes, shared: bytes | None, length: int, further: bytes = b""
+) -> bytes:
+    """KEYMAT (RFC 7296, section 2.17); `shared` is g^ir of this CREATE_CHILD_SA, None without PFS, `further`
+    the secrets of the key exchanges that followed, one after the other (RFC 9370, section 2.2.4)."""
+    return prf.plus(sk_d, (shared or b"") + ni + nr + further, length)
 
 
 def child_keymat_length(suite: CipherSuite | KeyLengths) -> int:
@@ -92,7 +112,14 @@ def split_child_keymat(suite: CipherSuite | KeyLengths, keymat: bytes) -> ChildK
 
 
 def child_keys(
-    prf: Prf, sk_d: bytes, ni: bytes, nr: bytes, shared: bytes | None, suite: CipherSuite | KeyLengths
+    prf: Prf,
+    sk_d: bytes,
+    ni: bytes,
+    nr: bytes,
+    shared: bytes | None,
+    suite: CipherSuite | KeyLengths,
+    further: bytes = b"",
 ) -> ChildKeys:
     """The keys of a Child SA, derived and split."""
-    return split_child_keymat(suite, child_keymat(prf, sk_d, ni, nr, shared, child_keymat_length(suite)))
+    keymat = child_keymat(prf, sk_d, ni, nr, shared, child_keymat_length(suite), further)
+    return split_child_keymat(suite, keymat)

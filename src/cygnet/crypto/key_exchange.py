@@ -1,4 +1,8 @@
-"""Key exchange methods by their IANA number: MODP, ECP, Brainpool, X25519 and X448.
+"""Key exchange methods by their IANA number: MODP, ECP, Brainpool, X25519, X448, ML-KEM.
+
+The initiator of an exchange makes a key with `generate` and takes the secret from the answer with
+`shared`; the responder does its half in one step with `respond`: so it is the same for Diffie-Hellman,
+where both halves are alike, and for ML-KEM, where they are not (RFC 9370, section 2.1).
 
 `public` and `shared` are octets as the KE payload carries them: MODP values in the full length of
 the modulus, curve points as x | y without a format octet and the secret as x alone (RFC 5903,
@@ -8,29 +12,33 @@ demands before anything is computed with it, by `check_public` or by `shared`, w
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x448 import X448PrivateKey, X448PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from cygnet.crypto import modp
+from cygnet.crypto import ml_kem, modp
 from cygnet.crypto.entropy import Entropy, SystemEntropy
 from cygnet.crypto.errors import InvalidPublicValue, UnsupportedAlgorithm
+from cygnet.records import dataclass
 from cygnet.wire.numbers import KeMethod
 
 __all__ = [
     "SUPPORTED_GROUPS",
     "InvalidPublicValue",
     "KeyExchange",
+    "Response",
     "check_public",
     "generate",
     "public_length",
+    "respond",
 ]
 
 
 class KeyExchange(Protocol):
-    """One end's private key for one exchange. It lives until the secret is computed, and no longer."""
+    """The initiator's private key for one exchange. It lives until the secret is computed, and no longer."""
 
     @property
     def group(self) -> int: ...
@@ -53,6 +61,7 @@ _CURVES: dict[int, ec.EllipticCurve] = {
     KeMethod.ECP_384_BP: ec.BrainpoolP384R1(),
     KeMethod.ECP_512_BP: ec.BrainpoolP512R1(),
 }
+# Diffie-Hellman; `ml_kem.METHODS` come on top.
 SUPPORTED_GROUPS = (KeMethod.CURVE_25519, KeMethod.CURVE_448, *_CURVES, *modp.GROUPS)
 
 
@@ -155,11 +164,8 @@ def _check_length(group: int, data: bytes) -> None:
 
 
 def public_length(group: int) -> int:
-    """Octets in a KE payload of this method; raises UnsupportedAlgorithm."""
-    try:
-        return _PUBLIC_LENGTHS[group]
-    except KeyError:
-        raise UnsupportedAlgorithm(f"key exchange {KeMethod.name_of(group)}") from None
+    """Octets in the initiator's KE payload of this method; raises UnsupportedAlgorithm."""
+    return _PUBLIC_LENGTHS.get(group) or ml_kem.key_length(group)
 
 
 def generate(group: int, entropy: Entropy) -> KeyExchange:
@@ -176,12 +182,36 @@ def generate(group: int, entropy: Entropy) -> KeyExchange:
         return _X448(entropy)
     if group in modp.GROUPS:
         return modp.ModpKey(group, entropy)
+    if group in ml_kem.METHODS:
+        return ml_kem.MlKemKey(group, entropy)
     raise UnsupportedAlgorithm(f"key exchange {KeMethod.name_of(group)}")
 
 
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The responder's half: what its KE payload carries, and the secret."""
+
+    group: int
+    public: bytes
+    shared: bytes = field(repr=False)
+
+
+def respond(group: int, peer_public: bytes, entropy: Entropy) -> Response:
+    """Answer the initiator's value; raises InvalidPublicValue, before anything is made for it."""
+    if group in ml_kem.METHODS:
+        return Response(group, *ml_kem.encapsulate(group, peer_public))
+    check_public(group, peer_public)
+    ours = generate(group, entropy)
+    return Response(group, ours.public, ours.shared(peer_public))
+
+
 def check_public(group: int, data: bytes) -> None:
-    """Judge the peer's value without computing with it. Raises InvalidPublicValue, UnsupportedAlgorithm."""
+    """Judge the initiator's value without computing with it. Raises InvalidPublicValue,
+    UnsupportedAlgorithm."""
     public_length(group)
+    if group in ml_kem.METHODS:
+        ml_kem.check_key(group, data)
+        return
     if group in _CURVES:
         _point(group, data)
         return

@@ -6,12 +6,14 @@ alternatives: `aes128-aes256-sha256-modp2048-ecp256`. A comma or a list gives se
 the PRFs are those of the integrity algorithms; AEADs take no integrity algorithm and never share a
 proposal with other ciphers (RFC 7296, section 3.3); an ESP proposal without `esn` means `noesn`;
 key exchange methods in an ESP or AH proposal ask for PFS, and `none` beside them makes it optional.
+`ke1_mlkem768` adds a key exchange to the first one, `ke2_...` to `ke7_...` further ones (RFC 9370).
 `aes128gmac` is a cipher in ESP and an integrity algorithm in AH.
 """
 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import field
 
@@ -130,6 +132,8 @@ _SINGLE_WORDS: dict[int, dict[int, tuple[str, ...]]] = {
         KeMethod.ECP_512_BP: ("ecp512bp",),
         KeMethod.CURVE_25519: ("x25519", "curve25519"),
         KeMethod.CURVE_448: ("x448", "curve448"),
+        KeMethod.ML_KEM_768: ("mlkem768",),
+        KeMethod.ML_KEM_1024: ("mlkem1024",),
     },
     TransformType.ESN: {
         Esn.NO_EXT_SEQ: ("noesn",),
@@ -138,8 +142,8 @@ _SINGLE_WORDS: dict[int, dict[int, tuple[str, ...]]] = {
 }
 KEYWORDS = _keywords()
 _KEYWORD_OF: dict[Transform, str] = {}
-for _keyword, _transform in KEYWORDS.items():
-    _KEYWORD_OF.setdefault(_transform, _keyword)
+for _word, _meant in KEYWORDS.items():
+    _KEYWORD_OF.setdefault(_meant, _word)
 
 _AH_OF_GMAC = {
     KEYWORDS["aes128gmac"]: Transform(TransformType.INTEG, Integ.AES_128_GMAC),
@@ -147,6 +151,10 @@ _AH_OF_GMAC = {
     KEYWORDS["aes256gmac"]: Transform(TransformType.INTEG, Integ.AES_256_GMAC),
 }
 _KEYWORD_OF |= {integrity: _KEYWORD_OF[cipher] for cipher, integrity in _AH_OF_GMAC.items()}
+
+ADDITIONAL = tuple(range(TransformType.ADDITIONAL_KE_1, TransformType.ADDITIONAL_KE_7 + 1))
+"""The transform types of additional key exchanges, in the order in which they are done (RFC 9370, 2.2.1)."""
+_ADDITIONAL_KEYWORD = re.compile(r"ke([1-7])_(.+)")
 
 PRF_OF_INTEGRITY = {
     Integ.HMAC_SHA1_96: Prf.PRF_HMAC_SHA1,
@@ -169,6 +177,7 @@ _TYPES = {
     Protocol.AH: (TransformType.INTEG, TransformType.KE, TransformType.ESN),
     Protocol.ESP: (TransformType.ENCR, TransformType.INTEG, TransformType.KE, TransformType.ESN),
 }
+"""What keywords name directly; additional key exchanges are the key exchanges with a prefix."""
 _PROTOCOL_NAME = {Protocol.IKE: "IKE", Protocol.AH: "AH", Protocol.ESP: "ESP"}
 
 
@@ -188,10 +197,22 @@ def keywords_for(protocol: int, *types: int) -> tuple[str, ...]:
 
 
 def _allowed(protocol: int) -> str:
-    return "; ".join(
+    kinds = [
         f"{_KIND[transform_type]}: {', '.join(keywords_for(protocol, transform_type))}"
         for transform_type in _TYPES[protocol]
-    )
+    ]
+    return "; ".join([*kinds, "additional key exchanges: a key exchange behind ke1_ to ke7_"])
+
+
+def _transform(keyword: str) -> Transform | None:
+    """What a keyword stands for, None if it is none."""
+    added = _ADDITIONAL_KEYWORD.fullmatch(keyword)
+    if added is None:
+        return KEYWORDS.get(keyword)
+    method = KEYWORDS.get(added[2])
+    if method is None or method.type != TransformType.KE:
+        return None
+    return Transform(ADDITIONAL[int(added[1]) - 1], method.id)
 
 
 def _only_for_esp(transform: Transform) -> bool:
@@ -219,9 +240,9 @@ def parse_proposals(text_or_list: str | Iterable[str], protocol: int) -> tuple[P
 def _parse_one(text: str, protocol: int) -> Proposal:
     if len(text) > MAX_PROPOSAL_TEXT:
         raise BadProposal(f"a proposal of {len(text)} characters; at most {MAX_PROPOSAL_TEXT}")
-    chosen: dict[int, list[Transform]] = {transform_type: [] for transform_type in _TYPES[protocol]}
+    chosen: dict[int, list[Transform]] = {kind: [] for kind in (*_TYPES[protocol], *ADDITIONAL)}
     for keyword in text.split("-"):
-        transform = KEYWORDS.get(keyword)
+        transform = _transform(keyword)
         if transform is None:
             raise BadProposal(
                 f"unknown keyword {keyword!r} in proposal {text!r}; allowed: {_allowed(protocol)}"
@@ -236,6 +257,7 @@ def _parse_one(text: str, protocol: int) -> Proposal:
         if transform not in chosen[transform.type]:
             chosen[transform.type].append(transform)
     _complete(chosen, text, protocol)
+    _check_exchanges(chosen, text, protocol)
     return Proposal(protocol, tuple(transform for group in chosen.values() for transform in group))
 
 
@@ -277,13 +299,43 @@ def _complete(chosen: dict[int, list[Transform]], text: str, protocol: int) -> N
         integrity.clear()
 
 
+def _check_exchanges(chosen: dict[int, list[Transform]], text: str, protocol: int) -> None:
+    """Additional key exchanges come on top of one, and all differ (RFC 9370, section 2.2.1)."""
+    exchanges = [[t.id for t in chosen[kind]] for kind in (TransformType.KE, *ADDITIONAL) if chosen[kind]]
+    if any(chosen[kind] for kind in ADDITIONAL) and not any(t.id for t in chosen[TransformType.KE]):
+        raise _lacks(TransformType.KE, text, protocol)
+    if distinct(exchanges) is None:
+        raise BadProposal(f"proposal {text!r} leaves no choice but the same key exchange twice")
+
+
+def distinct(choices: Sequence[Sequence[int]]) -> tuple[int, ...] | None:
+    """One of each list, the first that will do, none but 0 twice; None if that cannot be.
+    At most eight lists, the key exchanges of a proposal."""
+    if not choices:
+        return ()
+    for one in choices[0]:
+        others = [[other for other in rest if other != one or not other] for rest in choices[1:]]
+        found = distinct(others)
+        if found is not None:
+            return (one, *found)
+    return None
+
+
+def has_additional(proposal: Proposal) -> bool:
+    """Whether it names additional key exchanges (or their absence)."""
+    return any(transform.type in ADDITIONAL for transform in proposal.transforms)
+
+
 def _lacks(transform_type: int, text: str, protocol: int) -> BadProposal:
     allowed = ", ".join(keywords_for(protocol, transform_type))
     return BadProposal(f"proposal {text!r} has no {_KIND[transform_type]} algorithm; allowed: {allowed}")
 
 
 # Today's good practice (RFC 8221, RFC 8247): AEADs first, no SHA-1, nothing below 128 bits but MODP 2048.
+# What a quantum computer does not open comes first, for whoever can; a responder takes its own order.
 DEFAULT_IKE: Sequence[str] = (
+    "aes256gcm16-aes128gcm16-chacha20poly1305-prfsha384-prfsha256-prfsha512"
+    "-x25519-ecp256-ecp384-ecp521-x448-ke1_mlkem768",
     "aes256gcm16-aes128gcm16-chacha20poly1305-prfsha384-prfsha256-prfsha512"
     "-x25519-ecp256-ecp384-ecp521-x448-modp3072-modp4096-modp2048",
     "aes256-aes192-aes128-sha256-sha384-sha512-prfsha256-prfsha384-prfsha512"
@@ -308,7 +360,8 @@ def default_proposals(protocol: int) -> tuple[Proposal, ...]:
 def without_key_exchange(proposal: Proposal) -> Proposal:
     """The proposal as IKE_AUTH offers it, whose Child SA has no key exchange of its own (RFC 7296, 1.2)."""
     return Proposal(
-        proposal.protocol, tuple(item for item in proposal.transforms if item.type != TransformType.KE)
+        proposal.protocol,
+        tuple(t for t in proposal.transforms if t.type != TransformType.KE and t.type not in ADDITIONAL),
     )
 
 
@@ -333,8 +386,8 @@ def transform_name(transform: Transform) -> str:
         TransformType.ESN: Esn,
     }
     registry = registries.get(transform.type)
-    if registry is None and transform.type in range(6, 13):
-        registry = KeMethod
+    if transform.type in ADDITIONAL:
+        return f"KE{ADDITIONAL.index(transform.type) + 1}_{KeMethod.name_of(transform.id)}"
     if registry is None:
         return f"{TransformType.name_of(transform.type)}_{transform.id}"
     name = registry.name_of(transform.id)
@@ -349,6 +402,11 @@ def format_proposal(proposal: Proposal) -> str:
 
 def keywords_of(proposal: Proposal) -> str:
     """As swanctl.conf writes it: `aes256gcm16-prfsha384-x25519`; what has no keyword is left as its name."""
-    return "-".join(
-        _KEYWORD_OF.get(transform) or transform_name(transform) for transform in proposal.transforms
-    )
+    return "-".join(map(_word_for, proposal.transforms))
+
+
+def _word_for(transform: Transform) -> str:
+    if transform.type in ADDITIONAL:
+        method = _word_for(Transform(TransformType.KE, transform.id))
+        return f"ke{ADDITIONAL.index(transform.type) + 1}_{method}"
+    return _KEYWORD_OF.get(transform) or transform_name(transform)

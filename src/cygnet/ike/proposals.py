@@ -15,7 +15,16 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
-from cygnet.crypto.proposals import Proposal, Transform, format_proposal, transform_name, without_key_exchange
+from cygnet.crypto.proposals import (
+    ADDITIONAL,
+    Proposal,
+    Transform,
+    distinct,
+    format_proposal,
+    has_additional,
+    transform_name,
+    without_key_exchange,
+)
 from cygnet.crypto.suites import is_aead
 from cygnet.ike.errors import Difference, PeerIncompatible, PeerMisbehaved, Reason
 from cygnet.records import dataclass
@@ -31,15 +40,15 @@ _ENCR, _INTEG, _PRF = TransformType.ENCR, TransformType.INTEG, TransformType.PRF
 _KE, _ESN = TransformType.KE, TransformType.ESN
 
 _TYPES: Final[dict[int, tuple[int, ...]]] = {
-    Protocol.IKE: (_ENCR, _INTEG, _PRF, _KE),
-    Protocol.AH: (_INTEG, _KE, _ESN),
-    Protocol.ESP: (_ENCR, _INTEG, _KE, _ESN),
+    Protocol.IKE: (_ENCR, _INTEG, _PRF, _KE, *ADDITIONAL),
+    Protocol.AH: (_INTEG, _KE, _ESN, *ADDITIONAL),
+    Protocol.ESP: (_ENCR, _INTEG, _KE, _ESN, *ADDITIONAL),
 }
 """The order in which algorithms are compared and named to people."""
 _OPTIONAL: Final[dict[int, frozenset[int]]] = {
-    Protocol.IKE: frozenset((_INTEG,)),
-    Protocol.AH: frozenset((_KE, _ESN)),
-    Protocol.ESP: frozenset((_INTEG, _KE, _ESN)),
+    Protocol.IKE: frozenset((_INTEG, *ADDITIONAL)),
+    Protocol.AH: frozenset((_KE, _ESN, *ADDITIONAL)),
+    Protocol.ESP: frozenset((_INTEG, _KE, _ESN, *ADDITIONAL)),
 }
 """Leaving these out means 0. (ESN is mandatory by the letter; peers that leave it out mean "no".)"""
 _TITLE: Final = {
@@ -48,6 +57,7 @@ _TITLE: Final = {
     _PRF: "PRF",
     _KE: "key exchange",
     _ESN: "sequence numbers",
+    **{kind: f"additional key exchange {number}" for number, kind in enumerate(ADDITIONAL, 1)},
 }
 _VARIABLE_KEY: Final = frozenset(
     (
@@ -98,6 +108,14 @@ class Selected:
     @property
     def key_exchange(self) -> int:
         return self._of(_KE)
+
+    @property
+    def additional(self) -> tuple[tuple[int, int], ...]:
+        """(transform type, method) of the further key exchanges in the order in which they are done (RFC
+        9370)."""
+        return tuple(
+            [(kind, t.id) for kind in ADDITIONAL for t in self.transforms if t.type == kind and t.id]
+        )
 
     @property
     def esn(self) -> bool:
@@ -208,18 +226,21 @@ def select(
     *,
     key_exchange: bool = True,
     prefer_group: int = 0,
+    additional: bool = True,
 ) -> Selected:
     """The responder's choice. Raises `PeerIncompatible` (NO_PROPOSAL_CHOSEN) with the difference.
 
     `key_exchange` False: the groups of both sides are passed over (the Child SA of IKE_AUTH).
     `prefer_group`: among our acceptable groups this one is taken if it fits (the peer's KE payload
-    is of it, so that no INVALID_KE_PAYLOAD is needed); 0: our order alone.
+    is of it, so that no INVALID_KE_PAYLOAD is needed); 0: our order alone. `additional` False: the peer
+    does no IKE_INTERMEDIATE, so proposals with additional key exchanges are passed over (RFC 9370, 2.2.1).
     """
     asked = (
         tuple([(p.protocol, p.transforms) for p in offered.proposals]),
         tuple(configured),
         key_exchange,
         prefer_group,
+        additional,
     )
     small = sum([len(p.transforms) for p in offered.proposals]) <= MAX_REMEMBERED
     choice = _remembered_choice(*asked) if small else _choice(*asked)
@@ -242,9 +263,13 @@ def _choice(
     configured: tuple[Proposal, ...],
     key_exchange: bool,
     prefer_group: int,
+    additional: bool,
 ) -> tuple[int, tuple[Transform, ...]] | None:
     """Which of the peer's proposals, and what of it; None: there is no agreement."""
     theirs = [(at, from_wire(protocol, transforms)) for at, (protocol, transforms) in enumerate(offered)]
+    if not additional:
+        configured = tuple([proposal for proposal in configured if not has_additional(proposal)])
+        theirs = [(at, known) for at, known in theirs if known is not None and not has_additional(known)]
     for mine in _usable(configured, key_exchange):
         for at, known in theirs:
             if known is not None and known.protocol == mine.protocol:
@@ -265,6 +290,7 @@ def _agree(ours: Proposal, theirs: Proposal, prefer_group: int) -> tuple[Transfo
     chosen: list[Transform] = []
     for cipher in _common(ours, theirs, _ENCR):
         chosen = [cipher] if cipher.type == _ENCR else []
+        exchanges: dict[int, list[int]] = {}
         for kind in _TYPES[protocol]:
             if kind == _ENCR:
                 continue
@@ -277,8 +303,15 @@ def _agree(ours: Proposal, theirs: Proposal, prefer_group: int) -> tuple[Transfo
                 common.sort(key=lambda t: t.id != prefer_group)
             if not common:
                 break
-            chosen.append(common[0])
+            if kind == _KE or kind in ADDITIONAL:
+                exchanges[kind] = [t.id for t in common]
+            else:
+                chosen.append(common[0])
         else:
+            methods = distinct(list(exchanges.values()))
+            if methods is None:
+                return None
+            chosen += [Transform(kind, method) for kind, method in zip(exchanges, methods, strict=True)]
             present = {t.type for t in theirs.transforms}
             foreign = present - set(_TYPES[protocol])
             chosen += [Transform(kind, 0) for kind in sorted(foreign)]
@@ -328,6 +361,10 @@ def check_answer(offered: wire.SaPayload, accepted: wire.SaPayload) -> Selected:
             raise _outside(f"no {_TITLE.get(kind) or TransformType.name_of(kind)} transform")
     transforms = tuple([_named(t) for t in theirs.transforms])
     selected = Selected(theirs.number, theirs.protocol, theirs.spi, transforms)
+    further = [method for _, method in selected.additional]
+    exchanges = [method for method in (selected.key_exchange, *further) if method]
+    if len(exchanges) != len(set(exchanges)) or (selected.additional and not selected.key_exchange):
+        raise _outside("the same key exchange twice, or further ones without a first")
     if selected.encryption and is_aead(selected.encryption) == bool(selected.integrity):
         raise _outside("a cipher and an integrity algorithm that do not go together")
     return selected
@@ -382,7 +419,7 @@ def _first_difference(ours: Proposal, theirs: wire.Proposal, key_exchange: bool)
     agreed = 0
     first = ""
     for kind in _TYPES[ours.protocol]:
-        if kind == _KE and not key_exchange:
+        if (kind == _KE or kind in ADDITIONAL) and not key_exchange:
             continue
         accepted = _of_type(ours, kind)
         usable = _of_type(known, kind) if known is not None else ()

@@ -47,13 +47,17 @@ class ChildPhase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class IkeSuite:
-    """IANA numbers of what protects an IKE SA; `integrity` 0 with an AEAD."""
+    """IANA numbers of what protects an IKE SA; `integrity` 0 with an AEAD.
+
+    `additional`: (transform type, method) of each further key exchange, in order (RFC 9370).
+    """
 
     encryption: int
     key_bits: int
     integrity: int
     prf: int
     key_exchange: int
+    additional: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class ChildSuite:
     integrity: int
     key_exchange: int
     esn: bool
+    additional: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +94,16 @@ class Isakmp:
 
 
 @lru_cache(maxsize=256)
-def ike_suite(encryption: int, key_bits: int, integrity: int, prf: int, key_exchange: int) -> IkeSuite:
+def ike_suite(
+    encryption: int,
+    key_bits: int,
+    integrity: int,
+    prf: int,
+    key_exchange: int,
+    additional: tuple[tuple[int, int], ...] = (),
+) -> IkeSuite:
     """The same object for the same numbers: ten thousand SAs share a handful."""
-    return IkeSuite(encryption, key_bits, integrity, prf, key_exchange)
+    return IkeSuite(encryption, key_bits, integrity, prf, key_exchange, additional)
 
 
 @lru_cache(maxsize=256)
@@ -157,6 +169,7 @@ class Attempt:
 
     `pair` is the Child SA concerned, 0 for the IKE SA. `nonce` is the lowest known of the exchange.
     `result` is what came of it: the new pair, or the number of the new IKE SA; 0 while open.
+    `following`: CREATE_CHILD_SA is done and further key exchanges follow it (RFC 9370, section 2.2.4).
     """
 
     kind: AttemptKind
@@ -164,6 +177,7 @@ class Attempt:
     pair: int = 0
     nonce: bytes = b""
     result: int = 0
+    following: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,6 +329,13 @@ class UseKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeKeys:
+    """A further key exchange is done (RFC 9370, section 2.2.2), or a pre-shared key went into the keys."""
+
+    keys: IkeKeys = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Establish:
     """The peer has proved who it is. The only way to ESTABLISHED, and it takes the proof.
 
@@ -432,7 +453,7 @@ class Adopt:
 
 
 Change = (
-    UseKeys | Establish | Lend | Unlend | Take | AddChild | ChangeChild | DropChild | NoteAttempt
+    UseKeys | ChangeKeys | Establish | Lend | Unlend | Take | AddChild | ChangeChild | DropChild | NoteAttempt
     | ForgetAttempt | MeetPeer | UseIsakmpKeys | EndPhase1 | MoveChildren | NoteEarlyDelete | ChangePhase
     | ChangePath | Postpone | PostponeReauthentication | Handover | Adopt
 )  # fmt: skip
@@ -597,6 +618,8 @@ def _changed(state: SaState, change: Change) -> SaState:
             return replace(state, isakmp=replace(state.isakmp, last_block=last_block))
         case MoveChildren():
             return replace(state, children=())
+        case ChangeKeys(keys):
+            return replace(state, keys=keys)
         case Establish():
             if state.phase is not Phase.CONNECTING or (state.keys is None and state.isakmp is None):
                 raise ImpossibleChange(f"{state.phase} cannot become established")

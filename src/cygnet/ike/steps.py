@@ -119,6 +119,12 @@ class AwaitRequest(MessageStep):
 
 
 @dataclass(frozen=True, slots=True)
+class AwaitFollowup(MessageStep):
+    link: bytes
+    expect: Callable[[Received], Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Apply:
     changes: tuple[Change, ...]
 
@@ -232,6 +238,12 @@ def answer(payloads: Sequence[Payload], *changes: Change) -> Steps[bytes]:
 def next_request(exchange: int, expect: Callable[[Received], T]) -> Steps[Exchanged[T]]:
     """Before authentication one responder takes all requests in turn: wait for the next one."""
     exchanged: Exchanged[T] = yield AwaitRequest(exchange, expect)
+    return exchanged
+
+
+def next_followup(link: bytes, expect: Callable[[Received], T]) -> Steps[Exchanged[T] | TimedOut]:
+    """Wait for the IKE_FOLLOWUP_KE request that brings this link back; for a while (RFC 9370, 2.2.4)."""
+    exchanged: Exchanged[T] | TimedOut = yield AwaitFollowup(link, expect)
     return exchanged
 
 

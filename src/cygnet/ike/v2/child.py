@@ -256,13 +256,15 @@ def make_pair(
     ni: bytes,
     nr: bytes,
     shared: bytes | None,
+    further: bytes = b"",
     initiator: bool,
     replaces: int = 0,
     at_once: bool = False,
 ) -> Pair:
     """Both SAs of a pair, their keys from the IKE SA's SK_d (RFC 7296, section 2.17).
 
-    `ni`, `nr`: the nonces of the exchange that makes it, `shared` its g^ir; `initiator`: we began it.
+    `ni`, `nr`: the nonces of the exchange that makes it, `shared` its g^ir, `further` the secrets of
+    the key exchanges that followed; `initiator`: we began it.
     """
     state, selected = context.state, agreed.selected
     if state.keys is None or state.suite is None:
@@ -277,7 +279,7 @@ def make_pair(
         pair=pair,
         spi_in=spi_in,
         policy=policy,
-        keys=child_keys(prf(state.suite.prf), state.keys.sk_d, ni, nr, shared, lengths),
+        keys=child_keys(prf(state.suite.prf), state.keys.sk_d, ni, nr, shared, lengths, further),
         initiator=initiator,
         replaces=replaces,
         notify_first_use=(replaces > 0 or at_once) and not initiator,

@@ -24,6 +24,15 @@ def _ours(state: SaState, *kinds: AttemptKind) -> bool:
     return any(attempt.ours and attempt.kind in kinds for attempt in state.attempts)
 
 
+def _follows(state: SaState, request: Request, child: ChildSa | None) -> bool:
+    """Whether further key exchanges of our own rekey of the same are under way."""
+    pair = child.pair if child is not None else 0
+    kind = {Request.REKEY_IKE: AttemptKind.REKEY_IKE, Request.REKEY_CHILD: AttemptKind.REKEY_CHILD}.get(
+        request
+    )
+    return any(a.ours and a.following and a.kind is kind and a.pair == pair for a in state.attempts)
+
+
 def admit(state: SaState, request: Request, child: ChildSa | None) -> int:
     """0: proceed; else the notify that the request is refused with (RFC 7296, section 2.25).
 
@@ -34,6 +43,9 @@ def admit(state: SaState, request: Request, child: ChildSa | None) -> int:
         return Notify.TEMPORARY_FAILURE
     if any(not a.ours and a.kind is AttemptKind.REKEY_IKE for a in state.attempts):
         # The peer has rekeyed this IKE SA; nothing new begins on it (section 1.3.2).
+        return Notify.TEMPORARY_FAILURE
+    if _follows(state, request, child):
+        # Both rekey, and the peer's request comes when ours is past its nonces (RFC 9370, section 2.2.4).
         return Notify.TEMPORARY_FAILURE
     if request is Request.REKEY_IKE:
         busy = _ours(state, AttemptKind.CREATE_CHILD, AttemptKind.REKEY_CHILD, AttemptKind.DELETE_CHILD)

@@ -6,6 +6,8 @@
         TSi, TSr}  -->
                                  <--  HDR, SK {SA, Nr, [KEr,] TSi, TSr}
 
+Further key exchanges follow in IKE_FOLLOWUP_KE (`followup`); the pair comes to be with the last of them.
+
 A rekey is two exchanges: this one, and the Delete of the old SA by whoever began (section 2.8). When
 both ends rekey at once, both answer as usual; `collisions` says whose SA is redundant. The same
 exchange rekeys the IKE SA: `rekey_ike`.
@@ -51,7 +53,7 @@ from cygnet.ike.steps import (
     use_policy,
 )
 from cygnet.ike.v2 import child as offers
-from cygnet.ike.v2 import modes, rekey_ike
+from cygnet.ike.v2 import followup, modes, rekey_ike
 from cygnet.ike.v2.collisions import Request, admit
 from cygnet.ike.v2.fresh_keys import (
     OtherGroup,
@@ -74,6 +76,7 @@ from cygnet.wire.payloads import (
     KePayload,
     NoncePayload,
     NotifyPayload,
+    Payload,
     SaPayload,
 )
 
@@ -97,8 +100,10 @@ def create(context: Context, wanted: CreateChild) -> Steps[None]:
     attempt = Attempt(AttemptKind.CREATE_CHILD, ours=True)
     yield from begin(attempt)
     outcome = yield from _negotiate(context, wanted.name, wanted.index, None, attempt)
+    if outcome is None:
+        return
     if isinstance(outcome, Refusal):
-        if outcome.notify.type == Notify.TEMPORARY_FAILURE:
+        if outcome.notify.type in (Notify.TEMPORARY_FAILURE, Notify.STATE_NOT_FOUND):
             yield from enqueue(wanted, pause_before_retry(context))
         raise _child_error(context, outcome.notify, wanted.name)
     made = replace(outcome.made.child, nonce=outcome.nonce)
@@ -134,6 +139,10 @@ def rekey(context: Context, wanted: RekeyChild) -> Steps[None]:
     yield from begin(attempt)
     outcome = yield from _negotiate(context, old.name, old.flow_index, old, attempt)
     rival = collisions.rival(context.state, AttemptKind.REKEY_CHILD, old.pair)
+    if outcome is None:
+        if rival is not None:
+            yield from apply(ForgetAttempt(rival))
+        return
     if isinstance(outcome, Refusal):
         yield from _rekey_refused(context, old, outcome.notify, rival)
         return
@@ -200,8 +209,9 @@ def _rekey_refused(
 
 def _negotiate(
     context: Context, name: str, index: int, old: ChildSa | None, attempt: Attempt
-) -> Steps[_Created | Refusal]:
-    """The exchange itself, with one retry for INVALID_KE_PAYLOAD; the pair is installed when it returns."""
+) -> Steps[_Created | Refusal | None]:
+    """The exchange itself, with one retry for INVALID_KE_PAYLOAD; the pair is installed when it returns.
+    None: it was stopped before its further key exchanges, because the peer's rekey wins."""
     loaded = children.connection_children(context, context.connection).child(name)
     peer = context.state.peer
     if loaded is None or peer is None or index >= len(loaded.child.flows):
@@ -246,6 +256,17 @@ def _negotiate(
         yield from offers.withdraw(offer)
         raise answered
     agreed = answered.agreed
+    further = b""
+    if agreed.selected.additional:
+        if old is not None and _loses_now(context, old, min(nonce, answered.nonce)):
+            return None
+        yield from apply(ForgetAttempt(attempt))
+        yield from begin(replace(attempt, following=True))
+        methods, message = agreed.selected.additional, exchanged.received.message
+        followed = yield from followup.initiate(context, methods, message)
+        if isinstance(followed, Refusal):
+            return followed
+        further = followed
     policy = yield from use_policy(loaded, index, agreed.local, agreed.remote, old)
     made = offers.make_pair(
         context,
@@ -259,6 +280,7 @@ def _negotiate(
         ni=nonce,
         nr=answered.nonce,
         shared=answered.shared,
+        further=further,
         initiator=True,
         replaces=old.pair if old is not None else 0,
     )
@@ -269,6 +291,13 @@ def _negotiate(
             yield from offers.withdraw(offer)
             raise error
     return _Created(made, min(nonce, answered.nonce))
+
+
+def _loses_now(context: Context, old: ChildSa, nonce: bytes) -> bool:
+    """Whether the peer's rekey of the same beats ours: then no further key exchange begins (RFC 9370,
+    section 2.2.4)."""
+    rival = collisions.rival(context.state, AttemptKind.REKEY_CHILD, old.pair)
+    return rival is not None and collisions.loses(nonce, rival.nonce)
 
 
 def _rekeyed(old: ChildSa | None) -> tuple[NotifyPayload, ...]:
@@ -377,7 +406,7 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
             only=(old.name, old.flow_index) if old is not None else None,
         )
         name = chosen.loaded.child.name
-        shared, ours = answer_keys(context, public, chosen.agreed.selected)
+        ours = answer_keys(context, public, chosen.agreed.selected)
     except IkeError as error:
         error.child = name
         raise
@@ -385,6 +414,33 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
     spi, pair = yield from obtain_child()
     agreed = chosen.agreed
     policy = yield from use_policy(chosen.loaded, chosen.index, agreed.local, agreed.remote, old)
+    accepted: tuple[Payload, ...] = (
+        *modes.granted(agreed),
+        proposals.answer(agreed.selected, spi.to_bytes(4, "big")),
+        NoncePayload(nonce),
+        *public_value(ours),
+        *chosen.payloads,
+        *additional(chosen),
+    )
+    further = b""
+    open_rival = Attempt(
+        AttemptKind.REKEY_CHILD, False, old.pair if old is not None else 0, min(theirs, nonce)
+    )
+    if agreed.selected.additional:
+        link = followup.new_link(context)
+        contested = old is not None and collisions.is_rekeying(context.state, old.pair)
+        yield from answer((*accepted, link), *((NoteAttempt(open_rival),) if contested else ()))
+        followed = yield from followup.respond(context, agreed.selected.additional, link)
+        if followed is None:
+            yield from apply(ForgetAttempt(open_rival))
+            return
+        if old is not None and context.state.child(old.pair) is None:
+            # It was closed while the further key exchanges went on: there is nothing to replace any more.
+            gone = NotifyPayload(old.protocol, old.spi_out.to_bytes(4, "big"), Notify.CHILD_SA_NOT_FOUND, b"")
+            yield from answer((gone,), ForgetAttempt(open_rival))
+            return
+        further, reply = followed
+        accepted = (reply,)
     local_id = context.state.local_id
     at_once = any(a.ours and a.kind is AttemptKind.CREATE_CHILD for a in context.state.attempts) or (
         local_id is not None and context.is_carried(local_id, peer.identity, policy[1])
@@ -400,7 +456,8 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
         policy=policy,
         ni=theirs,
         nr=nonce,
-        shared=shared,
+        shared=ours.shared if ours is not None else None,
+        further=further,
         initiator=False,
         replaces=old.pair if old is not None else 0,
         at_once=at_once,
@@ -439,17 +496,7 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
         changes.append(NoteAttempt(rival))
     elif present is not None and present.phase is ChildPhase.INSTALLED:
         changes.append(ChangeChild(replace(present, phase=ChildPhase.REKEYED)))
-    yield from answer(
-        (
-            *modes.granted(chosen.agreed),
-            proposals.answer(chosen.agreed.selected, spi.to_bytes(4, "big")),
-            NoncePayload(nonce),
-            *public_value(ours),
-            *chosen.payloads,
-            *additional(chosen),
-        ),
-        *changes,
-    )
+    yield from answer(accepted, ForgetAttempt(open_rival), *changes)
     if twin is not None and record.redundant:
         yield from enqueue(DeleteChild(pair, children.REDUNDANT), GRACE)
     elif twin is not None:

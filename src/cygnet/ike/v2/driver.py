@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from cygnet.ike import steps
+from cygnet.ike.effects import TimedOut
 from cygnet.ike.errors import Failure, IkeError, PeerMisbehaved, Reason
 from cygnet.ike.running import (
     REFUSALS_BELIEVED,
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 
 FATAL: Final = frozenset((Notify.INVALID_SYNTAX, Notify.AUTHENTICATION_FAILED))
 """Both sides forget the IKE SA without a Delete (RFC 7296, section 2.21)."""
+FOLLOWUP_PATIENCE: Final = 20.0
+"""Seconds that a CREATE_CHILD_SA waits for its next IKE_FOLLOWUP_KE (RFC 9370, section 2.2.4)."""
+MAX_FOLLOWUPS: Final = 4
+"""CREATE_CHILD_SAs of one IKE SA that may wait so; the peer of one beyond gets STATE_NOT_FOUND."""
 MAX_TROUBLE: Final = 180.0
 """Seconds of TEMPORARY_FAILURE after which an IKE SA is given up."""
 
@@ -128,6 +133,13 @@ def message_step(sa: IkeV2Sa, task: Task, step: Step) -> tuple[bool, Any]:
         case steps.AwaitRequest():
             sa.background = tuple([t for t in sa.background if t is not task])
             sa.responder = (task, step)
+            return True, None
+        case steps.AwaitFollowup(link):
+            if len(sa.followups) >= MAX_FOLLOWUPS:
+                return False, TimedOut()
+            sa.followups = {**sa.followups, link: (task, step)}
+            task.ask = sa.gateway.ask(sa, task)
+            task.due = sa.now.monotonic + FOLLOWUP_PATIENCE
             return True, None
         case _:
             raise TypeError(f"{type(step).__name__} is no step of IKEv2")

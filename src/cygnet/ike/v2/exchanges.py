@@ -18,7 +18,7 @@ from cygnet.ike.state import (
     Wanted,
 )
 from cygnet.ike.steps import Context, Received, Steps
-from cygnet.ike.v2 import create_child_sa, informational, rekey_ike
+from cygnet.ike.v2 import create_child_sa, followup, informational, rekey_ike
 from cygnet.wire.numbers import Exchange, Notify, Protocol
 from cygnet.wire.payloads import DeletePayload
 
@@ -63,6 +63,8 @@ def serve(context: Context, received: Received) -> Steps[Any]:
     match received.message.header.exchange:
         case Exchange.CREATE_CHILD_SA:
             return create_child_sa.respond(context, received)
+        case Exchange.IKE_FOLLOWUP_KE:
+            return followup.not_found()
         case Exchange.INFORMATIONAL:
             return informational.respond(context, received)
         case other:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from cygnet.crypto.errors import InvalidPublicValue
-from cygnet.crypto.key_exchange import KeyExchange, generate
+from cygnet.crypto.key_exchange import KeyExchange, Response, respond
 from cygnet.ike.errors import PeerIncompatible, PeerMisbehaved, Reason
 from cygnet.ike.proposals import Selected
 from cygnet.ike.steps import Context
@@ -64,18 +64,16 @@ def shared_secret(
         raise wrong(str(error)) from None
 
 
-def public_value(ours: KeyExchange | None) -> tuple[KePayload, ...]:
+def public_value(ours: KeyExchange | Response | None) -> tuple[KePayload, ...]:
     """Our KE payload, if there is a key exchange."""
     return (KePayload(ours.group, ours.public),) if ours is not None else ()
 
 
-def answer_keys(
-    context: Context, public: KePayload | None, selected: Selected
-) -> tuple[bytes | None, KeyExchange | None]:
-    """(g^ir, our key) for the chosen group, (None, None) without one. Raises INVALID_KE_PAYLOAD."""
+def answer_keys(context: Context, public: KePayload | None, selected: Selected) -> Response | None:
+    """Our half for the chosen group, None without one. Raises INVALID_KE_PAYLOAD."""
     group = selected.key_exchange
     if not group:
-        return None, None
+        return None
     if public is None or public.group != group:
         raise PeerIncompatible(
             Reason.KEY_EXCHANGE_MISMATCH,
@@ -83,9 +81,8 @@ def answer_keys(
             notify=Notify.INVALID_KE_PAYLOAD,
             notify_data=group.to_bytes(2, "big"),
         )
-    ours = generate(group, context.entropy)
     try:
-        return ours.shared(public.data), ours
+        return respond(group, public.data, context.entropy)
     except InvalidPublicValue as error:
         raise wrong(str(error)) from None
 

@@ -17,8 +17,10 @@ from typing import Final
 from cygnet.crypto.entropy import Entropy
 from cygnet.crypto.errors import InvalidPublicValue
 from cygnet.crypto.kdf import IkeKeys, ike_sa_keys
-from cygnet.crypto.key_exchange import KeyExchange, check_public, generate
+from cygnet.crypto.key_exchange import KeyExchange, Response, generate
+from cygnet.crypto.key_exchange import respond as respond_to
 from cygnet.crypto.prf import prf
+from cygnet.crypto.proposals import has_additional
 from cygnet.crypto.suites import suite
 from cygnet.ike import proposals
 from cygnet.ike.errors import Difference, PeerIncompatible, PeerMisbehaved, Reason
@@ -56,6 +58,26 @@ _HASHES_DATA: Final = b"".join(number.to_bytes(2, "big") for number in HASHES)
 
 
 @dataclass(frozen=True, slots=True)
+class Spoken:
+    """What IKE_INTERMEDIATE adds to what AUTH covers: IntAuth_i, IntAuth_r and how many exchanges there were
+    (RFC 9242, section 3.3.2)."""
+
+    initiator: bytes
+    responder: bytes
+    exchanges: int
+
+    def octets(self) -> bytes:
+        """IntAuth; IKE_AUTH comes right behind, so its first message id is known."""
+        if not self.exchanges:
+            return b""
+        return self.initiator + self.responder + (self.exchanges + 1).to_bytes(4, "big")
+
+
+NOTHING_SPOKEN: Final = Spoken(b"", b"", 0)
+INTERMEDIATE: Final = NotifyPayload(0, b"", Notify.INTERMEDIATE_EXCHANGE_SUPPORTED, b"")
+
+
+@dataclass(frozen=True, slots=True)
 class Initial:
     """What IKE_SA_INIT leaves for IKE_AUTH. `sent` and `received` are whole messages: AUTH covers them.
 
@@ -74,6 +96,7 @@ class Initial:
     childless: bool = False
     multiple: bool = False
     """The responder takes several rounds of authentication (RFC 4739)."""
+    spoken: Spoken = NOTHING_SPOKEN
 
 
 # -- initiator ----------------------------------------------------------------------------------
@@ -115,6 +138,7 @@ def initiate(context: Context) -> Steps[Initial]:
             NoncePayload(nonce),
             *nat.notifies(state.spi_i, bytes(8), state.path, pretend=_forced(context)),
             *_announcements(connection.fragmentation),
+            *((INTERMEDIATE,) if any(map(has_additional, connection.proposals)) else ()),
         )
         judge = _Judge(ours, nonce, offer, frozenset(groups) - tried, cookies < MAX_COOKIES, context)
         exchanged = yield from send(Exchange.IKE_SA_INIT, request, judge.expect)
@@ -215,6 +239,8 @@ class _Judge:
         public = message.one(KePayload)
         if not public.group == self.ours.group == selected.key_exchange:
             raise _wrong("a key exchange value of another group than the one chosen")
+        if selected.additional and message.notify(Notify.INTERMEDIATE_EXCHANGE_SUPPORTED) is None:
+            raise _wrong("additional key exchanges without IKE_INTERMEDIATE")
         theirs = message.one(NoncePayload).data
         check_nonce(theirs, self.nonce, selected.prf)
         try:
@@ -236,8 +262,7 @@ class Admitted:
 
     received: Received
     selected: Selected
-    ours: KeyExchange
-    shared: bytes
+    ours: Response
     nonce: bytes
     certificate_requests: tuple[CertReqPayload, ...]
 
@@ -254,13 +279,10 @@ def admit(
     theirs = message.one(NoncePayload).data
     check_nonce(theirs, b"", selected.prf)
     try:
-        # Before a key is made for it: in the large groups that is what costs.
-        check_public(public.group, public.data)
-        ours = generate(public.group, entropy)
-        shared = ours.shared(public.data)
+        ours = respond_to(public.group, public.data, entropy)
     except InvalidPublicValue as error:
         raise _wrong(str(error)) from None
-    return Admitted(received, selected, ours, shared, theirs, certificate_requests)
+    return Admitted(received, selected, ours, theirs, certificate_requests)
 
 
 def respond(context: Context, admitted: Admitted) -> Steps[Initial]:
@@ -271,7 +293,7 @@ def respond(context: Context, admitted: Admitted) -> Steps[Initial]:
     message = received.message
     selected = admitted.selected
     nonce = context.entropy.octets(NONCE_LENGTH)
-    chosen, keys = _derive(selected, admitted.nonce, nonce, state.spi_i, state.spi_r, admitted.shared)
+    chosen, keys = _derive(selected, admitted.nonce, nonce, state.spi_i, state.spi_r, admitted.ours.shared)
     behind, peer_behind, pretended = nat.detect(message, received.path)
     asked = nat.asked(message)
     forced = asked and (pretended or _forced(context))
@@ -303,6 +325,7 @@ def respond(context: Context, admitted: Admitted) -> Steps[Initial]:
             *announcements,
             *((CHILDLESS,) if connection.childless != "never" else ()),
             MULTIPLE_AUTH,
+            *((INTERMEDIATE,) if chosen.additional else ()),
         ),
         use,
     )
@@ -330,7 +353,12 @@ def _derive(
     selected: Selected, ni: bytes, nr: bytes, spi_i: bytes, spi_r: bytes, shared: bytes
 ) -> tuple[IkeSuite, IkeKeys]:
     chosen = ike_suite(
-        selected.encryption, selected.key_bits, selected.integrity, selected.prf, selected.key_exchange
+        selected.encryption,
+        selected.key_bits,
+        selected.integrity,
+        selected.prf,
+        selected.key_exchange,
+        selected.additional,
     )
     ciphers = suite(chosen.encryption, chosen.key_bits, chosen.integrity)
     return chosen, ike_sa_keys(prf(chosen.prf), ni, nr, spi_i, spi_r, shared, ciphers)

@@ -118,7 +118,7 @@ def respond(context: Context, received: Received) -> Steps[None]:
         if delete.protocol == Protocol.IKE:
             # RFC 7296, section 1.4.1: the answer to the Delete of an IKE SA is empty.
             rekeyed = collisions.rival(context.state, AttemptKind.REKEY_IKE, 0)
-            if rekeyed is not None:
+            if rekeyed is not None and rekeyed.result:
                 # C32: the peer never saw our rekey; its own stands.
                 yield from answer((), Handover(rekeyed.result))
                 raise SaClosed(Failure(Reason.REPLACED, "rekeyed by the peer"), linger=True)

@@ -74,11 +74,17 @@ TABLE: Final[dict[tuple[int, bool, bool], Counts]] = {
     (Exchange.INFORMATIONAL, False, True): _ANYWHERE
     | {PayloadType.DELETE: (0, MANY), PayloadType.CP: (0, 1)},
     (Exchange.INFORMATIONAL, True, True): _ANYWHERE | {PayloadType.DELETE: (0, MANY), PayloadType.CP: (0, 1)},
+    (Exchange.IKE_INTERMEDIATE, False, True): _ANYWHERE | {PayloadType.KE: (1, 1)},
+    (Exchange.IKE_INTERMEDIATE, True, True): _ANYWHERE | {PayloadType.KE: (1, 1)},
+    (Exchange.IKE_FOLLOWUP_KE, False, True): _ANYWHERE | {PayloadType.KE: (1, 1)},
+    (Exchange.IKE_FOLLOWUP_KE, True, True): _ANYWHERE | {PayloadType.KE: (1, 1)},
     # Answers from outside of any SA: INVALID_IKE_SPI, INVALID_MAJOR_VERSION (RFC 7296, section 1.5).
     (Exchange.INFORMATIONAL, False, False): _ANYWHERE,
     (Exchange.INFORMATIONAL, True, False): _ANYWHERE,
     (Exchange.IKE_AUTH, True, False): _ANYWHERE,
     (Exchange.CREATE_CHILD_SA, True, False): _ANYWHERE,
+    (Exchange.IKE_INTERMEDIATE, True, False): _ANYWHERE,
+    (Exchange.IKE_FOLLOWUP_KE, True, False): _ANYWHERE,
 }
 
 _NEEDED: Final = {

@@ -66,7 +66,8 @@ def own_identity(context: Context, local: LocalAuth) -> Identity:
 def octets_of(
     initial: Initial, message: bytes, nonce: bytes, sk_p: bytes, identity: IdiPayload | IdrPayload
 ) -> bytes:
-    return signed_octets(message, nonce, prf(initial.suite.prf), sk_p, identity.emit())
+    signed = signed_octets(message, nonce, prf(initial.suite.prf), sk_p, identity.emit())
+    return signed + initial.spoken.octets()
 
 
 def prove(

@@ -18,6 +18,7 @@ from cygnet.ike.steps import Exchanged, Received, Refused, Steps
 from cygnet.ike.transport import digest, drop, seen, transmit
 from cygnet.ike.v2 import legality, protection
 from cygnet.ike.v2.driver import Outstanding, Serving, fail, forget_fragments
+from cygnet.ike.v2.followup import link_of
 from cygnet.ike.v2.fragments import FragmentRefused, Reassembly
 from cygnet.ike.world import Path
 from cygnet.wire.cursor import Malformed
@@ -164,7 +165,13 @@ def _receive_request(sa: IkeV2Sa, header: Header, datagram: bytes, path: Path) -
         if isinstance(opened, IkeError):
             raise opened
         legality.judge(opened.message, protected=True)
-        if awaited is not None:
+        followup = None
+        if header.exchange == Exchange.IKE_FOLLOWUP_KE:
+            followup = sa.followup(link_of(opened.message))
+        if followup is not None:
+            task = sa.serving = followup[0]
+            value = Exchanged(followup[1].expect(opened), b"", opened)
+        elif awaited is not None:
             value = Exchanged(awaited.expect(opened), b"", opened)
         else:
             task.exchange = sa.serve(opened)

@@ -5,6 +5,8 @@
     HDR, SK {SA, Ni, KEi}  -->
                                  <--  HDR, SK {SA, Nr, KEr}
 
+Further key exchanges follow in IKE_FOLLOWUP_KE (`followup`), before there is a successor.
+
 Children and queued requests move to the successor in one change. When both ends rekey at once, two
 successors are made; the one with the lowest nonce inherits nothing, and who began it closes it
 (section 2.8.2). Who began the one that stays closes the old IKE SA.
@@ -24,6 +26,7 @@ from cygnet.ike.proposals import Selected
 from cygnet.ike.state import (
     Attempt,
     AttemptKind,
+    ForgetAttempt,
     Handover,
     NoteAttempt,
     Phase,
@@ -44,6 +47,8 @@ from cygnet.ike.steps import (
     obtain_spi,
     send,
 )
+from cygnet.ike.v2 import followup
+from cygnet.ike.v2.collisions import Request, admit
 from cygnet.ike.v2.fresh_keys import (
     OtherGroup,
     Refusal,
@@ -56,10 +61,17 @@ from cygnet.ike.v2.fresh_keys import (
 from cygnet.ike.v2.ike_sa_init import NONCE_LENGTH, check_nonce
 from cygnet.ike.v2.informational import anything
 from cygnet.ike.v2.notifications import error_of
-from cygnet.records import dataclass
+from cygnet.records import dataclass, replace
 from cygnet.wire.message import Message
 from cygnet.wire.numbers import Exchange, Notify, Protocol
-from cygnet.wire.payloads import DeletePayload, KePayload, NoncePayload, NotifyPayload, SaPayload
+from cygnet.wire.payloads import (
+    DeletePayload,
+    KePayload,
+    NoncePayload,
+    NotifyPayload,
+    Payload,
+    SaPayload,
+)
 
 REKEYED_AGAIN: Final = 1.0
 """Seconds that an IKE SA has to stand until the peer may replace it by another."""
@@ -98,24 +110,43 @@ def rekey(context: Context) -> Steps[None]:
         if context.state.phase is Phase.REKEYED:
             return
         if rival is not None:
-            yield from apply(Handover(rival.result))
+            yield from apply(Handover(rival.result) if rival.result else ForgetAttempt(rival))
             return
         yield from apply(Postpone(0, context.now.monotonic + pause_before_retry(context)))
         raise error_of(answered.notify, proposals.difference(configured, None))
     selected, shared, theirs = answered.selected, answered.shared, answered.nonce
-    keys = _keys(context, selected, spi, selected.spi, nonce, theirs, shared)
+    further = b""
+    if selected.additional:
+        if context.state.phase is Phase.REKEYED:
+            return
+        if rival is not None and collisions.loses(min(nonce, theirs), rival.nonce):
+            # Nothing is there yet that could be deleted: it just stops (RFC 9370, section 2.2.4).
+            if rival.result:
+                yield from apply(Handover(rival.result))
+            else:
+                yield from apply(ForgetAttempt(rival))
+            return
+        yield from apply(ForgetAttempt(attempt))
+        yield from begin(replace(attempt, following=True))
+        followed = yield from followup.initiate(context, selected.additional, exchanged.received.message)
+        if isinstance(followed, Refusal):
+            yield from apply(Postpone(0, context.now.monotonic + pause_before_retry(context)))
+            raise error_of(followed.notify, proposals.difference(configured, None))
+        further = followed
+        rival = collisions.rival(context.state, AttemptKind.REKEY_IKE, 0)
+    keys = _keys(context, selected, spi, selected.spi, nonce, theirs, shared, further)
     successor = yield from create_successor(True, keys)
     if context.state.phase is Phase.REKEYED:
         # The peer was seen to use the one that it made: it knows already that ours has lost.
         yield from dismiss(successor, ours=True)
         return
-    if rival is not None and collisions.loses(keys.nonce, rival.nonce):
+    if rival is not None and rival.result and collisions.loses(keys.nonce, rival.nonce):
         # Section 2.8.2: the peer's inherits the children, it closes the old one; we close ours.
         yield from apply(Handover(rival.result))
         yield from dismiss(successor, ours=True)
         return
     yield from apply(Handover(successor))
-    if rival is not None:
+    if rival is not None and rival.result:
         yield from dismiss(rival.result, ours=False)
     failure = Failure(Reason.REPLACED, "rekeyed")
     yield from send(Exchange.INFORMATIONAL, (DeletePayload(Protocol.IKE, ()),), anything)
@@ -162,21 +193,46 @@ def respond(context: Context, message: Message) -> Steps[None]:
     )
     if selected.spi == bytes(8):
         raise wrong("a rekeyed IKE SA without an SPI")
-    shared, ours = answer_keys(context, public, selected)
-    if shared is None or ours is None:
+    ours = answer_keys(context, public, selected)
+    if ours is None:
         raise wrong("a rekeyed IKE SA without a key exchange")
     theirs = message.one(NoncePayload).data
     check_nonce(theirs, b"", selected.prf)
     nonce = context.entropy.octets(NONCE_LENGTH)
     spi = yield from obtain_spi()
-    keys = _keys(context, selected, selected.spi, spi, theirs, nonce, shared)
+    accepted: tuple[Payload, ...] = (
+        proposals.answer(selected, spi), NoncePayload(nonce), KePayload(ours.group, ours.public)
+    )  # fmt: skip
+    further = b""
+    open_rival = Attempt(AttemptKind.REKEY_IKE, ours=False, nonce=min(theirs, nonce))
+    if selected.additional:
+        link = followup.new_link(context)
+        yield from answer((*accepted, link), *((NoteAttempt(open_rival),) if _is_rekeying(context) else ()))
+        followed = yield from followup.respond(context, selected.additional, link)
+        if followed is None:
+            yield from apply(ForgetAttempt(open_rival))
+            return
+        rest = replace(context.state, attempts=_without(context, open_rival))
+        if admit(rest, Request.REKEY_IKE, None):
+            yield from answer(
+                (NotifyPayload(0, b"", Notify.TEMPORARY_FAILURE, b""),), ForgetAttempt(open_rival)
+            )
+            return
+        further, reply = followed
+        accepted = (reply,)
+    keys = _keys(context, selected, selected.spi, spi, theirs, nonce, ours.shared, further)
     successor = yield from create_successor(False, keys)
-    contested = any(a.ours and a.kind is AttemptKind.REKEY_IKE for a in context.state.attempts)
     rival = Attempt(AttemptKind.REKEY_IKE, ours=False, nonce=keys.nonce, result=successor)
-    yield from answer(
-        (proposals.answer(selected, spi), NoncePayload(nonce), KePayload(ours.group, ours.public)),
-        NoteAttempt(rival) if contested else Handover(successor),
-    )
+    done = NoteAttempt(rival) if _is_rekeying(context) else Handover(successor)
+    yield from answer(accepted, ForgetAttempt(open_rival), done)
+
+
+def _without(context: Context, attempt: Attempt) -> tuple[Attempt, ...]:
+    return tuple([other for other in context.state.attempts if other != attempt])
+
+
+def _is_rekeying(context: Context) -> bool:
+    return any(a.ours and a.kind is AttemptKind.REKEY_IKE for a in context.state.attempts)
 
 
 def _keys(
@@ -187,17 +243,23 @@ def _keys(
     ni: bytes,
     nr: bytes,
     shared: bytes,
+    further: bytes,
 ) -> UseKeys:
     """The keys of the new IKE SA: the old SK_d and PRF make SKEYSEED (RFC 7296, section 2.18)."""
     state = context.state
     if state.keys is None or state.suite is None:
         raise LocalMisuse(Reason.INTERNAL, "an IKE SA without keys cannot be rekeyed")
     chosen = ike_suite(
-        selected.encryption, selected.key_bits, selected.integrity, selected.prf, selected.key_exchange
+        selected.encryption,
+        selected.key_bits,
+        selected.integrity,
+        selected.prf,
+        selected.key_exchange,
+        selected.additional,
     )
     ciphers = suite(chosen.encryption, chosen.key_bits, chosen.integrity)
     keys = ike_sa_keys(
-        prf(chosen.prf), ni, nr, spi_i, spi_r, shared, ciphers, state.keys.sk_d, prf(state.suite.prf)
+        prf(chosen.prf), ni, nr, spi_i, spi_r, shared, ciphers, state.keys.sk_d, prf(state.suite.prf), further
     )
     return UseKeys(
         spi_i=spi_i,

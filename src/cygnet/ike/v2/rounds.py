@@ -33,7 +33,7 @@ from cygnet.auth.errors import AuthenticationError, Kind
 from cygnet.auth.identity import Identity, user_identity
 from cygnet.auth.peer import AuthenticatedPeer
 from cygnet.auth.proof import Proof, join_rounds, prove_with_secret, verify_eap
-from cygnet.crypto.proposals import Proposal
+from cygnet.crypto.proposals import ADDITIONAL, Proposal
 from cygnet.ike.configuration import AuthClass, LocalAuth, RemoteAuth
 from cygnet.ike.connections import Loaded, closest
 from cygnet.ike.errors import Difference, IkeError, PeerIncompatible, Reason
@@ -516,6 +516,10 @@ def _accept(proposals: tuple[Proposal, ...], chosen: IkeSuite) -> bool:
         and any(t.id == chosen.prf for t in proposal.of_type(2))
         and (not chosen.integrity or any(t.id == chosen.integrity for t in proposal.of_type(3)))
         and any(t.id == chosen.key_exchange for t in proposal.of_type(4))
+        and all(
+            dict(chosen.additional).get(kind, 0) in ([t.id for t in proposal.of_type(kind)] or [0])
+            for kind in ADDITIONAL
+        )
         for proposal in proposals
     )
 

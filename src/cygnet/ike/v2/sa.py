@@ -9,8 +9,8 @@ from cygnet.ike.configuration import Connection
 from cygnet.ike.errors import IkeError
 from cygnet.ike.running import Task, enqueue
 from cygnet.ike.sa import IkeSa
-from cygnet.ike.state import Change, CreateChild, RekeyIke, SaState, Wanted, Window, transition
-from cygnet.ike.steps import AwaitRequest, Received, Step, Steps
+from cygnet.ike.state import Change, CreateChild, Establish, RekeyIke, SaState, Wanted, Window, transition
+from cygnet.ike.steps import AwaitFollowup, AwaitRequest, Received, Step, Steps
 from cygnet.ike.v2 import driver, exchanges, initial, receiving
 from cygnet.ike.v2.driver import Outstanding, Serving
 from cygnet.ike.v2.fragments import Reassembly
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
 class IkeV2Sa(IkeSa):
     """`own` is our exchange under way, `request` its message in flight; `serving` the exchange that answers
-    the peer's request `in_hand`; `responder` the one that takes the next.
+    the peer's request `in_hand`; `responder` the one that takes the next. `followups`: exchanges that wait
+    for IKE_FOLLOWUP_KE, by link. `met_at`: the message id that the peer was to use next when it had proved
+    who it is.
     """
 
     __slots__ = (
-        "first_fragment", "hinted", "in_hand", "own", "reassembly", "request", "responder", "serving",
-        "window",
+        "first_fragment", "followups", "hinted", "in_hand", "met_at", "own", "reassembly", "request",
+        "responder", "serving", "window",
     )  # fmt: skip
 
     def __init__(self, gateway: Endpoint, unique_id: int, connection: Connection, state: SaState) -> None:
@@ -39,8 +41,10 @@ class IkeV2Sa(IkeSa):
         self.serving: Task | None = None
         self.in_hand: Serving | None = None
         self.responder: tuple[Task, AwaitRequest] | None = None
+        self.followups: dict[bytes, tuple[Task, AwaitFollowup]] = {}
         self.reassembly: Reassembly | None = None
         self.first_fragment = b""
+        self.met_at = 0
         self.hinted = 0.0
 
     def commit(self, changes: tuple[Change, ...] = (), window: Window | None = None) -> None:
@@ -48,6 +52,8 @@ class IkeV2Sa(IkeSa):
         after = transition(self.state, changes) if changes else self.state
         if window is not None:
             self.window = window
+        if any(isinstance(change, Establish) for change in changes):
+            self.met_at = self.window.next_in
         self.become(after, changes)
 
     def receive(self, header: Header, datagram: bytes, path: Path) -> None:
@@ -90,6 +96,18 @@ class IkeV2Sa(IkeSa):
             self.responder = None
         if self.request is not None and self.request.task is task:
             self.request = None
+        if self.followups:
+            self.followups = {link: one for link, one in self.followups.items() if one[0] is not task}
+
+    def followup(self, link: bytes) -> tuple[Task, AwaitFollowup] | None:
+        """The exchange that waits for this link; it waits no more."""
+        found = self.followups.pop(link, None)
+        if found is not None:
+            task = found[0]
+            self.gateway.forget_ask(task.ask)
+            task.ask, task.due = 0, 0.0
+            self.background = tuple([other for other in self.background if other is not task])
+        return found
 
     def message_step(self, task: Task, step: Step) -> tuple[bool, Any]:
         return driver.message_step(self, task, step)
@@ -117,4 +135,4 @@ class IkeV2Sa(IkeSa):
 
     @property
     def confirmed(self) -> bool:
-        return self.state.original_initiator or self.window.next_in != 2 or self.window.next_out > 0
+        return self.state.original_initiator or self.window.next_in != self.met_at or self.window.next_out > 0

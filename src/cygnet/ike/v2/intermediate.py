@@ -1,0 +1,144 @@
+"""IKE_INTERMEDIATE: further key exchanges before anyone says who he is (RFC 9242; RFC 9370, section 2.2.2).
+
+    Initiator                         Responder
+    -------------------------------------------------------------------
+    HDR, SK {KEi(n)}  -->
+                                 <--  HDR, SK {KEr(n)}
+
+One exchange for each method that IKE_SA_INIT agreed on, in order; the keys change behind each. What was
+said is added to what AUTH covers (RFC 9242, section 3.3.2): so nobody in the middle can have changed it.
+"""
+
+from __future__ import annotations
+
+from cygnet.crypto.errors import InvalidPublicValue
+from cygnet.crypto.kdf import IkeKeys, further_ike_keys
+from cygnet.crypto.key_exchange import KeyExchange, generate
+from cygnet.crypto.key_exchange import respond as respond_to
+from cygnet.crypto.prf import prf
+from cygnet.crypto.suites import suite
+from cygnet.ike.errors import PeerMisbehaved, Reason
+from cygnet.ike.state import ChangeKeys
+from cygnet.ike.steps import Context, Received, Steps, answer, apply, next_request, send
+from cygnet.ike.v2.ike_sa_init import Initial, Spoken
+from cygnet.ike.v2.notifications import error_of
+from cygnet.records import dataclass, replace
+from cygnet.wire.message import HEADER_LENGTH, Header, encode_header, encode_payloads
+from cygnet.wire.numbers import Exchange, Flags, KeMethod, Notify, PayloadType
+from cygnet.wire.payloads import KePayload, Payload
+
+
+def initiate(context: Context, initial: Initial) -> Steps[Initial]:
+    """HDR, SK {KEi(n)}  -->  <--  HDR, SK {KEr(n)}   for each further key exchange."""
+    for _, method in initial.suite.additional:
+        ours = generate(method, context.entropy)
+        request = (KePayload(method, ours.public),)
+        exchanged = yield from send(Exchange.IKE_INTERMEDIATE, request, _Expect(ours).value)
+        received = exchanged.received.message
+        asked = _ours(received.header, Flags.INITIATOR)
+        initial = _spoken(initial, asked, request, received.header, received.payloads)
+        initial = _further(context, initial, exchanged.value)
+        yield from apply(ChangeKeys(initial.keys))
+    return initial
+
+
+def respond(context: Context, initial: Initial) -> Steps[Initial]:
+    """-->  HDR, SK {KEi(n)}  <--  HDR, SK {KEr(n)}   for each further key exchange."""
+    for _, method in initial.suite.additional:
+        exchanged = yield from next_request(Exchange.IKE_INTERMEDIATE, _Public(method).value)
+        try:
+            ours = respond_to(method, exchanged.value, context.entropy)
+        except InvalidPublicValue as error:
+            raise _wrong(str(error)) from None
+        received = exchanged.received.message
+        reply = (KePayload(method, ours.public),)
+        said = _ours(received.header, Flags.RESPONSE)
+        initial = _spoken(initial, received.header, received.payloads, said, reply)
+        initial = _further(context, initial, ours.shared)
+        yield from answer(reply, ChangeKeys(initial.keys))
+    return initial
+
+
+@dataclass(frozen=True, slots=True)
+class _Expect:
+    """The answer to our value: the secret."""
+
+    ours: KeyExchange
+
+    def value(self, received: Received) -> bytes:
+        error = received.message.error()
+        if error is not None:
+            raise error_of(error)
+        try:
+            return self.ours.shared(_public(received, self.ours.group))
+        except InvalidPublicValue as invalid:
+            raise _wrong(str(invalid)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Public:
+    """The peer's value, of the method that comes next."""
+
+    method: int
+
+    def value(self, received: Received) -> bytes:
+        return _public(received, self.method)
+
+
+def _public(received: Received, method: int) -> bytes:
+    public = received.message.one(KePayload)
+    if public.group != method:
+        raise _wrong(f"{KeMethod.name_of(public.group)} where {KeMethod.name_of(method)} was agreed on")
+    return public.data
+
+
+def _further(context: Context, initial: Initial, shared: bytes) -> Initial:
+    """SKEYSEED(n) = prf(SK_d(n-1), SK(n) | Ni | Nr), and all keys anew (RFC 9370, section 2.2.2)."""
+    chosen, state = initial.suite, context.state
+    keys: IkeKeys = further_ike_keys(
+        prf(chosen.prf),
+        initial.keys,
+        shared,
+        initial.nonce_i,
+        initial.nonce_r,
+        state.spi_i,
+        state.spi_r,
+        suite(chosen.encryption, chosen.key_bits, chosen.integrity),
+    )
+    return replace(initial, keys=keys)
+
+
+def _spoken(
+    initial: Initial,
+    asked: Header,
+    request: tuple[Payload, ...],
+    answered: Header,
+    reply: tuple[Payload, ...],
+) -> Initial:
+    """IntAuth_i(n) and IntAuth_r(n), by the keys that protected the exchange (RFC 9242, section 3.3.2)."""
+    function, before = prf(initial.suite.prf), initial.spoken
+    spoken = Spoken(
+        function.compute(initial.keys.sk_pi, before.initiator + authenticated(asked, request)),
+        function.compute(initial.keys.sk_pr, before.responder + authenticated(answered, reply)),
+        before.exchanges + 1,
+    )
+    return replace(initial, spoken=spoken)
+
+
+def _ours(theirs: Header, flags: int) -> Header:
+    """The header of our message in the exchange that theirs belongs to."""
+    return Header(
+        theirs.initiator_spi, theirs.responder_spi, 0, 2, 0, theirs.exchange, flags, theirs.message_id
+    )
+
+
+def authenticated(header: Header, payloads: tuple[Payload, ...]) -> bytes:
+    """IntAuth_*A | IntAuth_*P: the message as if it had been neither encrypted nor cut into fragments, its
+    lengths those of what is here. RESERVED is taken to be zero, as RFC 7296, section 3.2, has it sent."""
+    first, inner = encode_payloads(payloads)
+    sealed = bytes((first, 0)) + (4 + len(inner)).to_bytes(2, "big")
+    return encode_header(header, PayloadType.SK, HEADER_LENGTH + len(sealed) + len(inner)) + sealed + inner
+
+
+def _wrong(detail: str) -> PeerMisbehaved:
+    return PeerMisbehaved(Reason.PEER_MISBEHAVED, detail, notify=Notify.INVALID_SYNTAX)
