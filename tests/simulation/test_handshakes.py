@@ -22,7 +22,7 @@ from cygnet.testing import (
     assert_nothing_left,
     connection_text,
 )
-from cygnet.wire.numbers import Exchange
+from cygnet.wire.numbers import Exchange, KeMethod
 
 UP = [("peer", "net")]
 
@@ -57,7 +57,8 @@ def test_two_gateways_come_up_and_carry_packets_both_ways(seed: int, encap: str)
 
 
 def test_four_messages_for_the_first_pair_and_two_for_each_further_one() -> None:
-    pair = Pair(children=("net", "more", "last")).up()
+    plain = 'proposals = ["aes256gcm16-prfsha384-x25519"]'
+    pair = Pair(children=("net", "more", "last"), connection=plain).up()
     assert exchanges(pair) == {
         ("IKE_SA_INIT", False): 1,
         ("IKE_SA_INIT", True): 1,
@@ -67,6 +68,36 @@ def test_four_messages_for_the_first_pair_and_two_for_each_further_one() -> None
         ("CREATE_CHILD_SA", True): 2,
     }
     assert_agreement(*pair.both, up=[("peer", child) for child in pair.children])
+
+
+def test_by_default_two_more_messages_bring_in_ml_kem() -> None:
+    pair = Pair().up()
+    assert exchanges(pair) == {
+        ("IKE_SA_INIT", False): 1,
+        ("IKE_SA_INIT", True): 1,
+        ("IKE_INTERMEDIATE", False): 1,
+        ("IKE_INTERMEDIATE", True): 1,
+        ("IKE_AUTH", False): 1,
+        ("IKE_AUTH", True): 1,
+    }
+    assert all(view.additional_key_exchanges == (KeMethod.ML_KEM_768,) for g in pair.both for view in g.sas())
+
+
+@pytest.mark.parametrize("lacking", ["a", "b"])
+def test_who_lacks_further_key_exchanges_is_met_without_them(lacking: str) -> None:
+    plain = 'proposals = ["aes256gcm16-prfsha384-x25519"]'
+    pair = Pair(a_only=plain if lacking == "a" else "", b_only=plain if lacking == "b" else "").up()
+    assert all(view.additional_key_exchanges == () for g in pair.both for view in g.sas())
+    assert ("IKE_INTERMEDIATE", False) not in exchanges(pair)
+
+
+@pytest.mark.parametrize("by", ["a", "b"])
+def test_further_key_exchanges_that_are_required_are_never_dropped(by: str) -> None:
+    strict = 'proposals = ["aes256gcm16-prfsha384-x25519-ke1_mlkem768"]'
+    plain = 'proposals = ["aes256gcm16-prfsha384-x25519"]'
+    pair = Pair(a_only=strict if by == "a" else plain, b_only=plain if by == "a" else strict)
+    assert initiate(pair) is Reason.IKE_PROPOSAL_MISMATCH
+    assert_nothing_left(*pair.both)
 
 
 @pytest.mark.parametrize(

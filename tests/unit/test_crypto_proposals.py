@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from cygnet.crypto.entropy import SystemEntropy
@@ -16,6 +18,7 @@ from cygnet.crypto.proposals import (
     Transform,
     default_proposals,
     format_proposal,
+    has_additional,
     keywords_for,
     keywords_of,
     legacy_keywords,
@@ -162,10 +165,40 @@ def test_the_default_is_good_practice(protocol: int) -> None:
     proposals = parse_proposals("default", protocol)
     assert proposals == default_proposals(protocol)
     used = {keyword for proposal in proposals for keyword in keywords_of(proposal).split("-")}
-    assert used <= set(keywords_for(protocol))
+    assert {re.sub("^ke[1-7]_", "", keyword) for keyword in used} <= set(keywords_for(protocol))
     assert not used & {"sha1", "prfsha1", "null", "aesxcbc", "aes128gcm8", "aes256ccm8"}
     assert is_aead(proposals[0].of_type(TransformType.ENCR)[0].id)
     assert proposals[0].of_type(TransformType.KE)[0].id == KeMethod.CURVE_25519
+
+
+def test_the_default_comes_with_ml_kem_first_and_can_do_without() -> None:
+    hybrid, *others = default_proposals(IKE)
+    assert hybrid.of_type(TransformType.ADDITIONAL_KE_1) == (
+        Transform(TransformType.ADDITIONAL_KE_1, KeMethod.ML_KEM_768),
+    )
+    # A second proposal, and no NONE in the first: strongSwan 5.9.8 refuses that.
+    assert others
+    assert not any(map(has_additional, others))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("aes256gcm16-prfsha384-x25519-ke1_x25519", "the same key exchange twice"),
+        ("aes256gcm16-prfsha384-x25519-ke8_mlkem768", "unknown keyword 'ke8_mlkem768'"),
+        ("aes256gcm16-prfsha384-x25519-ke1_aes256", "unknown keyword 'ke1_aes256'"),
+        ("aes256gcm16-prfsha384-ke1_mlkem768", "has no key exchange algorithm"),
+    ],
+)
+def test_additional_key_exchanges_that_cannot_be_are_refused(text: str, says: str) -> None:
+    with pytest.raises(BadProposal, match=says):
+        parse_proposals(text, IKE)
+
+
+def test_additional_key_exchanges_are_written_as_they_are_read() -> None:
+    text = "aes256gcm16-prfsha384-x25519-ke1_mlkem768-ke1_none-ke3_ecp384"
+    (proposal,) = parse_proposals(text, IKE)
+    assert keywords_of(proposal) == text
 
 
 def test_the_default_offers_pfs_and_extended_numbers_and_can_do_without() -> None:
@@ -197,7 +230,7 @@ def test_what_a_peer_offers_is_printable_whatever_it_is() -> None:
         ),
     )
     assert format_proposal(offered) == (
-        "UNKNOWN_77:IDEA_CBC/UNKNOWN_1234_99/PRF_HMAC_MD5/ML_KEM_768/UNKNOWN_241_3"
+        "UNKNOWN_77:IDEA_CBC/UNKNOWN_1234_99/PRF_HMAC_MD5/KE1_ML_KEM_768/UNKNOWN_241_3"
     )
     assert keywords_of(offered).startswith("IDEA_CBC-")
 

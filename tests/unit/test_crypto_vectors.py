@@ -18,9 +18,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from cygnet.crypto import aes_mac
+from cygnet.crypto.entropy import SystemEntropy
 from cygnet.crypto.errors import IntegrityFailure, InvalidPublicValue, SignatureInvalid
 from cygnet.crypto.integrity import integrity
-from cygnet.crypto.key_exchange import KeyExchange, check_public, generate, public_length
+from cygnet.crypto.key_exchange import KeyExchange, check_public, generate, public_length, respond
 from cygnet.crypto.prf import prf
 from cygnet.crypto.signatures import PublicKey, scheme_by_method, scheme_named, verify
 from cygnet.crypto.suites import suite
@@ -339,3 +340,41 @@ def test_hmac_md5_agrees() -> None:
         assert found[: len(tag)] == tag
         judged += 1
     assert judged
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("mlkem_768", KeMethod.ML_KEM_768), ("mlkem_1024", KeMethod.ML_KEM_1024)],
+)
+def test_ml_kem_decapsulates_what_others_encapsulated(name: str, method: int) -> None:
+    agreed = 0
+    for _, case in cases(f"wycheproof/{name}_test.json.gz"):
+        if len(octets(case, "seed")) != 64:
+            continue
+        ours = generate(method, FixedEntropy(octets(case, "seed")))
+        try:
+            shared = ours.shared(octets(case, "c"))
+        except InvalidPublicValue:
+            assert case["result"] == "invalid", case
+            continue
+        if case["result"] == "valid":
+            assert ours.public == octets(case, "ek")
+            assert shared == octets(case, "K")
+            agreed += 1
+    assert agreed > 10
+
+
+def test_an_ml_kem_key_is_checked_before_anything_is_encapsulated_to_it() -> None:
+    refused = 0
+    for _, case in cases("wycheproof/mlkem_768_encaps_test.json.gz"):
+        key = octets(case, "ek")
+        if case["result"] == "invalid":
+            with pytest.raises(InvalidPublicValue):
+                check_public(KeMethod.ML_KEM_768, key)
+            with pytest.raises(InvalidPublicValue):
+                respond(KeMethod.ML_KEM_768, key, SystemEntropy())
+            refused += 1
+        else:
+            answered = respond(KeMethod.ML_KEM_768, key, SystemEntropy())
+            assert len(answered.public) == 1088
+    assert refused > 10

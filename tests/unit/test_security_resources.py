@@ -83,13 +83,13 @@ class Counted:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.keys = 0
-        genuine = key_exchange.generate
+        genuine = key_exchange.respond
 
-        def generate(group: int, entropy: object) -> object:
+        def respond(group: int, public: bytes, entropy: object) -> object:
             self.keys += 1
-            return genuine(group, entropy)  # type: ignore[arg-type]
+            return genuine(group, public, entropy)  # type: ignore[arg-type]
 
-        patch.setattr(ike_sa_init, "generate", generate)
+        patch.setattr(ike_sa_init, "respond_to", respond)
 
 
 # T1: floods

@@ -129,6 +129,7 @@ def algorithms(sa: Mapping[str, Any]) -> str:
     if cipher and sa.get("encr-keysize"):
         cipher += f"-{sa['encr-keysize']}"
     words = [cipher, sa.get("integ-alg", ""), sa.get("prf-alg", ""), sa.get("dh-group", "")]
+    words += [str(sa[key]) for key in (f"ke{number}" for number in range(1, 8)) if key in sa]
     return " ".join(word for word in words if word)
 
 

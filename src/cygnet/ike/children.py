@@ -211,7 +211,12 @@ def make_pair(
         protocol=inbound.protocol,
         encapsulated=encapsulated,
         suite=child_suite(
-            selected.encryption, selected.key_bits, selected.integrity, selected.key_exchange, selected.esn
+            selected.encryption,
+            selected.key_bits,
+            selected.integrity,
+            selected.key_exchange,
+            selected.esn,
+            selected.additional,
         ),
         local_selectors=agreed.local,
         remote_selectors=agreed.remote,

@@ -107,8 +107,15 @@ def ike_suite(
 
 
 @lru_cache(maxsize=256)
-def child_suite(encryption: int, key_bits: int, integrity: int, key_exchange: int, esn: bool) -> ChildSuite:
-    return ChildSuite(encryption, key_bits, integrity, key_exchange, esn)
+def child_suite(
+    encryption: int,
+    key_bits: int,
+    integrity: int,
+    key_exchange: int,
+    esn: bool,
+    additional: tuple[tuple[int, int], ...] = (),
+) -> ChildSuite:
+    return ChildSuite(encryption, key_bits, integrity, key_exchange, esn, additional)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ class ChildSaView:
     installed: float
     rekey_at: float
     expires_at: float
+    additional_key_exchanges: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +71,5 @@ class IkeSaView:
     """IKEv1: what the peer said about itself, as it came."""
     remote_attributes: tuple[tuple[str, Any], ...] = ()
     """What a RADIUS server said of the user."""
+    additional_key_exchanges: tuple[int, ...] = ()
+    """The further methods, in the order in which they were done (RFC 9370)."""

@@ -6,7 +6,7 @@ seconds since or until `now` (monotonic). A key that does not apply is left out,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +66,11 @@ def _algorithms(encryption: int, key_bits: int, integrity: int, key_exchange: in
     return shape
 
 
+def _additional(methods: Sequence[int]) -> Shape:
+    """`ke1`, `ke2` ...: the further key exchanges, as strongSwan 6 shows them."""
+    return {f"ke{number}": KeMethod.name_of(method) for number, method in enumerate(methods, 1)}
+
+
 def _until(moment: float, now: float) -> str:
     return str(max(0, round(moment - now)))
 
@@ -97,6 +102,7 @@ def ike_sa(sa: IkeSaView, now: float) -> Shape:
         shape["prf-alg"] = Prf.name_of(sa.prf)
     if sa.key_exchange:
         shape["dh-group"] = KeMethod.name_of(sa.key_exchange)
+    shape.update(_additional(sa.additional_key_exchanges))
     for key, addresses in (("local-vips", sa.local_vips), ("remote-vips", sa.remote_vips)):
         if addresses:
             shape[key] = [str(address) for address in addresses]
@@ -138,6 +144,7 @@ def child_sa(child: ChildSaView, now: float, traffic: Traffic | None = None) -> 
     shape["spi-in"] = f"{child.spi_in:08x}"
     shape["spi-out"] = f"{child.spi_out:08x}"
     shape.update(_algorithms(child.encryption, child.key_bits, child.integrity, child.key_exchange))
+    shape.update(_additional(child.additional_key_exchanges))
     if child.esn:
         shape["esn"] = "1"
     if traffic is not None:
