@@ -11,7 +11,7 @@ import asyncio
 import secrets
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from cygnet.auth import radius
 from cygnet.auth.ask import AskRadius, RadiusAnswer
@@ -38,8 +38,8 @@ class Port(asyncio.DatagramProtocol):
         self._next = secrets.randbelow(256)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.DatagramTransport):
-            self.transport = transport
+        # Python's own is of another class before 3.12.
+        self.transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, peer: Any) -> None:
         waiting = self._waiting.get(data[1]) if len(data) > 1 else None
@@ -194,8 +194,7 @@ class Changes(asyncio.DatagramProtocol):
         self._answered: dict[bytes, bytes] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.DatagramTransport):
-            self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, peer: Any) -> None:
         if self._transport is None:

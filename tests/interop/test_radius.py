@@ -1,0 +1,143 @@
+"""A gateway that asks FreeRADIUS: strongSwan as the client, accounting, failover, disconnect."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cygnet.lab import freeradius
+from cygnet.lab.freeradius import FreeRadius, radclient
+from tests.interop.sides import Setup, Sides, sides
+from tests.interop.test_certificates import Authority
+from tests.interop.test_eap import GATEWAY_MOON
+
+USERS = """\
+carol Cleartext-Password := "Ar3etTnp"
+\tClass = "staff"
+dave Cleartext-Password := "Ar3etTnp"
+\tClass = "guests"
+"""
+SERVERS = """
+radius {
+  servers {
+    absent {
+      address = 127.0.0.1
+      secret = testing123
+      auth_port = 18
+      acct_port = 19
+    }
+    here {
+      address = 127.0.0.1
+      secret = testing123
+    }
+  }
+  accounting = yes
+  accounting_interval = 6s
+  retransmit_timeout = 1s
+  retransmit_tries = 2
+  dae {
+    enable = yes
+    secret = testing123
+  }
+}
+"""
+
+
+def password(user: str) -> str:
+    return f'secrets {{ eap-user {{ id = {user}\n secret = "Ar3etTnp" }} }}'
+
+
+@contextmanager
+def gateway(
+    tmp_path: Path, method: str, user: str = "carol", demand: str = ""
+) -> Iterator[tuple[Sides, FreeRadius]]:
+    """Cygnet with a certificate and a RADIUS server on its loopback, strongSwan's user on the other side."""
+    if not freeradius.available():
+        pytest.skip("FreeRADIUS is not installed: make packages")
+    ca = Authority(tmp_path / "ca")
+    ca.equip(tmp_path / "moon", "moon", "moon.example")
+    ca.equip(tmp_path / "sun", "sun", "sun.example")
+    ca.equip(tmp_path / "radius", "radius", "radius.example")
+    served = tmp_path / "radius"
+    (served / "server.pem").write_bytes((served / "x509" / "radius.pem").read_bytes())
+    (served / "server.key").write_bytes((served / "private" / "radius.pem").read_bytes())
+    (served / "ca.pem").write_bytes((served / "x509ca" / "ca.pem").read_bytes())
+    setup = Setup(
+        auth="eap",
+        moon_local=GATEWAY_MOON,
+        moon_remote=f"auth = eap-radius\n id = %any\n {demand}",
+        moon_extra=SERVERS,
+        sun_local=f"auth = {method}\n id = laptop.example\n eap_id = {user}\n aaa_id = radius.example",
+        sun_remote="auth = pubkey\n id = moon.example",
+        sun_extra=password(user),
+    )
+    with sides(tmp_path, setup) as both:
+        server = FreeRadius(served, USERS, both.net.moon, tls="1.2")
+        try:
+            yield both, server
+        finally:
+            server.stop()
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 40) -> bool:
+    """Whether it came true, looked at again and again."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+@pytest.mark.parametrize("method", ["eap-mschapv2", "eap-md5", "eap-gtc", "eap-ttls"])
+def test_freeradius_authenticates_the_user_behind_a_server_that_is_silent(
+    tmp_path: Path, method: str
+) -> None:
+    with gateway(tmp_path, method) as (both, _):
+        both.up("strongswan")
+        both.assert_traffic_passes()
+        (sa,) = both.moon.sas()
+        assert sa["remote-eap-id"] == "carol"
+        assert "RADIUS server absent" in both.moon.log()
+
+
+def test_a_user_of_another_group_is_refused(tmp_path: Path) -> None:
+    with gateway(tmp_path, "eap-mschapv2", "dave", "groups = staff") as (both, _):
+        both.sun.swanctl("--initiate", "--child", "net", "--timeout", "10")
+        assert "in none of the groups staff" in both.moon.cygnet("status").stdout
+        assert not both.moon.sas()
+
+
+def test_accounting_says_who_used_what_and_a_disconnect_ends_it(tmp_path: Path) -> None:
+    with gateway(tmp_path, "eap-mschapv2", demand="groups = staff") as (both, server):
+        both.up("strongswan")
+        assert eventually(lambda: len(server.records()) >= 1)
+        both.assert_traffic_passes()
+        assert eventually(
+            lambda: any(int(one.get("Acct-Input-Packets", "0")) >= 20 for one in server.records())
+        ), server.records()
+        (start, *interims) = server.records()
+        assert start["Acct-Status-Type"] == "Start"
+        assert {one["Acct-Status-Type"] for one in interims} == {"Interim-Update"}
+        assert start["User-Name"] == "carol"
+        assert start["Class"] == "0x7374616666"
+        assert start["NAS-Identifier"] == "cygnet"
+        assert start["Calling-Station-Id"] == "192.0.2.2"
+        wrong = radclient(both.net.moon, ["User-Name = carol"], "127.0.0.1:3799", "disconnect", "another")
+        assert wrong.returncode
+        nobody = radclient(both.net.moon, ["User-Name = dave"], "127.0.0.1:3799", "disconnect", "testing123")
+        assert "Disconnect-NAK" in nobody.stdout
+        assert both.moon.sas()
+        done = radclient(both.net.moon, ["User-Name = carol"], "127.0.0.1:3799", "disconnect", "testing123")
+        assert "Disconnect-ACK" in done.stdout, done.stdout + done.stderr
+        assert eventually(lambda: not both.moon.sas() and not both.sun.sas())
+        assert eventually(lambda: server.records()[-1]["Acct-Status-Type"] == "Stop")
+        stop = server.records()[-1]
+        assert stop["Acct-Session-Id"] == start["Acct-Session-Id"]
+        assert stop["Acct-Terminate-Cause"] == "Admin-Reset"
+        assert int(stop["Acct-Input-Octets"]) > 0
+        assert int(stop["Acct-Output-Octets"]) > 0
