@@ -170,6 +170,23 @@ def test_a_bundle_shows_ah_around_esp() -> None:
         assert seen.frames["ah"] > 100
 
 
+@pytest.mark.parametrize("changed", [AH, TRANSPORT | AH, TRANSPORT], ids=["tunnel", "ah", "esp"])
+def test_a_path_that_grows_narrow_is_found_by_ah_and_transport_mode(changed: dict[str, Any]) -> None:
+    left, right = HOSTS[4]
+    if "mode" not in changed:
+        left, right = replace(left, inner=NETWORKS[0]), replace(right, inner=NETWORKS[1])
+    with running(Pair(left, right, port=0, changed=changed), markers=False) as made:
+        moon = made.network.moon
+        source, target = (moon, SUN) if "mode" in changed else (made.network.alice, BOB)
+        assert ping(source, target, "-s", "1300", count=1)
+        # What an ICMP "fragmentation needed" from the path would do.
+        moon.ip(f"route replace {SUN}/32 dev {OUTER} mtu 1000")
+        ping(source, target, "-s", "1300", count=2)  # may be answered with "too big"
+        assert ping(source, target, "-s", "1300")
+        transfer(made.network.sun if "mode" in changed else made.network.bob, source, target, 200_000)
+        assert set(made.drops()) <= {"too_big"}
+
+
 def test_vxlan_runs_over_transport_mode() -> None:
     """The recipe of docs/dataplane.md: the tunnel is the kernel's, what protects it is a host-to-host SA."""
     left, right = HOSTS[4]

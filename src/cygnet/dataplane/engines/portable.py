@@ -133,6 +133,7 @@ class PortableEngine:
             sockets.wire6,
         )
         self.singly = Singly(self.state)
+        self.singly.measure = lambda entry: self._transmitter.measure(entry)
         self.outward = Outward(self.state, self._transmitter, self.singly, self.state.ports.own)
         self._outwards: dict[str, Outward] = {"": self.outward}
         """By the port's name."""

@@ -11,9 +11,11 @@ the wire sockets take whole packets (IP_HDRINCL). The kernel does not fragment t
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 from cygnet.dataplane.engines.state import State
@@ -62,6 +64,8 @@ class Singly:
         self._reassembly = Reassembly()
         self._identity = int.from_bytes(os.urandom(2), "big")
         self._rows = Rows(1 << 17)
+        self.measure: Callable[[Outbound], bool] = lambda entry: False
+        """Ask for the path MTU again (transmit.Transmitter.measure)."""
 
     # -- out -----------------------------------------------------------------------------------
 
@@ -159,18 +163,26 @@ class Singly:
         return bytes(work.sealed.view[:end]) if end else None
 
     def _transmit(self, entry: Outbound, packet: bytes) -> Drop | None:
-        wire = entry.wire
-        if wire is None:
-            return Drop.SEND_FAILED
+        try:
+            self._send_pieces(entry, packet)
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE or not self.measure(entry):
+                return Drop.TOO_BIG if error.errno == errno.EMSGSIZE else Drop.SEND_FAILED
+            # The path became narrower just now: this one goes in fragments, the next ones fit.
+            self._state.paths_changed()
+            try:
+                self._send_pieces(entry, packet)
+            except OSError:
+                return Drop.SEND_FAILED
+        return None
+
+    def _send_pieces(self, entry: Outbound, packet: bytes) -> None:
+        """Raises OSError, and BadHeader for what cannot be cut."""
         ancillary = []
         if entry.sa.parameters.mark:
             ancillary.append((socket.SOL_SOCKET, _SO_MARK, struct.pack("=I", entry.mark)))
         for piece in cut(packet, entry.path_mtu):
-            try:
-                wire.sendmsg((piece,), ancillary, 0, (entry.address[0], 0))
-            except OSError:
-                return Drop.SEND_FAILED
-        return None
+            entry.wire.sendmsg((piece,), ancillary, 0, (entry.address[0], 0))
 
     def _next_identity(self) -> bytes:
         self._identity = self._identity % 0xFFFF + 1
