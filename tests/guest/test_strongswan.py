@@ -162,8 +162,8 @@ def sides(request: pytest.FixtureRequest) -> Iterator[Sides]:
 
 
 def echo(sides: Sides, case: Case) -> None:
-    """Datagrams of several sizes there and back, the last between the hosts themselves in fragments: those that
-    the kernel forwards show no ports, and its policy would not know them."""
+    """Datagrams of several sizes there and back. Between the hosts themselves the last comes in fragments;
+    those that the kernel forwards show no ports, and its policy would not know them."""
     space = sides.alice if case.inner else sides.moon
     ends = {
         (4, 0): (MOON, SUN), (6, 0): (MOON6, SUN6),

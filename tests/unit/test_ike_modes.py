@@ -213,3 +213,35 @@ def test_esp_is_taken_where_a_nat_leaves_ah_out() -> None:
     network.run_for(20)
     assert road.operations == {operation: None}
     assert {sa.protocol for g in (road, gate) for sa in sas(g).values()} == {SaProtocol.ESP}
+
+
+# -- IKEv1 ------------------------------------------------------------------------------------------
+
+V1 = 'proposals = ["aes128-sha256-modp2048"]'
+
+
+@pytest.mark.parametrize("mode", ["tunnel", "transport"])
+@pytest.mark.parametrize("algorithms", ['ah_proposals = ["sha256"]', 'esp_proposals = ["aes128-sha256"]'])
+def test_quick_mode_has_ah_and_transport_mode_too(mode: str, algorithms: str) -> None:
+    pair = Pair(connection=V1, version=1, settings=f'{algorithms}\nmode = "{mode}"').up()
+    protocol = SaProtocol.AH if "ah_" in algorithms else SaProtocol.ESP
+    for _ in range(2):
+        for sa in all_sas(pair):
+            assert (sa.protocol, sa.mode, len(sa.integrity_key)) == (protocol, Mode[mode.upper()], 32)
+        a, b = sas(pair.a), sas(pair.b)
+        assert a[Direction.OUT].integrity_key == b[Direction.IN].integrity_key
+        assert_agreement(*pair.both, up=UP)
+        pair.b.rekey(child="net")
+        pair.settle(30)
+    pair.a.terminate(child="net")
+    pair.settle(30)
+    assert not any(pair.b.plane.outbound.values())
+
+
+def test_quick_mode_does_not_take_one_mode_for_the_other() -> None:
+    settings = 'esp_proposals = ["aes128-sha256"]'
+    pair = Pair(connection=V1, version=1, a_settings=f"{settings}\n{TRANSPORT}", b_settings=settings)
+    pair.a.initiate("peer", "net")
+    pair.settle(60)
+    assert not any(pair.a.plane.outbound.values())
+    assert not any(pair.b.plane.outbound.values())

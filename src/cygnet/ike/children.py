@@ -13,6 +13,7 @@ from typing import Final
 from cygnet.auth.peer import AuthenticatedPeer
 from cygnet.crypto.integrity import integrity
 from cygnet.crypto.kdf import ChildKeys, KeyLengths
+from cygnet.crypto.proposals import Proposal
 from cygnet.crypto.suites import suite
 from cygnet.ike.configuration import Connection
 from cygnet.ike.connections import Loaded, LoadedChild
@@ -28,7 +29,7 @@ from cygnet.ike.errors import (
 )
 from cygnet.ike.lifetimes import child_deadlines, child_volume
 from cygnet.ike.proposals import Selected
-from cygnet.ike.state import ChangeChild, ChildSa, DeleteChild, child_suite
+from cygnet.ike.state import ChangeChild, ChildSa, DeleteChild, SaState, child_suite
 from cygnet.ike.steps import Context, Steps, apply, complain, enqueue, install
 from cygnet.policy.narrowing import narrow
 from cygnet.policy.sa import Direction, Mode, SaParameters, SaProtocol, UdpEncapsulation
@@ -88,6 +89,20 @@ def to_given_addresses(context: Context, loaded: LoadedChild, index: int, agreed
             ),
         )
     return replace(agreed, local=narrowed.initiator, remote=narrowed.responder)
+
+
+def through_nat(proposals: Sequence[Proposal], state: SaState) -> tuple[Proposal, ...]:
+    """Those that can pass between the two ends. Raises `PeerIncompatible` where that leaves none."""
+    if not (state.nat_local or state.nat_remote):
+        return tuple(proposals)
+    left = tuple([proposal for proposal in proposals if proposal.protocol != Protocol.AH])
+    if not left:
+        raise PeerIncompatible(
+            Reason.MODE_MISMATCH,
+            "there is a NAT on the way, and AH protects the addresses that it changes: use ESP",
+            notify=Notify.NO_PROPOSAL_CHOSEN,
+        )
+    return left
 
 
 def key_lengths(selected: Selected) -> KeyLengths:

@@ -209,11 +209,11 @@ def _here(context: Context, notify: NotifyPayload, sequence: int) -> Steps[None]
 def _closed(context: Context, closed: list[ChildSa]) -> Steps[None]:
     """The peer's halves are gone: ours go too, and we say so, unless we said it first (V21: each once)."""
     changes: list[Change] = []
-    ours: list[bytes] = []
+    ours: list[ChildSa] = []
     revived: list[int] = []
     for child in closed:
         if child.phase is not ChildPhase.DELETING:
-            ours.append(child.spi_in.to_bytes(4, "big"))
+            ours.append(child)
         successors = [
             other for other in context.state.children if other.replaces == child.pair and not other.redundant
         ]
@@ -237,5 +237,7 @@ def _closed(context: Context, closed: list[ChildSa]) -> Steps[None]:
     for pair in revived:
         # It may still wait to be sent on.
         yield from activate(context, pair)
-    if ours:
-        yield from inform(context, DeletePayload(Protocol.ESP, tuple(ours)))
+    for protocol in (Protocol.ESP, Protocol.AH):
+        spis = tuple([one.spi_in.to_bytes(4, "big") for one in ours if one.ike_protocol == protocol])
+        if spis:
+            yield from inform(context, DeletePayload(protocol, spis))

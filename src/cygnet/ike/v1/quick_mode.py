@@ -25,7 +25,6 @@ from cygnet.crypto.errors import InvalidPublicValue
 from cygnet.crypto.ikev1 import quick_keymat
 from cygnet.crypto.kdf import ChildKeys
 from cygnet.crypto.key_exchange import KeyExchange, generate
-from cygnet.crypto.suites import suite
 from cygnet.ike import children, collisions
 from cygnet.ike.children import Agreed, Pair, Selectors, flow_selectors, format_selectors
 from cygnet.ike.configuration import Child
@@ -50,7 +49,7 @@ from cygnet.ike.v1.lifetimes import Lifetime
 from cygnet.ike.v1.nat import is_draft
 from cygnet.ike.v1.notifications import wrong
 from cygnet.ike.v1.phase1 import NONCE_LENGTH
-from cygnet.ike.v1.proposals import TUNNELS, Phase2Choice
+from cygnet.ike.v1.proposals import TRANSPORTS, TUNNELS, Phase2Choice
 from cygnet.ike.v1.protection import check_hash, hash_1, hash_2, hash_3, isakmp_of, suite_of
 from cygnet.ike.v1.steps import Received, answer, begin_exchange, send
 from cygnet.ike.v1.vocabulary import pfs_group
@@ -69,6 +68,7 @@ RETRY_AFTER: Final = 10.0
 """Seconds, with jitter, until a rekey that failed is tried again."""
 MAX_CHILDREN: Final = 1024
 """Child SAs of one phase 1; beyond it the peer's quick modes are refused (T30)."""
+TRANSPORT_NEEDS_NAT_OA: Final = "there is a NAT on the way: through one, transport mode is for IKEv2 alone"
 MIN_MARGIN: Final = 0.1
 """Part of a lifetime that is left for the rekey, whatever the peer made of the lifetime."""
 
@@ -120,7 +120,7 @@ def _initiate(context: Context, name: str, index: int, old: ChildSa | None) -> S
         hashed=hash_1(isakmp),
     )
     second = exchanged.value
-    agreed = Agreed(second.choice.selected, second.local, second.remote)
+    agreed = Agreed(second.choice.selected, second.local, second.remote, _mode(second.choice))
     policy = yield from use_policy(loaded, index, agreed.local, agreed.remote, old)
     made = children.make_pair(
         context, peer, _lasting(loaded, second.life), index, agreed,
@@ -230,7 +230,7 @@ def respond(context: Context, received: Received) -> Steps[None]:
     policy = yield from use_policy(loaded, index, local, remote, old)
     life = lifetimes.accepted(_life(loaded.child), choice.life)
     made = children.make_pair(
-        context, peer, _lasting(loaded, life), index, Agreed(choice.selected, local, remote),
+        context, peer, _lasting(loaded, life), index, Agreed(choice.selected, local, remote, _mode(choice)),
         pair=pair, spi_in=spi, policy=policy, initiator=False,
         keys=_keys(context, choice, spi, ni, nr, shared, initiator=False),
         replaces=old.pair if old is not None else 0, notify_first_use=False,
@@ -298,7 +298,10 @@ def _choose(
             continue
         try:
             chosen = proposals.select_phase2(
-                offered, child.child.proposals, _encapsulations(child.child), group
+                offered,
+                children.through_nat(child.child.proposals, context.state),
+                _encapsulations(child.child),
+                group,
             )
             children.check_spi(chosen.selected)
         except IkeError as incompatible:
@@ -357,15 +360,19 @@ def _clients(context: Context, loaded: LoadedChild, index: int) -> tuple[Selecto
 
 
 def _offer(context: Context, loaded: LoadedChild, spi: int, ours: KeyExchange | None) -> SaPayload:
-    if loaded.child.mode != Mode.TUNNEL:
-        raise LocalMisuse(Reason.MODE_MISMATCH, "transport mode is not built yet")
     state = context.state
-    mode = Encapsulation.TUNNEL
-    if state.encapsulated:
+    transport = loaded.child.mode == Mode.TRANSPORT
+    if transport and (state.nat_local or state.nat_remote):
+        raise PeerIncompatible(Reason.MODE_MISMATCH, TRANSPORT_NEEDS_NAT_OA)
+    mode = Encapsulation.TRANSPORT if transport else Encapsulation.TUNNEL
+    if state.encapsulated and transport:
+        draft = is_draft(isakmp_of(state).nat_t)
+        mode = Encapsulation.UDP_TRANSPORT_DRAFT if draft else Encapsulation.UDP_TRANSPORT
+    elif state.encapsulated:
         draft = is_draft(isakmp_of(state).nat_t)
         mode = Encapsulation.UDP_TUNNEL_DRAFT if draft else Encapsulation.UDP_TUNNEL
     return proposals.offer_phase2(
-        loaded.child.proposals,
+        children.through_nat(loaded.child.proposals, state),
         spi.to_bytes(4, "big"),
         mode,
         _life(loaded.child),
@@ -375,7 +382,11 @@ def _offer(context: Context, loaded: LoadedChild, spi: int, ours: KeyExchange | 
 
 def _encapsulations(child: Child) -> Sequence[int]:
     """What we accept: never a tunnel in place of transport mode, or the other way round."""
-    return TUNNELS if child.mode == Mode.TUNNEL else ()
+    return TUNNELS if child.mode == Mode.TUNNEL else TRANSPORTS
+
+
+def _mode(choice: Phase2Choice) -> Mode:
+    return Mode.TRANSPORT if choice.transport else Mode.TUNNEL
 
 
 def _key_exchange(context: Context, loaded: LoadedChild) -> KeyExchange | None:
@@ -413,7 +424,7 @@ def _keys(
 ) -> ChildKeys:
     """KEYMAT of either direction: each SA's of its own SPI, which its receiver chose."""
     isakmp, selected = isakmp_of(context.state), choice.selected
-    ciphers = suite(selected.encryption, selected.key_bits, selected.integrity)
+    ciphers = children.key_lengths(selected)
     cut = ciphers.encryption_key_length
     length = cut + ciphers.integrity_key_length
     ours, theirs = (

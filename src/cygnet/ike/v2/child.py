@@ -123,7 +123,7 @@ def make_offer(
         # RFC 7296, section 2.19: the answer narrows it to the address that comes with it.
         local = stand_in(loaded.child.flows[index].local, any_of(context.connection.vips))
     sa = proposals.offer(
-        modes.usable(loaded.child.proposals, context.state),
+        children.through_nat(loaded.child.proposals, context.state),
         spi.to_bytes(4, "big"),
         key_exchange=key_exchange,
         first_group=first_group,
@@ -206,7 +206,7 @@ def choose_child(
         try:
             selected = proposals.select(
                 offered,
-                modes.usable(child.child.proposals, context.state),
+                children.through_nat(child.child.proposals, context.state),
                 key_exchange=key_exchange,
                 prefer_group=prefer_group,
             )

@@ -11,11 +11,9 @@ its answer. AH goes through no NAT at all, and says so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from cygnet.crypto.entropy import Entropy
-from cygnet.crypto.proposals import Proposal
 from cygnet.ike.children import Agreed, Selectors
 from cygnet.ike.connections import LoadedChild
 from cygnet.ike.errors import PeerIncompatible, PeerMisbehaved, Reason
@@ -24,7 +22,7 @@ from cygnet.policy.sa import Mode
 from cygnet.policy.selectors import IpAddress, addresses
 from cygnet.records import dataclass, replace
 from cygnet.wire.message import Message
-from cygnet.wire.numbers import Notify, Protocol
+from cygnet.wire.numbers import Notify
 from cygnet.wire.payloads import NotifyPayload
 
 DEFLATE: Final = 2
@@ -60,20 +58,6 @@ def wishes(loaded: LoadedChild, entropy: Entropy) -> Wishes:
 
 def _cpi(entropy: Entropy) -> int:
     return CPI_MIN + int.from_bytes(entropy.octets(4), "big") % (CPI_MAX - CPI_MIN + 1)
-
-
-def usable(proposals: Sequence[Proposal], state: SaState) -> tuple[Proposal, ...]:
-    """Those that can pass between the two ends. Raises `PeerIncompatible` where that leaves none."""
-    if not (state.nat_local or state.nat_remote):
-        return tuple(proposals)
-    left = tuple([proposal for proposal in proposals if proposal.protocol != Protocol.AH])
-    if not left:
-        raise PeerIncompatible(
-            Reason.MODE_MISMATCH,
-            "there is a NAT on the way, and AH protects the addresses that it changes: use ESP",
-            notify=Notify.NO_PROPOSAL_CHOSEN,
-        )
-    return left
 
 
 def agreed_by_peer(wanted: Wishes, message: Message, agreed: Agreed, state: SaState) -> Agreed:
