@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from cygnet.auth import xauth
-from cygnet.auth.ask import CheckPassword
+from cygnet.auth import radius, xauth
+from cygnet.auth.ask import AskRadius, CheckPassword, RadiusAnswer
 from cygnet.auth.errors import AuthenticationError, Kind
 from cygnet.auth.passwords import Stored, check, hash_password
 from cygnet.auth.xauth import Asked, User
@@ -86,7 +86,9 @@ def test_each_challenge_is_another_one_and_an_old_answer_serves_no_more() -> Non
     entropy = SeededEntropy(3)
     first = xauth.serve(XauthType.RADIUS_CHAP, lambda name: TEXT, entropy)
     second = xauth.serve(XauthType.RADIUS_CHAP, lambda name: TEXT, entropy)
-    answered = xauth.reply(next(first).attributes, NAME, WORD, entropy)  # type: ignore[union-attr]
+    asked = next(first)
+    assert isinstance(asked, Asked)
+    answered = xauth.reply(asked.attributes, NAME, WORD, entropy)
     next(second)
     assert finish(first, answered).name == NAME
     refused(second, answered)
@@ -103,7 +105,7 @@ def test_b7_no_flipped_octet_of_a_password_logs_in(kind: int) -> None:
         login, asked = begin(kind)
         answered = list(xauth.reply(asked.attributes, NAME, WORD, SeededEntropy(1)))
         at = next(n for n, one in enumerate(answered) if one.type == _PASSWORD)
-        octets = bytearray(bytes(answered[at].value))  # type: ignore[arg-type]
+        octets = bytearray(bytes(answered[at].value))
         octets[position // 8] ^= 1 << position % 8
         answered[at] = Attribute(_PASSWORD, bytes(octets))
         refused(login, tuple(answered))
@@ -177,3 +179,62 @@ def test_a_message_is_printable_whatever_the_gateway_sends() -> None:
     told = (Attribute(CfgAttribute.XAUTH_MESSAGE, b"\x1b[2Jall is well\n\xff" + b"x" * 5000),)
     assert xauth.message_of(told).isprintable()
     assert len(xauth.message_of(told)) <= xauth.MAX_MESSAGE
+
+
+# -- a RADIUS server's login ----------------------------------------------------------------------
+
+
+def by_radius() -> tuple[Generator[Any, Any, User], AskRadius]:
+    login = xauth.serve_by_radius(lambda name: ((radius.Attribute.USER_NAME, name),))
+    asked = next(login)
+    assert isinstance(asked, Asked)
+    question = login.send(xauth.reply(asked.attributes, NAME, WORD, SeededEntropy(1)))
+    assert isinstance(question, AskRadius)
+    assert question.attributes == ((1, NAME), (radius.Attribute.USER_PASSWORD, WORD))
+    return login, question
+
+
+def said(code: int, *attributes: tuple[str, bytes], state: tuple[bytes, ...] = ()) -> RadiusAnswer:
+    return RadiusAnswer(code, b"", state, "one", attributes=attributes)
+
+
+def test_whom_the_radius_server_accepts_is_logged_in_with_its_groups() -> None:
+    login, _ = by_radius()
+    user = finish(login, said(radius.ACCESS_ACCEPT, ("Class", b"staff")))  # type: ignore[arg-type]
+    assert user == User(NAME, frozenset({"staff"}), (("Class", b"staff"),))
+
+
+@pytest.mark.parametrize("answer", [None, said(radius.ACCESS_REJECT), said(99), True, "yes"])
+def test_whatever_else_the_radius_server_says_lets_nobody_in(answer: Any) -> None:
+    refused(by_radius()[0], answer)
+
+
+def test_a_challenge_of_the_radius_server_is_shown_and_its_answer_goes_to_the_same_server() -> None:
+    login, _ = by_radius()
+    asked = login.send(said(radius.ACCESS_CHALLENGE, ("Reply-Message", b"Token?"), state=(b"s1",)))
+    assert isinstance(asked, Asked)
+    assert xauth.message_of(asked.attributes) == "Token?"
+    question = login.send(xauth.reply(asked.attributes, NAME, b"123456", SeededEntropy(1)))
+    assert isinstance(question, AskRadius)
+    assert (question.state, question.server) == ((b"s1",), "one")
+    assert question.attributes[-1] == (radius.Attribute.USER_PASSWORD, b"123456")
+    assert finish(login, said(radius.ACCESS_ACCEPT)).name == NAME  # type: ignore[arg-type]
+
+
+def test_a_login_is_of_one_user_and_comes_to_an_end() -> None:
+    login, _ = by_radius()
+    asked = login.send(said(radius.ACCESS_CHALLENGE))
+    refused(login, xauth.reply(asked.attributes, b"jane", WORD, SeededEntropy(1)))
+    login, _ = by_radius()
+    for _ in range(xauth.MAX_CHALLENGES - 1):
+        asked = login.send(said(radius.ACCESS_CHALLENGE))
+        login.send(xauth.reply(asked.attributes, NAME, WORD, SeededEntropy(1)))
+    asked = login.send(said(radius.ACCESS_CHALLENGE))
+    refused(login, xauth.reply(asked.attributes, NAME, WORD, SeededEntropy(1)))
+
+
+def test_the_password_leaves_hidden_and_the_request_signed() -> None:
+    pytest.importorskip("pyrad")
+    request = radius.access_request(1, b"shared", ((radius.Attribute.USER_PASSWORD, WORD),), b"", ())
+    assert WORD not in request.octets
+    assert request.packet.PwDecrypt(request.packet[radius.Attribute.USER_PASSWORD][0]).encode() == WORD

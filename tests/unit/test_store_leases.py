@@ -199,6 +199,28 @@ def test_who_returns_what_nobody_leased_changes_nothing() -> None:
     assert got(ask(leases, "alice")) == ["10.3.0.1"]
 
 
+def test_the_address_that_radius_says_comes_before_the_pools() -> None:
+    leases = book()
+    said = (
+        ("Framed-IP-Address", bytes((10, 8, 0, 9))),
+        ("Framed-IPv6-Address", ip_address("fd08::9").packed),
+    )
+    known = attest(Identity.parse("carol"), 2, "eap", attributes=said)
+    asked = LeaseAddresses(known, ("radius", "road"), (ANY4, ANY6), HOME)
+    assert got(leases.lease(asked)) == ["10.8.0.9", "fd08::9"]
+    leases.give_back(leases.lease(asked).leases)
+    assert got(ask(leases, "bob", pools=("radius", "road"))) == ["10.3.0.1"]
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"\1", bytes(4), b"\xff" * 4, b"\xff\xff\xff\xfe", bytes((127, 0, 0, 1)), bytes(16)]
+)
+def test_what_radius_says_and_is_no_address_is_not_leased(value: bytes) -> None:
+    """RFC 2865, section 5.8: all ones leave it to the user, one less to the NAS."""
+    known = attest(Identity.parse("carol"), 2, "eap", attributes=(("Framed-IP-Address", value),))
+    assert got(book().lease(LeaseAddresses(known, ("radius", "road"), (ANY4,), HOME))) == ["10.3.0.1"]
+
+
 # -- the journal ----------------------------------------------------------------------------------
 
 

@@ -31,6 +31,7 @@ class Attribute:
     """IANA's numbers of the attributes that are used here."""
 
     USER_NAME = 1
+    USER_PASSWORD = 2
     NAS_IP_ADDRESS = 4
     NAS_PORT = 5
     SERVICE_TYPE = 6
@@ -125,13 +126,16 @@ def address(value: IPv4Address | IPv6Address) -> Pair:
 def access_request(
     identifier: int, secret: bytes, pairs: Iterable[Pair], eap: bytes, state: Sequence[bytes]
 ) -> Request:
-    """An Access-Request with an EAP message, signed (RFC 3579, sections 3.1 and 3.2)."""
+    """An Access-Request with an EAP message or a password, signed (RFC 3579, sections 3.1 and 3.2).
+
+    User-Password comes as it is and leaves hidden (RFC 2865, section 5.2).
+    """
     from pyrad.packet import AuthPacket
 
     packet = AuthPacket(ACCESS_REQUEST, identifier, secret)
     packet.add_message_authenticator()
     for kind, value in pairs:
-        _add(packet, kind, value)
+        _add(packet, kind, packet.PwCrypt(value) if kind == Attribute.USER_PASSWORD else value)
     for at in range(0, len(eap), 253):
         _add(packet, Attribute.EAP_MESSAGE, eap[at : at + 253])
     for value in state:

@@ -7,7 +7,8 @@
     REQUEST(TYPE=RADIUS-CHAP, CHALLENGE, NAME="", PASSWORD="")  -->
               <--  REPLY(TYPE=RADIUS-CHAP, NAME="joe", PASSWORD=ID | MD5(ID | secret | CHALLENGE))
 
-`serve` yields `Asked` (or a question, `auth.ask`), is sent the reply's attributes, and returns the `User`.
+`serve` and `serve_by_radius` yield `Asked` (or a question, `auth.ask`), are sent the reply's attributes, and
+return the `User`.
 `reply` is the host's side: a pure function, since all that it knows comes with each request.
 """
 
@@ -15,12 +16,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Final
 
-from cygnet.auth.ask import AuthQuestion
+from cygnet.auth import radius
+from cygnet.auth.ask import AskRadius, AuthQuestion, RadiusAnswer
 from cygnet.auth.eap.gtc import check_password
 from cygnet.auth.eap.method import EapFailed, Lookup, printable
+from cygnet.auth.eap.relay import groups_of
 from cygnet.auth.errors import AuthenticationError, Kind
 from cygnet.auth.passwords import MAX_PASSWORD
 from cygnet.crypto.entropy import Entropy
@@ -30,6 +33,8 @@ from cygnet.wire.v1.payloads import Attribute
 
 MAX_NAME: Final = 253
 """Octets of a user's name (RFC 4282, section 2.2)."""
+MAX_CHALLENGES: Final = 4
+"""Access-Challenges of one login."""
 MAX_MESSAGE: Final = 512
 """Octets of a text for the user that are looked at."""
 CHALLENGE_LENGTH: Final = 16
@@ -60,6 +65,33 @@ Login = Generator[Asked | AuthQuestion, Any, User]
 
 
 # -- edge device --------------------------------------------------------------------------------
+
+
+def serve_by_radius(pairs_of: Callable[[bytes], tuple[radius.Pair, ...]]) -> Login:
+    """Have a user log in with a RADIUS server, which may challenge it (section 5.2): its message is shown,
+    and the next password, of a token for example, serves once. `pairs_of`: what the server is told of a name.
+    Raises `AuthenticationError`."""
+    asked: Attributes = (Attribute(_NAME, b""), Attribute(_PASSWORD, b""))
+    attributes: Attributes = yield Asked(asked)
+    name, password = _credentials(attributes)
+    state: tuple[bytes, ...] = ()
+    server = ""
+    for _ in range(MAX_CHALLENGES):
+        pairs = (*pairs_of(name), (radius.Attribute.USER_PASSWORD, password))
+        answer = yield AskRadius(pairs, b"", state, server)
+        if not isinstance(answer, RadiusAnswer):
+            raise _refused("no RADIUS server answers")
+        if answer.code == radius.ACCESS_ACCEPT:
+            return User(name, groups_of(answer), answer.attributes)
+        if answer.code != radius.ACCESS_CHALLENGE:
+            raise _refused(f"the RADIUS server refuses {printable(name)}")
+        state, server = answer.state, answer.server
+        said = next((value for kind, value in answer.attributes if kind == "Reply-Message"), b"")
+        attributes = yield Asked((Attribute(CfgAttribute.XAUTH_MESSAGE, said[:MAX_MESSAGE]), *asked))
+        again, password = _credentials(attributes)
+        if again != name:
+            raise _refused(f"{printable(name)} calls itself {printable(again)} in the same login")
+    raise _refused("the RADIUS server does not come to an end")
 
 
 def serve(kind: int, lookup: Lookup, entropy: Entropy) -> Login:

@@ -368,7 +368,7 @@ class _Loader:
         known = {pool.name for pool in pools}
         for connection in connections:
             for name in connection.pools:
-                if name not in known and implicit_pool(name) is None:
+                if name not in (*known, "radius") and implicit_pool(name) is None:
                     self.complaints.add(
                         ("connections", connection.name, "pools"),
                         f"names {name}, which is no pool and no range of addresses",

@@ -467,8 +467,9 @@ class Connection(Section):
     )
     pools: Texts = _key(
         (),
-        "Pools that peers get virtual addresses from: names in `pools`, or addresses (`10.3.0.7`, "
-        "`10.3.0.0/24`). `dynamic` in `remote_ts` means the peer's.",
+        "Pools that peers get virtual addresses from: names in `pools`, addresses (`10.3.0.7`, "
+        "`10.3.0.0/24`), or `radius` for what the RADIUS server says. `dynamic` in `remote_ts` means the "
+        "peer's.",
     )
     proposals: IkeProposals = _key(
         None, "Algorithms of the IKE SA, best first: `aes256gcm16-prfsha384-x25519`; `default`.", "default"

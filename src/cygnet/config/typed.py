@@ -41,9 +41,10 @@ _XAUTH = {
     "xauth-chap": XauthType.RADIUS_CHAP,
 }
 _AUTH_ALLOWED = (
-    "psk, pubkey, xauth and xauth-chap (IKEv1), eap-mschapv2, eap-tls, eap-ttls, eap-peap, eap-md5, eap-gtc, "
-    "eap-dynamic, eap-radius, for `local` also eap (any of them), or signature schemes: ike:pubkey-sha256, "
-    "ike:rsa-sha256, ike:rsa/pss-sha256, ike:ecdsa-sha384, ike:ed25519, ike:ed448; several joined by -"
+    "psk, pubkey, xauth, xauth-chap, xauth-radius (IKEv1), eap-mschapv2, eap-tls, eap-ttls, eap-peap, "
+    "eap-md5, eap-gtc, eap-dynamic, eap-radius, for `local` also eap (any of them), or signature schemes: "
+    "ike:pubkey-sha256, ike:rsa-sha256, ike:rsa/pss-sha256, ike:ecdsa-sha384, ike:ed25519, ike:ed448; "
+    "several joined by -"
 )
 
 
@@ -134,6 +135,8 @@ def auth_choice(value: Any) -> AuthChoice:
 def _auth_choice(text: str) -> AuthChoice:
     if text in ("psk", "pubkey"):
         return AuthChoice(text)
+    if text == "xauth-radius":
+        return AuthChoice("xauth", radius=True)
     if text in _XAUTH:
         return AuthChoice("xauth", xauth=_XAUTH[text])
     if text == "eap":

@@ -23,6 +23,9 @@ from cygnet.policy.selectors import IpAddress
 
 _T = TypeVar("_T")
 
+RADIUS: Final = "radius"
+"""In the place of a pool: the address that the RADIUS server says, which keeps the books of it."""
+_FRAMED: Final = {4: "Framed-IP-Address", 6: "Framed-IPv6-Address"}
 MAX_LEASES: Final = 1 << 16
 """Addresses of one pool that are remembered; beyond, those longest away are given to others."""
 MAX_ONLINE_PER_IDENTITY: Final = 64
@@ -233,6 +236,10 @@ class Leases:
 
     def _one(self, request: LeaseAddresses, wanted: IpAddress, taken: dict[str, set[int]]) -> Lease | None:
         identity = request.peer.user
+        if RADIUS in request.pools:
+            framed = _framed(request, wanted.version)
+            if framed is not None:
+                return Lease(RADIUS, framed)
         for name in self._by_preference(request.pools, wanted):
             addresses = self._addresses[name]
             if addresses.online_of(identity) >= MAX_ONLINE_PER_IDENTITY:
@@ -319,6 +326,16 @@ class Leases:
                     len(one.offline),
                     tuple([(one.address(o), held.identity, held.users > 0) for o, held in shown]),
                 )
+
+
+def _framed(request: LeaseAddresses, family: int) -> IpAddress | None:
+    """What RADIUS said; the all-ones and all-zeroes of RFC 2865, section 5.8, are no addresses."""
+    values = [value for key, value in request.peer.attributes if key == _FRAMED[family]]
+    if not values or len(values[0]) != (4 if family == 4 else 16):
+        return None
+    address: IpAddress = IPv4Address(values[0]) if family == 4 else IPv6Address(values[0])
+    useless = address.is_unspecified or int(address) >= (1 << address.max_prefixlen) - 2
+    return None if useless or address.is_multicast or address.is_loopback else address
 
 
 def _union(many: Iterable[tuple[_T, ...]]) -> tuple[_T, ...]:

@@ -27,19 +27,26 @@ GROUP_ATTRIBUTES: Final = ("Class", "Filter-Id")
 """Whose text names a group that the user is a member of."""
 
 
+def session_pairs(
+    name: bytes, local: IPv4Address | IPv6Address, remote: IPv4Address | IPv6Address, session: int
+) -> tuple[radius.Pair, ...]:
+    """Who asks, from where, for which IKE SA; `local` and `remote`: the outer addresses."""
+    return (
+        (Attribute.USER_NAME, name),
+        (Attribute.SERVICE_TYPE, radius.number(radius.FRAMED)),
+        radius.address(local),
+        (Attribute.NAS_PORT, radius.number(session)),
+        (Attribute.NAS_PORT_TYPE, radius.number(radius.VIRTUAL)),
+        (Attribute.CALLED_STATION_ID, str(local).encode()),
+        (Attribute.CALLING_STATION_ID, str(remote).encode()),
+    )
+
+
 def relay(local: IPv4Address | IPv6Address, remote: IPv4Address | IPv6Address, session: int) -> Relay:
     """`local` and `remote`: the outer addresses; `session`: the number of the IKE SA."""
 
     def run(name: bytes, response: Packet) -> Conversation:
-        pairs = (
-            (Attribute.USER_NAME, name),
-            (Attribute.SERVICE_TYPE, radius.number(radius.FRAMED)),
-            radius.address(local),
-            (Attribute.NAS_PORT, radius.number(session)),
-            (Attribute.NAS_PORT_TYPE, radius.number(radius.VIRTUAL)),
-            (Attribute.CALLED_STATION_ID, str(local).encode()),
-            (Attribute.CALLING_STATION_ID, str(remote).encode()),
-        )
+        pairs = session_pairs(name, local, remote, session)
         octets, server, method = response.encode(), "", 0
         state: tuple[bytes, ...] = ()
         for _ in range(MAX_ROUNDS):
@@ -80,10 +87,14 @@ def _check_response(octets: bytes, request: Packet) -> None:
         raise EapFailed(f"EAP code {response.code}: response {request.identifier} was due")
 
 
+def groups_of(answer: RadiusAnswer) -> frozenset[str]:
+    """The groups that the user is a member of."""
+    return frozenset(
+        [value.decode("utf-8", "replace") for kind, value in answer.attributes if kind in GROUP_ATTRIBUTES]
+    )
+
+
 def _outcome(answer: RadiusAnswer, method: int) -> Outcome:
-    groups = {
-        value.decode("utf-8", "replace") for kind, value in answer.attributes if kind in GROUP_ATTRIBUTES
-    }
     # That the server proved itself inside is for the client to see; here it is the method's property.
     mutual = method in MUTUAL
-    return Outcome(msk=answer.msk, mutual=mutual, groups=frozenset(groups), attributes=answer.attributes)
+    return Outcome(msk=answer.msk, mutual=mutual, groups=groups_of(answer), attributes=answer.attributes)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from cygnet.auth import xauth
+from cygnet.auth.eap.relay import session_pairs
 from cygnet.auth.errors import AuthenticationError, Kind
 from cygnet.auth.identity import Identity, user_identity
 from cygnet.auth.isakmp import logged_in
@@ -59,7 +60,7 @@ def log_in_peer(context: Context, connection: Connection, peer: Phase1Peer) -> S
 
 def _login(context: Context, remote: RemoteAuth, number: int) -> Steps[xauth.User]:
     """REQUEST and REPLY, as often as the login wants. Raises `AuthenticationError`."""
-    login = xauth.serve(remote.xauth, context.credentials.user, context.entropy)
+    login = _begin(context, remote)
     sent: Any = None
     while True:
         try:
@@ -71,6 +72,13 @@ def _login(context: Context, remote: RemoteAuth, number: int) -> Steps[xauth.Use
             sent = yield from transaction.exchange(context, CfgType.REQUEST, number, step.attributes)
         else:
             sent = yield from ask(step, CHECK_PATIENCE)
+
+
+def _begin(context: Context, remote: RemoteAuth) -> xauth.Login:
+    if not remote.radius:
+        return xauth.serve(remote.xauth, context.credentials.user, context.entropy)
+    path = context.state.path
+    return xauth.serve_by_radius(lambda name: session_pairs(name, path.local, path.remote, context.unique_id))
 
 
 def _judge_user(remote: RemoteAuth, identity: Identity, user: xauth.User) -> None:
