@@ -86,7 +86,7 @@ IN_CHILD = [
     ("updown = '/bin/true'", "updown", ["not supported yet"]),
     ("acl = 'nowhere'", "local_ts", ["beside acl"]),
     ("copy_dscp = 'sideways'", "copy_dscp", ["not a known value"]),
-    ("hw_offload = 'crypto'", "hw_offload", ["not supported yet"]),
+    ("hw_offload = 'all'", "hw_offload", ["not a known value", "crypto"]),
 ]
 
 
