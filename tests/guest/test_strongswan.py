@@ -192,9 +192,9 @@ def echo(sides: Sides, case: Case) -> None:
             assert answer == data
 
 
-@pytest.mark.parametrize("by", ["cygnet", "strongswan"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_kernels_ipsec_and_ours_understand_each_other(sides: Sides, case: Case, by: str) -> None:
+def test_the_kernels_ipsec_and_ours_understand_each_other(sides: Sides, case: Case) -> None:
+    by = ("cygnet", "strongswan")[CASES.index(case) % 2]  # a guest is slow: each begins every other one
     if by == "cygnet":
         said = sides.host("tests.guest.gateway:up", case.name)
         assert said == "", said + sides.strongswan.log()[-1500:]

@@ -98,6 +98,9 @@ def test_a_route_based_child_owns_its_device(tmp_path: Path) -> None:
             assert "cygnet7" in side.run("ip", "link").stdout
             side.ip(f"route add {network} dev cygnet7")
         assert ping(pair.net.alice, BOB)
+        counted = pair.ask(pair.moon, "daemon-stats")["interfaces"]["cygnet7"]
+        assert int(counted["packets-in"]) >= 3
+        assert int(counted["packets-out"]) >= 3
         pair.ask(pair.moon, "unload-conn", name="gw")
         until(lambda: "cygnet7" not in pair.net.moon.run("ip", "link").stdout, 10)
 

@@ -256,6 +256,16 @@ class Commands:
             "drops": _texts(self.drops),
             "escaped": _texts(daemon.guard.escaped),
             "dataplane-drops": _texts(report.drops if report else {}),
+            "interfaces": {
+                one.name: {
+                    "bytes-in": str(one.bytes_in),
+                    "packets-in": str(one.packets_in),
+                    "bytes-out": str(one.bytes_out),
+                    "packets-out": str(one.packets_out),
+                    "drops": _texts(one.drops),
+                }
+                for one in (report.interfaces if report else ())
+            },
             "lag-ms": {
                 "p50": f"{daemon.lag.quantile(0.5) * 1000:.0f}",
                 "p99": f"{daemon.lag.quantile(0.99) * 1000:.0f}",
