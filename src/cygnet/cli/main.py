@@ -316,7 +316,7 @@ def _mount() -> None:
         command.callback.__name__ for command in app.registered_commands if command.callback
     }:
         return
-    for name, attribute in (("pki", "pki_app"), ("demo", "demo")):
+    for name, attribute in (("pki", "pki_app"), ("client", "client_app"), ("demo", "demo")):
         try:
             module = importlib.import_module(f"cygnet.cli.{name}")
         except ModuleNotFoundError as error:
