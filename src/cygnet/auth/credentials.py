@@ -168,6 +168,18 @@ class Credentials:
     def shared_names(self) -> tuple[str, ...]:
         return tuple(self._shared)
 
+    def ppk(self, name: bytes) -> bytes | None:
+        """The postquantum pre-shared key with this name (RFC 8784), or None."""
+        for entry in self._shared.values():
+            if entry.kind == "ppk" and any(owner.data == name for owner in entry.owners):
+                return entry.secret
+        return None
+
+    @property
+    def has_ppk(self) -> bool:
+        """Whether there is any."""
+        return any(entry.kind == "ppk" for entry in self._shared.values())
+
     def psk(
         self,
         local_id: Identity,

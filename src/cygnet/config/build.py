@@ -205,6 +205,8 @@ def build_connection(
         send_cert=SendCert(section.send_cert),
         send_certreq=section.send_certreq,
         fragmentation=section.fragmentation,
+        ppk_id=section.ppk_id,
+        ppk_required=section.ppk_required,
         aggressive=section.aggressive,
         vips=section.vips,
         translate=_translated(section, path, complaints),

@@ -426,7 +426,7 @@ class Child(Section):
 class Connection(Section):
     LATER = {
         "dscp": ("000000",), "mobike": ("yes", "no"),
-        "ocsp": ("reply",), "ppk_id": (), "ppk_required": ("no",),
+        "ocsp": ("reply",),
         "mediation": ("no",), "mediated_by": (), "mediation_peer": (),
     }  # fmt: skip
     GATHER = {"local": "local_rounds", "remote": "remote_rounds"}
@@ -434,6 +434,11 @@ class Connection(Section):
     version: Annotated[int, PlainValidator(values.ike_version), _words(**{"2": "", "1": "", "0": ""})] = _key(
         2, "IKE version; 0: start with 2 and answer both. What IKEv1 cannot say makes it 2."
     )
+    ppk_id: Id = _key(
+        None,
+        "The postquantum pre-shared key (`secrets.ppk<suffix>`) that goes into the keys as well (RFC 8784).",
+    )
+    ppk_required: YesNo = _key(False, "There is no IKE SA without it.", "no")
     aggressive: YesNo = _key(
         False,
         "IKEv1: aggressive mode instead of main mode. Shows identities; with a pre-shared key see "
@@ -592,7 +597,7 @@ class Secrets(Section):
     xauth: dict[str, Password] = _key({}, "`xauth<suffix>`: the same.")
     ntlm: dict[str, Shared] = _key({}, "`ntlm<suffix>`: the NT hash of a user's password, 16 octets.")
     ppk: dict[str, Shared] = _key(
-        {}, "`ppk<suffix>`: postquantum pre-shared keys; kept, nothing uses them so far."
+        {}, "`ppk<suffix>`: postquantum pre-shared keys (RFC 8784), named by their `id`."
     )
     private: dict[str, Key] = _key(
         {}, "`private<suffix>`: a private key, and its passphrase if it is encrypted."

@@ -91,6 +91,20 @@ def further_ike_keys(
     return ike_sa_keys(prf, ni, nr, spi_i, spi_r, shared, suite, keys.sk_d)
 
 
+def with_ppk(prf: Prf, keys: IkeKeys, ppk: bytes) -> IkeKeys:
+    """The keys with a pre-shared key mixed in: SK_d = prf+ (PPK, SK_d'), and SK_pi, SK_pr likewise (RFC 8784,
+    section 3). What protects the messages stays."""
+    return IkeKeys(
+        prf.plus(ppk, keys.sk_d, len(keys.sk_d)),
+        keys.sk_ai,
+        keys.sk_ar,
+        keys.sk_ei,
+        keys.sk_er,
+        prf.plus(ppk, keys.sk_pi, len(keys.sk_pi)),
+        prf.plus(ppk, keys.sk_pr, len(keys.sk_pr)),
+    )
+
+
 def child_keymat(
     prf: Prf, sk_d: bytes, ni: bytes, nr: bytes, shared: bytes | None, length: int, further: bytes = b""
 ) -> bytes:

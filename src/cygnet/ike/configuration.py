@@ -198,6 +198,9 @@ class Connection:
     """Networks behind us whose hosts go out under our virtual address."""
     pools: tuple[str, ...] = ()
     """Names of the pools that peers get addresses and settings from, or addresses themselves."""
+    ppk_id: Identity | None = None
+    """The postquantum pre-shared key that we use as initiator, and the only one that we take (RFC 8784)."""
+    ppk_required: bool = False
     aggressive: bool = False
     """IKEv1: aggressive mode instead of main mode, in either role."""
     dpd_timeout: float = 150.0

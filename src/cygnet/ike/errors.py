@@ -34,6 +34,7 @@ class Reason(StrEnum):
     PEER_ID_MISMATCH = "peer-id-mismatch"
     LOCAL_ID_REFUSED = "local-id-refused"
     AUTH_METHOD_MISMATCH = "auth-method-mismatch"
+    PPK_MISMATCH = "ppk-mismatch"
     CERTIFICATE_UNTRUSTED = "certificate-untrusted"
     CERTIFICATE_EXPIRED = "certificate-expired"
     CERTIFICATE_NOT_YET_VALID = "certificate-not-yet-valid"

@@ -213,7 +213,8 @@ def fail(sa: IkeV2Sa, task: Task, error: IkeError) -> None:
     let_go(sa, task)
     gateway.operation_ended(task.operation, failure)
     if connecting:
-        if ours and sa.window.next_out > 1 and error.notify:
+        further = len(sa.state.suite.additional) if sa.state.suite is not None else 0
+        if ours and sa.window.next_out > 1 + further and error.notify:
             # RFC 7296, section 2.21.2: the peer may think that the SA stands; it is told in another exchange.
             sa.commit((ChangePhase(Phase.DELETING),))
             gateway.connecting_failed(sa, failure)

@@ -24,7 +24,7 @@ from cygnet.ike.effects import Installed, InstallFailed, Leased
 from cygnet.ike.errors import Difference, IkeError, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
 from cygnet.ike.lifetimes import ike_deadlines
 from cygnet.ike.remote_access import NetworkSettings
-from cygnet.ike.state import AddChild, Attempt, AttemptKind, CreateChild, Establish
+from cygnet.ike.state import AddChild, Attempt, AttemptKind, ChangeKeys, CreateChild, Establish
 from cygnet.ike.steps import (
     Context,
     Steps,
@@ -86,6 +86,8 @@ def initiate(context: Context, initial: Initial, wanted: CreateChild | None) -> 
 
     met = yield from rounds.initiate(context, initial, along)
     peer, local_id, message = met.peer, met.local_id, met.last
+    if met.keys != initial.keys:
+        yield from apply(ChangeKeys(met.keys))
     yield from apply(_establish(context, connection, peer, local_id))
     problem = yield from _take_addresses(message, asked)
     if problem is not None and (offer is None or message.maybe(SaPayload) is not None):
@@ -187,6 +189,8 @@ def respond(context: Context, initial: Initial) -> Steps[None]:
     """-->  HDR, SK {IDi, ..., AUTH, SAi2, TSi, TSr}  <--  HDR, SK {IDr, ..., AUTH, SAr2, TSi, TSr}"""
     admitted = yield from rounds.respond(context, initial)
     loaded, peer, local_id, message = admitted.loaded, admitted.peer, admitted.local_id, admitted.request
+    if admitted.keys != initial.keys:
+        yield from apply(ChangeKeys(admitted.keys))
     connection = loaded.connection
     initial_contact = message.notify(Notify.INITIAL_CONTACT) is not None
     has_contact = context.has_contact(local_id, peer.user) and not initial_contact

@@ -23,7 +23,7 @@ from cygnet.crypto.prf import prf
 from cygnet.crypto.proposals import has_additional
 from cygnet.crypto.suites import suite
 from cygnet.ike import proposals
-from cygnet.ike.errors import Difference, PeerIncompatible, PeerMisbehaved, Reason
+from cygnet.ike.errors import Difference, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
 from cygnet.ike.proposals import Selected
 from cygnet.ike.state import IkeSuite, UseKeys, ike_suite
 from cygnet.ike.steps import Context, Received, Refused, Steps, answer, apply, send
@@ -74,6 +74,7 @@ class Spoken:
 
 
 NOTHING_SPOKEN: Final = Spoken(b"", b"", 0)
+USE_PPK: Final = NotifyPayload(0, b"", Notify.USE_PPK, b"")
 INTERMEDIATE: Final = NotifyPayload(0, b"", Notify.INTERMEDIATE_EXCHANGE_SUPPORTED, b"")
 
 
@@ -97,6 +98,8 @@ class Initial:
     multiple: bool = False
     """The responder takes several rounds of authentication (RFC 4739)."""
     spoken: Spoken = NOTHING_SPOKEN
+    ppk: bool = False
+    """Both ends may mix a pre-shared key in (RFC 8784)."""
 
 
 # -- initiator ----------------------------------------------------------------------------------
@@ -128,6 +131,7 @@ def initiate(context: Context) -> Steps[Initial]:
     tried = {ours.group}
     cookie: tuple[Payload, ...] = ()
     cookies = 0
+    with_ppk = _has_ppk(context)
     while True:
         state = context.state
         offer = proposals.offer(connection.proposals, b"", first_group=ours.group)
@@ -139,6 +143,7 @@ def initiate(context: Context) -> Steps[Initial]:
             *nat.notifies(state.spi_i, bytes(8), state.path, pretend=_forced(context)),
             *_announcements(connection.fragmentation),
             *((INTERMEDIATE,) if any(map(has_additional, connection.proposals)) else ()),
+            *((USE_PPK,) if with_ppk else ()),
         )
         judge = _Judge(ours, nonce, offer, frozenset(groups) - tried, cookies < MAX_COOKIES, context)
         exchanged = yield from send(Exchange.IKE_SA_INIT, request, judge.expect)
@@ -152,6 +157,11 @@ def initiate(context: Context) -> Steps[Initial]:
             case _Accepted() as accepted:
                 break
     message = exchanged.received.message
+    if connection.ppk_required and message.notify(Notify.USE_PPK) is None:
+        raise PeerIncompatible(
+            Reason.PPK_MISMATCH,
+            "the peer uses no postquantum pre-shared keys, and `ppk_required` demands one",
+        )
     spi_r = message.header.responder_spi
     chosen, keys = _derive(accepted.selected, nonce, accepted.nonce, state.spi_i, spi_r, accepted.shared)
     behind, peer_behind, pretended = nat.detect(message, exchanged.received.path)
@@ -184,6 +194,7 @@ def initiate(context: Context) -> Steps[Initial]:
         message.all(CertReqPayload),
         message.notify(Notify.CHILDLESS_IKEV2_SUPPORTED) is not None,
         message.notify(Notify.MULTIPLE_AUTH_SUPPORTED) is not None,
+        ppk=with_ppk and message.notify(Notify.USE_PPK) is not None,
     )
 
 
@@ -310,6 +321,7 @@ def respond(context: Context, admitted: Admitted) -> Steps[Initial]:
         path=received.path,
     )
     hashes = peer_hashes(message)
+    ppk = message.notify(Notify.USE_PPK) is not None and context.credentials.has_ppk
     announcements = [
         notify
         for notify in _announcements(connection.fragmentation)
@@ -326,13 +338,23 @@ def respond(context: Context, admitted: Admitted) -> Steps[Initial]:
             *((CHILDLESS,) if connection.childless != "never" else ()),
             MULTIPLE_AUTH,
             *((INTERMEDIATE,) if chosen.additional else ()),
+            *((USE_PPK,) if ppk else ()),
         ),
         use,
     )
-    return Initial(admitted.nonce, nonce, sent, received.octets, keys, chosen, hashes, ())
+    return Initial(admitted.nonce, nonce, sent, received.octets, keys, chosen, hashes, (), ppk=ppk)
 
 
 # -- both ---------------------------------------------------------------------------------------
+
+
+def _has_ppk(context: Context) -> bool:
+    """Whether we mix a pre-shared key in. Raises `LocalMisuse` where one must be and is not loaded."""
+    name = context.connection.ppk_id
+    found = name is not None and context.credentials.ppk(name.data) is not None
+    if context.connection.ppk_required and not found:
+        raise LocalMisuse(Reason.PPK_MISMATCH, f"no postquantum pre-shared key is loaded for {name}")
+    return found
 
 
 def _forced(context: Context) -> bool:

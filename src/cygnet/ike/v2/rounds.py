@@ -33,13 +33,14 @@ from cygnet.auth.errors import AuthenticationError, Kind
 from cygnet.auth.identity import Identity, user_identity
 from cygnet.auth.peer import AuthenticatedPeer
 from cygnet.auth.proof import Proof, join_rounds, prove_with_secret, verify_eap
+from cygnet.crypto.kdf import IkeKeys
 from cygnet.crypto.proposals import ADDITIONAL, Proposal
-from cygnet.ike.configuration import AuthClass, LocalAuth, RemoteAuth
+from cygnet.ike.configuration import AuthClass, Connection, LocalAuth, RemoteAuth
 from cygnet.ike.connections import Loaded, closest
 from cygnet.ike.errors import Difference, IkeError, PeerIncompatible, Reason
 from cygnet.ike.state import IkeSuite
 from cygnet.ike.steps import Context, Steps, answer, next_request, send
-from cygnet.ike.v2 import eap
+from cygnet.ike.v2 import eap, ppk
 from cygnet.ike.v2.ike_sa_init import Initial
 from cygnet.ike.v2.notifications import error_of, of_authentication
 from cygnet.ike.v2.proving import (
@@ -81,11 +82,12 @@ ANOTHER: Final = NotifyPayload(0, b"", Notify.ANOTHER_AUTH_FOLLOWS, b"")
 @dataclass(frozen=True, slots=True)
 class Met:
     """The responder has proved who it is. `last`: its last answer, with what it says of the Child SA.
-    `local_id`: what we called ourselves first."""
+    `local_id`: what we called ourselves first. `keys`: with the pre-shared key mixed in, if one is used."""
 
     peer: AuthenticatedPeer
     local_id: Identity
     last: Message
+    keys: IkeKeys
 
 
 def initiate(
@@ -104,10 +106,13 @@ def initiate(
         raise PeerIncompatible(
             Reason.AUTH_METHOD_MISMATCH, "the peer takes one round of authentication only (RFC 4739)"
         )
+    key = context.credentials.ppk(connection.ppk_id.data) if initial.ppk and connection.ppk_id else None
     for number, local in enumerate(rounds):
         local_id = own_identity(context, local)
         idi = IdiPayload(local_id.type, local_id.data)
-        octets = octets_of(initial, initial.sent, initial.nonce_r, initial.keys.sk_pi, idi)
+        plain, basis = initial, initial if key is None else ppk.mixed(initial, key)
+        octets = octets_of(basis, basis.sent, basis.nonce_r, basis.keys.sk_pi, idi)
+        octets_plain = octets_of(plain, plain.sent, plain.nonce_r, plain.keys.sk_pi, idi)
         follows = (ANOTHER,) if number + 1 < len(rounds) else ()
         opening: tuple[Payload, ...] = ()
         if first_id is None:
@@ -119,12 +124,17 @@ def initiate(
                 *((MULTIPLE,) if len(rounds) > 1 else ()),
             )
         if local.method is not AuthClass.EAP:
-            proof, certificates = prove(
-                context, local, local_id, remote.id, octets, initial, initial.certificate_requests
-            )
+            requests = initial.certificate_requests
+            proof, certificates = prove(context, local, local_id, remote.id, octets, basis, requests)
+            without = None
+            if key is not None and not connection.ppk_required:
+                without, _ = prove(context, local, local_id, remote.id, octets_plain, plain, requests)
             auth = AuthPayload(proof.method, proof.data)
-            request: tuple[Payload, ...] = (idi, *certificates, auth, *follows, *opening)
+            keyed = _keyed(connection, key, without)
+            request: tuple[Payload, ...] = (idi, *certificates, auth, *follows, *keyed, *opening)
             message = (yield from send(Exchange.IKE_AUTH, request, whole)).value
+            if key is not None:
+                initial, key = _decided(connection, plain, basis, message), None
             if peer is None:
                 peer, idr = _judge(context, initial, local, local_id, remote, message)
             elif message.error() is not None:
@@ -144,10 +154,14 @@ def initiate(
         finished = yield from eap.converse(running, start)
         if peer is None:
             _check_stands_alone(finished)
-        key = finished.outcome.msk or initial.keys.sk_pi
-        proof = prove_with_secret(key, initial.suite.prf, octets)
-        request = (AuthPayload(proof.method, proof.data), *follows)
+        msk = finished.outcome.msk
+        proof = prove_with_secret(msk or basis.keys.sk_pi, initial.suite.prf, octets)
+        without = prove_with_secret(msk or plain.keys.sk_pi, initial.suite.prf, octets_plain)
+        keyed = _keyed(connection, key, None if connection.ppk_required else without)
+        request = (AuthPayload(proof.method, proof.data), *follows, *keyed)
         message = (yield from send(Exchange.IKE_AUTH, request, whole)).value
+        if key is not None:
+            initial, key = _decided(connection, plain, basis, message), None
         theirs = message.maybe(AuthPayload)
         if theirs is None:
             raise _refused(message, local, local_id, remote)
@@ -163,7 +177,25 @@ def initiate(
         peer = peer or confirmed
     if peer is None or first_id is None:
         raise unauthenticated("no round of authentication is configured")
-    return Met(peer, first_id, message)
+    return Met(peer, first_id, message, initial.keys)
+
+
+def _keyed(connection: Connection, key: bytes | None, without: Proof | None) -> tuple[NotifyPayload, ...]:
+    """What says that a pre-shared key went into the proof that goes along, and the proof without it."""
+    if key is None:
+        return ()
+    if without is None:
+        return (ppk.named(connection),)
+    return ppk.named(connection), NotifyPayload(0, b"", Notify.NO_PPK_AUTH, without.data)
+
+
+def _decided(connection: Connection, plain: Initial, mixed: Initial, message: Message) -> Initial:
+    """With the pre-shared key if the responder says so (RFC 8784, section 3)."""
+    if message.notify(Notify.PPK_IDENTITY) is not None:
+        return mixed
+    if connection.ppk_required and message.error() is None:
+        raise ppk.missing("the peer went on without the postquantum pre-shared key, which is required")
+    return plain
 
 
 def _judge(
@@ -204,13 +236,15 @@ def _check_stands_alone(finished: Finished) -> None:
 @dataclass(frozen=True, slots=True)
 class Admitted:
     """The peer has passed every round of `loaded`'s. `request`: its first message, with what it wants of the
-    Child SA. `proven`: what of our own proof the last answer must carry."""
+    Child SA. `proven`: what of our own proof the last answer must carry. `keys`: with the pre-shared key
+    mixed in, if one is used."""
 
     loaded: Loaded
     peer: AuthenticatedPeer
     local_id: Identity
     request: Message
     proven: tuple[Payload, ...]
+    keys: IkeKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +271,7 @@ def respond(context: Context, initial: Initial) -> Steps[Admitted]:
     candidates: list[Candidate] = []
     proven: tuple[Payload, ...] = ()
     ours: IdrPayload | None = None
+    used: tuple[NotifyPayload, ...] | None = None
     for number in range(MAX_ROUNDS):
         idi = message.maybe(IdiPayload)
         if idi is None:
@@ -246,11 +281,17 @@ def respond(context: Context, initial: Initial) -> Steps[Admitted]:
         candidates = _claiming(context, initial, message, claimed, candidates, first=not number)
         auth = message.maybe(AuthPayload)
         if auth is not None:
+            if used is None:
+                initial, candidates, auth, used = _with_ppk(context, initial, candidates, message, auth)
+                octets = octets_of(initial, initial.received, initial.nonce_r, initial.keys.sk_pi, idi)
+            else:
+                used = ()
             candidates = _proving(context, initial, candidates, idi, auth, message, octets)
             follows = _follows(message)
             candidates = _with_rounds(candidates, follows=follows)
             if ours is None:
                 candidates, ours, proven = _prove_ourselves(context, initial, candidates, claimed, first)
+            proven += used
         else:
             candidates = _with_eap(candidates, first)
             if ours is None:
@@ -262,6 +303,12 @@ def respond(context: Context, initial: Initial) -> Steps[Admitted]:
             auth = message.maybe(AuthPayload)
             if auth is None:
                 raise unauthenticated("a request without AUTH after EAP")
+            if used is None:
+                judged = _with_ppk(context, initial, table.candidates, message, auth)
+                initial, table.candidates, auth, used = judged
+                octets = octets_of(initial, initial.received, initial.nonce_r, initial.keys.sk_pi, idi)
+            else:
+                used = ()
             table.check(finished)
             candidates = [
                 one.passing(
@@ -280,10 +327,12 @@ def respond(context: Context, initial: Initial) -> Steps[Admitted]:
                 initial.suite.prf,
                 octets_of(initial, initial.sent, initial.nonce_i, initial.keys.sk_pr, ours),
             )
-            proven = (AuthPayload(proof.method, proof.data),)
+            proven = (AuthPayload(proof.method, proof.data), *used)
         if not follows:
             chosen = candidates[0]
-            return Admitted(chosen.loaded, join_rounds(chosen.passed), chosen.local_id, first, proven)
+            return Admitted(
+                chosen.loaded, join_rounds(chosen.passed), chosen.local_id, first, proven, initial.keys
+            )
         yield from answer(proven)
         proven = ()
         message = (yield from next_request(Exchange.IKE_AUTH, whole)).value
@@ -424,6 +473,29 @@ def _proving(
     if not proved:
         raise refusal or unauthenticated("no connection has that many rounds")
     return proved
+
+
+def _with_ppk(
+    context: Context, initial: Initial, candidates: list[Candidate], message: Message, auth: AuthPayload
+) -> tuple[Initial, list[Candidate], AuthPayload, tuple[NotifyPayload, ...]]:
+    """Whether a pre-shared key goes into the keys, by table 1 of RFC 8784: the connections that agree with
+    it, the proof to judge, and what our answer says of it."""
+    willing = [one for one in candidates if not one.loaded.connection.ppk_required]
+    if not initial.ppk:
+        if not willing:
+            raise ppk.missing("the peer uses no postquantum pre-shared key, and `ppk_required` demands one")
+        return initial, willing, auth, ()
+    if message.notify(Notify.PPK_IDENTITY) is None:
+        raise unauthenticated("the peer was to name a postquantum pre-shared key, and does not")
+    name = ppk.named_by(message)
+    using = [one for one in candidates if ppk.fits(context, one.loaded.connection, name)]
+    secret = context.credentials.ppk(name) if name is not None else None
+    if using and secret is not None:
+        return ppk.mixed(initial, secret), using, auth, (ppk.USED,)
+    without = message.notify(Notify.NO_PPK_AUTH)
+    if without is None or not willing:
+        raise ppk.missing(f"no postquantum pre-shared key {printable(name or b'')} is loaded for the peer")
+    return initial, willing, AuthPayload(auth.method, without.data), ()
 
 
 def _with_rounds(candidates: list[Candidate], *, follows: bool) -> list[Candidate]:
