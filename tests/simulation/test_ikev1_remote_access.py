@@ -205,3 +205,33 @@ def test_unity_tells_banner_domains_and_split_networks() -> None:
     assert len(settings.subnets) == 2
     assert len(settings.excluded) == 1
     assert settings.nbns == (ip_address("10.1.0.54"),)
+
+
+@pytest.mark.parametrize("connection", ["", PUSH])
+def test_addresses_of_ipv6_are_given_too(connection: str) -> None:
+    office = RemoteAccess(3, connection=V1 + connection, vips='"::"', networks='"2001:db8:1::/48"').up()
+    office.settle()
+    assert_agreement(*office.everybody)
+    assert office.client.host.addresses == (ip_address("2001:db8:3::1"),)
+    assert online(office.server) == {"2001:db8:3::1": "user11@example.org"}
+
+
+def test_both_families_are_given_at_once_and_each_has_its_child() -> None:
+    """One pair of selectors is all that a quick mode can say: a child for each family."""
+    more = '[connections.{0}.children.six]\n{1}_ts = ["2001:db8:1::/48"]\n'
+    office = (
+        Way()
+        .office(
+            vips='"0.0.0.0", "::"',
+            sections=POOLS + more.format("clients", "local"),
+            client_child="\n" + more.format("office", "remote"),
+        )
+        .up()
+    )
+    operation = office.client.initiate("office", "six")
+    office.settle(30)
+    assert office.client.operations[operation] is None
+    assert_agreement(*office.everybody)
+    assert len(office.client.host.addresses) == 2
+    (view,) = office.server.sas()
+    assert sorted(child.name for child in view.children) == ["net", "six"]

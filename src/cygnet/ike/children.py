@@ -52,8 +52,16 @@ def flow_selectors(context: Context, loaded: LoadedChild, index: int) -> tuple[S
     flow, state = loaded.child.flows[index], context.state
     # Who must have an address of ours is behind none but that.
     nowhere = context.connection.pools and not state.leases
-    remote = () if nowhere else state.remote_hosts
-    return resolve_all(flow.local, state.local_hosts), resolve_all(flow.remote, remote)
+    local = resolve_all(flow.local, state.local_hosts)
+    remote = resolve_all(flow.remote, () if nowhere else state.remote_hosts)
+    # Virtual addresses come in two families, and no packet is of both.
+    families = {one.family for one in local} & {one.family for one in remote}
+    if not families:
+        return local, remote
+    return (
+        tuple([one for one in local if one.family in families]),
+        tuple([one for one in remote if one.family in families]),
+    )
 
 
 @dataclass(frozen=True, slots=True)

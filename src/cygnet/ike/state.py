@@ -577,8 +577,12 @@ def _changed(state: SaState, change: Change) -> SaState:
         case Take(given):
             return replace(state, given=given)
         case Adopt(children, leases, given):
-            adopted = (*state.children, *children)
-            return replace(state, children=adopted, leases=leases, given=given)
+            return replace(
+                state,
+                children=(*state.children, *children),
+                leases=(*state.leases, *leases),
+                given=given or state.given,
+            )
         case Handover(successor):
             return replace(
                 state,

@@ -27,7 +27,7 @@ from cygnet.ike.steps import Context, Received, Steps, pause, send
 from cygnet.ike.v2 import modes
 from cygnet.ike.v2.modes import Seen, Wishes
 from cygnet.policy.narrowing import choose, within
-from cygnet.policy.selectors import TrafficSelector, stand_in
+from cygnet.policy.selectors import TrafficSelector, resolve_all, stand_in
 from cygnet.records import dataclass
 from cygnet.wire.message import Message
 from cygnet.wire.numbers import Exchange, Notify, TsType
@@ -121,7 +121,9 @@ def make_offer(
     local, remote = flow_selectors(context, loaded, index)
     if context.connection.vips and context.state.given is None:
         # RFC 7296, section 2.19: the answer narrows it to the address that comes with it.
-        local = stand_in(loaded.child.flows[index].local, any_of(context.connection.vips))
+        flow = loaded.child.flows[index]
+        local = stand_in(flow.local, any_of(context.connection.vips))
+        remote = resolve_all(flow.remote, context.state.remote_hosts)
     sa = proposals.offer(
         children.through_nat(loaded.child.proposals, context.state),
         spi.to_bytes(4, "big"),
