@@ -235,7 +235,9 @@ class IkeSa(ABC):
             case MoveChildren(heir):
                 taking = gateway.by_number.get(heir)
                 if taking is not None:
-                    taking.commit((Adopt(before.children),))
+                    # Leases and addresses are each phase 1's own.
+                    theirs = taking.state
+                    taking.commit((Adopt(before.children, theirs.leases, theirs.given),))
             case Adopt(children):
                 for child in children:
                     gateway.by_pair[child.pair] = self

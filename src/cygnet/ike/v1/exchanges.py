@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cygnet.ike import collisions
+from cygnet.ike.children import REDUNDANT, REPLACED
 from cygnet.ike.errors import PeerMisbehaved, Reason
 from cygnet.ike.state import (
     CheckLiveness,
@@ -13,7 +14,6 @@ from cygnet.ike.state import (
     CreateChild,
     DeleteChild,
     DeleteIke,
-    MoveChildren,
     RekeyChild,
     RekeyIke,
     Report,
@@ -50,7 +50,12 @@ def begin(sa: IkeV1Sa, wanted: Wanted) -> Steps[None] | None:
                 quick_mode.rekey(sa, wanted) if is_held and not collisions.is_rekeying(state, pair) else None
             )
         case DeleteChild(pair, failure):
-            return informational.delete_child(sa, pair, failure) if state.child(pair) else None
+            doomed = state.child(pair)
+            if doomed is None:
+                return None
+            # It may serve on because what was to replace it was given up.
+            revived = doomed.phase is ChildPhase.INSTALLED and failure in (REDUNDANT, REPLACED)
+            return None if revived else informational.delete_child(sa, pair, failure)
         case RekeyIke():
             return None
         case DeleteIke(failure):
@@ -79,7 +84,7 @@ def _claim(sa: IkeV1Sa, message: Message) -> None:
     spis = {int.from_bytes(spi, "big") for one in message.all(DeletePayload) for spi in one.spis}
     for other in sa.siblings() if spis else ():
         if any(child.spi_out in spis for child in other.state.children):
-            other.commit((MoveChildren(sa.unique_id),))
+            other.give(sa)
 
 
 def serve(sa: IkeV1Sa, received: Received) -> Steps[None]:

@@ -42,6 +42,7 @@ from cygnet.ike.state import (
     DeleteChild,
     Postpone,
     RekeyChild,
+    SaState,
 )
 from cygnet.ike.steps import Context, Steps, apply, begin, enqueue, install, obtain_child, pause, use_policy
 from cygnet.ike.v1 import client_ids, lifetimes, proposals
@@ -66,6 +67,8 @@ GRACE: Final = 10.0
 """Seconds that the peer has to close what lost a collision and is its own; then we close it."""
 RETRY_AFTER: Final = 10.0
 """Seconds, with jitter, until a rekey that failed is tried again."""
+LEFT_OVER: Final = 30.0
+"""Seconds that a replaced pair stays if the peer, who replaced it, does not close it."""
 MAX_CHILDREN: Final = 1024
 """Child SAs of one phase 1; beyond it the peer's quick modes are refused (T30)."""
 TRANSPORT_NEEDS_NAT_OA: Final = "there is a NAT on the way: through one, transport mode is for IKEv2 alone"
@@ -136,13 +139,17 @@ def _initiate(context: Context, name: str, index: int, old: ChildSa | None) -> S
     yield from answer((), *changes, hashed=hash_3(isakmp, ni, second.nr))
     if loser is not None:
         yield from enqueue(DeleteChild(loser, children.REDUNDANT), 0.0 if loser == pair else GRACE)
-    if loser == pair or old is None:
-        return
-    yield from send_soon(context, pair)
-    if context.state.child(old.pair) is not None and context.state.child(pair) is not None:
-        # Nobody sends on it any more; what is on its way has time to arrive.
-        delay = context.options.delete_rekeyed_delay
-        yield from enqueue(DeleteChild(old.pair, children.REPLACED), delay)
+    yield from _close_replaced(changes, loser, OUTBOUND_AFTER + context.options.delete_rekeyed_delay)
+    if loser != pair and old is not None:
+        yield from send_soon(context, pair)
+
+
+def _close_replaced(changes: Sequence[Change], loser: int | None, delay: float) -> Steps[None]:
+    """What a new pair has replaced goes when nobody sends on it any more, and what was on its way has come.
+    What a new pair has replaced goes when nobody sends on it any more, and what was on its way has come."""
+    for change in changes:
+        if isinstance(change, ChangeChild) and change.child.pair != loser:
+            yield from enqueue(DeleteChild(change.child.pair, children.REPLACED), delay)
 
 
 def send_soon(context: Context, pair: int) -> Steps[None]:
@@ -260,6 +267,8 @@ def respond(context: Context, received: Received) -> Steps[None]:
     yield from apply(*changes)
     if loser is not None:
         yield from enqueue(DeleteChild(loser, children.REDUNDANT), GRACE if loser == pair else 0.0)
+    # Who began the rekey closes what it replaced; if it does not, we do.
+    yield from _close_replaced(changes, loser, LEFT_OVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -518,3 +527,20 @@ def _placed(
     if rival is not None:
         made = replace(made, replaces=rival.pair)
     return (*changes, AddChild(made)), rival.pair if rival is not None else None
+
+
+def surplus(state: SaState) -> list[ChildSa]:
+    """Of pairs that carry the same all but one: both ends made one, each under a phase 1 of its own. Those
+    with the lower nonces go."""
+    best: dict[object, ChildSa] = {}
+    losers: list[ChildSa] = []
+    for child in state.children:
+        if child.phase is not ChildPhase.INSTALLED:
+            continue
+        key = (child.name, child.flow_index, child.local_selectors, child.remote_selectors)
+        known = best.setdefault(key, child)
+        if known is not child:
+            winner, loser = (child, known) if collisions.loses(known.nonce, child.nonce) else (known, child)
+            best[key] = winner
+            losers.append(loser)
+    return losers

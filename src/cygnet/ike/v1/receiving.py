@@ -122,7 +122,15 @@ def _next_message(sa: IkeV1Sa, dialogue: Dialogue, message: Message, octets: byt
         raise Unproven(Drop.WRONG_EXCHANGE, "another exchange type under this message id")
     if task is None or dialogue.expect is None:
         raise Unproven(Drop.MESSAGE_ID, "no message of this exchange is waited for")
-    message, iv = _open(sa, dialogue, message)
+    try:
+        message, iv = _open(sa, dialogue, message)
+    except Malformed:
+        garbled = sa.silence() if dialogue.exchange in PROOFS and not dialogue.due else None
+        if garbled is None or not message.encrypted:
+            raise
+        # Most likely it was encrypted with another key than ours, made of another secret.
+        _refused(sa, dialogue, garbled, message.sealed[-len(sa.base_iv) :], octets, path)
+        return
     received = Received(message, path)
     proven = dialogue.message_id != 0
     try:

@@ -6,14 +6,20 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from cygnet.ike import collisions, reconnect, running
+from cygnet.ike.children import REDUNDANT, REPLACED
 from cygnet.ike.configuration import AuthClass, Connection
 from cygnet.ike.errors import Failure, IkeError, PeerIncompatible, Reason
 from cygnet.ike.running import Task
 from cygnet.ike.sa import IkeSa
 from cygnet.ike.state import (
+    AttemptKind,
+    ChangeChild,
+    CheckLiveness,
+    ChildPhase,
     ChildSa,
     CloseOther,
     CreateChild,
+    DeleteChild,
     MoveChildren,
     Phase,
     Postpone,
@@ -27,9 +33,9 @@ from cygnet.ike.v1.driver import Dialogue
 from cygnet.ike.v1.protection import Reassembly
 from cygnet.ike.v1.steps import Listen, Receive, Received
 from cygnet.ike.world import Path
+from cygnet.records import replace
 from cygnet.wire.message import Header
 from cygnet.wire.v1 import vendor_ids
-from cygnet.wire.v1.numbers import Exchange
 
 if TYPE_CHECKING:
     from cygnet.ike.endpoint import Endpoint
@@ -39,6 +45,7 @@ _OUTSIDE: Final = {4: 28, 6: 48}
 _MARKER: Final = 4
 GRACE: Final = 10.0
 """Seconds that a phase 1 which another has taken over from stays, if nobody closes it."""
+BEGUN: Final = Failure(Reason.OPERATOR, "its end was begun under another phase 1")
 SURVIVED: Final = frozenset({Reason.PEER_CLOSED, Reason.EXPIRED, Reason.REPLACED})
 """Ends of a phase 1 that its Child SAs survive, where there is another one."""
 
@@ -142,7 +149,7 @@ class IkeV1Sa(IkeSa):
             )
         return PeerIncompatible(
             Reason.PSK_MISMATCH,
-            "the peer does not answer what is encrypted with the pre-shared key: it may have another one",
+            "what is encrypted with the pre-shared key is not understood: the ends may have different ones",
         )
 
     # -- of exchanges ---------------------------------------------------------------------------
@@ -186,6 +193,23 @@ class IkeV1Sa(IkeSa):
             running.run(self, task)
         if not self.queue:
             self.queue = None
+        if self.state.phase is Phase.ESTABLISHED and not self.close_at:
+            self._see_to_leftovers()
+
+    def _see_to_leftovers(self) -> None:
+        """What was replaced, or whose end was begun, goes in the end, whatever has become of who was to see
+        to it."""
+        doomed = [one for one in self.state.children if one.phase is not ChildPhase.INSTALLED]
+        if not doomed:
+            return
+        wishes = [*(self.queue or ()), *[one for _, one in self.later], *[t.wanted for t in self.tasks()]]
+        wished = {one.pair for one in wishes if isinstance(one, DeleteChild)}
+        wished |= {a.pair for a in self.state.attempts if a.ours and a.kind is AttemptKind.DELETE_CHILD}
+        for child in doomed:
+            if child.pair not in wished:
+                why = REPLACED if child.phase is ChildPhase.REKEYED else BEGUN
+                at = self.now.monotonic + quick_mode.LEFT_OVER
+                running.postpone(self, DeleteChild(child.pair, why), at)
 
     def tasks(self) -> tuple[Task, ...]:
         return (*self.active, *self.background)
@@ -256,17 +280,29 @@ class IkeV1Sa(IkeSa):
         heir = self.gateway.by_number.get(self.heir)
         if not isinstance(heir, IkeV1Sa) or heir.close_at or heir.state.phase is not Phase.ESTABLISHED:
             return
-        if any(one.exchange == Exchange.QUICK_MODE for one in self.current.values()):
+        if any(not isinstance(task.wanted, CheckLiveness) for task in self.active):
             return
+        self.give(heir)
+
+    def give(self, heir: IkeV1Sa) -> None:
+        """All Child SAs are the heir's from now on, with what is still to be done about them."""
         for at, wanted in self.later:
-            running.postpone(heir, wanted, at)
-        self.later = ()
+            if isinstance(wanted, DeleteChild):
+                running.postpone(heir, wanted, at)
+        self.later = tuple([one for one in self.later if not isinstance(one[1], DeleteChild)])
         moving = self.state.children
-        if moving:
-            self.commit((MoveChildren(heir.unique_id),))
+        if not moving:
+            return
+        self.commit((MoveChildren(heir.unique_id),))
         for child in moving:
-            if child.outbound is not None:
+            if child.phase is ChildPhase.DELETING:
+                running.enqueue(heir, DeleteChild(child.pair, BEGUN))
+            elif child.outbound is not None:
                 running.begin_local(heir, quick_mode.send_soon(heir, child.pair))
+        for loser in quick_mode.surplus(heir.state):
+            heir.commit((ChangeChild(replace(loser, redundant=True, phase=ChildPhase.REKEYED)),))
+            pause = 0.0 if loser.initiator else GRACE
+            running.postpone(heir, DeleteChild(loser.pair, REDUNDANT), self.now.monotonic + pause)
 
     def dying_children(self, failure: Failure) -> tuple[ChildSa, ...]:
         """None that another phase 1 can take, unless it is for the sake of the Child SAs that this one
@@ -275,7 +311,7 @@ class IkeV1Sa(IkeSa):
             siblings = self.siblings()
             if siblings:
                 self.heir = siblings[-1].unique_id
-                self.commit((MoveChildren(self.heir),))
+                self.give(siblings[-1])
         dying = self.state.children
         self.farewell = tuple([child.spi_in.to_bytes(4, "big") for child in dying])
         return dying
