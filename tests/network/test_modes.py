@@ -170,6 +170,30 @@ def test_a_bundle_shows_ah_around_esp() -> None:
         assert seen.frames["ah"] > 100
 
 
+MARKED = """
+table inet marked {
+    chain out {
+        type filter hook postrouting priority 0
+        meta mark & 0xffff == 7 counter
+    }
+}
+"""
+
+
+@pytest.mark.parametrize("transport", [True, False])
+def test_sealed_packets_carry_the_mark_that_is_configured(transport: bool) -> None:
+    left, right = HOSTS[4]
+    changed = {"mark": 7} | (TRANSPORT if transport else {})
+    if not transport:
+        left, right = replace(left, inner=NETWORKS[0]), replace(right, inner=NETWORKS[1])
+    with running(Pair(left, right, port=0, changed=changed)) as made:
+        moon = made.network.moon
+        moon.run("nft", "-f", "-", stdin=MARKED)
+        assert ping(moon if transport else made.network.alice, SUN if transport else BOB)
+        assert "packets 3 " in moon.run("nft", "list", "table", "inet", "marked").stdout
+        assert made.drops() == {}
+
+
 @pytest.mark.parametrize("changed", [AH, TRANSPORT | AH, TRANSPORT], ids=["tunnel", "ah", "esp"])
 def test_a_path_that_grows_narrow_is_found_by_ah_and_transport_mode(changed: dict[str, Any]) -> None:
     left, right = HOSTS[4]

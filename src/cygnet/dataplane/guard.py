@@ -346,7 +346,7 @@ def _bodies(
     ]
     bodies["postrouting"] = [
         f'oifname {{ "lo", "{tun}" }} accept',
-        f"meta mark {{ {MARK:#x}, {BYPASS_MARK:#x} }} accept",
+        f"meta mark & {MARK_MASK:#x} == {MARK:#x} accept",
         "jump link_scope",
         *egress,
         *([discard] if discarding else []),
