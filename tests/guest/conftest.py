@@ -53,7 +53,7 @@ class Outside:
     def __init__(self) -> None:
         self.namespace = Namespace("guest-tap")
         command = [sys.executable, "-m", "pytest", str(HERE.relative_to(ROOT)), "-q", "-p", "no:xdist"]
-        command += ["-p", "no:cacheprovider", "--basetemp", "/run/tmp/pytest"]
+        command += ["-p", "no:cacheprovider", "--basetemp", "/var/tmp/cygnet-guest"]
         passed = {"PYTHONDONTWRITEBYTECODE": "1", "CYGNET_GUEST_TEST": "1"}
         self.guest = Guest(*command, directory=ROOT, environment=passed, tap=self.namespace)
         self._buffer = b""

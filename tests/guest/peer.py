@@ -134,7 +134,7 @@ def change_port(namespace: Namespace, port: int, other: int) -> None:
     rules = "add table ip mapping\ndelete table ip mapping\n"
     if port:
         rules += (
-            "add table ip mapping\nadd chain ip mapping post { type nat hook postrouting priority 100; }\n"
-            f"add rule ip mapping post udp sport {port} snat to {SUN}:{other}\n"
+            "add table ip mapping\nadd chain ip mapping post { type filter hook postrouting priority 100; }\n"
+            f"add rule ip mapping post udp sport {port} udp sport set {other}\n"
         )
     namespace.run("nft", "-f", "-", stdin=rules)

@@ -234,6 +234,17 @@ def test_what_somebody_removes_is_back_and_told(space: Namespace) -> None:
     assert [report.code for report in told] == ["policy_restored"] * 2
 
 
+def test_what_we_change_ourselves_is_no_drift(space: Namespace) -> None:
+    running = Running(space)
+    for _ in range(3):
+        assert running.change(policy(1, NET)) == [""]
+        assert running.change(1) == [""]
+    assert running.change(policy(1, NET)) == [""]
+    space.inside(running.engine.readable)
+    assert running.change(policy(2, ("10.1.0.0/16", "10.4.0.0/16", Action.PROTECT), priority=1)) == [""]
+    assert running.reports == []
+
+
 def test_anothers_policy_for_the_same_selector_is_a_refusal_and_stays(space: Namespace) -> None:
     space.ip("xfrm policy add src 10.1.0.0/16 dst 10.2.0.0/16 dir out action block priority 3")
     running = Running(space)

@@ -186,6 +186,8 @@ def open_all(
     try:
         daemon_lanes: list[tuple[socket.socket, bool]] = []
         esp_lanes: list[socket.socket] = []
+        if in_kernel:
+            sockets.prepare()
         for family in _families():
             for lane in range(2):
                 sock = _udp(family, ike_port, options)

@@ -45,7 +45,7 @@ mount -t tmpfs -o size=80% tmpfs /over; mkdir /over/upper /over/work /over/root
 mount -t overlay -o lowerdir=/host,upperdir=/over/upper,workdir=/over/work overlay /over/root || poweroff -f
 cd /over/root
 for t in proc sys dev; do mount --move /$t /over/root/$t; done
-mount -t tmpfs tmpfs run; mkdir -p run/netns run/lock run/tmp dev/pts dev/net dev/shm lib/modules
+mount -t tmpfs tmpfs run; mkdir -p run/netns run/lock dev/pts dev/net dev/shm lib/modules
 mount -t devpts devpts dev/pts; mount -t tmpfs tmpfs dev/shm
 mount --bind ./{modules} lib/modules
 cat >run/guest-command <<'COMMAND'
@@ -111,7 +111,7 @@ class Guest:
         values = {
             **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
             **(environment or {}),
-            "TMPDIR": "/run/tmp",
+            "TMPDIR": "/var/tmp",  # noqa: S108 - of the guest, which has one user
         }
         inner = _COMMAND.format(
             directory=shlex.quote(str((directory or Path.cwd()).resolve())),

@@ -28,6 +28,7 @@ PACKAGES = (
     "libcharon-extra-plugins",
     "libcharon-extauth-plugins",
 )
+START_WITHIN = 60.0
 CHARON = "/usr/lib/ipsec/charon"
 FOLDERS = (
     "x509 x509ca x509ocsp x509aa x509ac x509crl pubkey private rsa ecdsa bliss pkcs8 pkcs12".split()  # noqa: SIM905
@@ -140,7 +141,7 @@ class StrongSwan:
             output=subprocess.DEVNULL,
             env={**os.environ, "STRONGSWAN_CONF": str(self.directory / "strongswan.conf")},
         )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + START_WITHIN
         while not self._answers():
             if self._charon.poll() is not None or time.monotonic() > deadline:
                 raise LabError(f"strongSwan did not start:\n{self.log()[-2000:]}")

@@ -146,7 +146,7 @@ class KernelEngine:
         """What a former process left becomes ours until `sweep`. Raises OSError."""
         self.spd.adopt()
         companions: list[SaSeen] = []
-        for seen in self._dumped():
+        for seen in reversed(self._dumped()):  # the kernel tells the youngest first
             entry = states.adopted(seen)
             if entry is None:
                 continue
@@ -157,12 +157,20 @@ class KernelEngine:
                 self.book.add(entry)
         for seen in companions:
             self._adopt_companion(seen)
+        around = {entry.flow for entry in self.book if entry.protocol == SaProtocol.AH}
+        within = {entry.flow for entry in self.book if entry.protocol == SaProtocol.ESP}
+        for entry in self.book:
+            if entry.protocol == SaProtocol.ESP or entry.flow not in within:
+                shape = states.adopted_shape(entry, bundled=entry.flow in around & within)
+                inbound = entry.direction == Direction.IN
+                self.spd.remember(entry.flow, inbound=inbound, shape=shape)
 
     def _adopt_companion(self, seen: SaSeen) -> None:
         ledger = seen.limits.ledger
         for entry in self.book.pairs.get(ledger[1] if ledger else 0, ()):
             if entry.keys[0].destination == seen.key.destination:
                 self.book.rekeyed(entry, (entry.keys[0], seen.key))
+                entry.mode = seen.mode
 
     # -- policies ------------------------------------------------------------------------------
 

@@ -57,11 +57,8 @@ class XfrmSocket:
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(_SOL_NETLINK, option, 1)
         self._sequence = 0
-
-    @property
-    def port(self) -> int:
-        """By which the kernel's events say who made a change."""
-        return int(self._socket.getsockname()[0])
+        self.port = int(self._socket.getsockname()[0])
+        """By which the kernel's events say who made a change: it takes that from the request's header."""
 
     def close(self) -> None:
         self._socket.close()
@@ -89,7 +86,7 @@ class XfrmSocket:
     def dump(self, kind: int, body: bytes) -> Iterator[tuple[int, bytes]]:
         """(type, body) of each. Raises NetlinkError."""
         self._sequence = self._sequence + 1 & 0xFFFFFFFF
-        head = _HEADER.pack(_HEADER.size + len(body), kind, REQUEST | DUMP, self._sequence, 0)
+        head = _HEADER.pack(_HEADER.size + len(body), kind, REQUEST | DUMP, self._sequence, self.port)
         self._socket.send(head + body)
         for _ in range(MAX_DUMP):
             for answer, flags, sequence, content in parse(self._socket.recv(_LARGEST)):
@@ -109,7 +106,9 @@ class XfrmSocket:
         for number, message in enumerate(batch, first):
             flags = message.flags | REQUEST | (ACK if number == last else 0)
             length = _HEADER.size + len(message.body)
-            requests.append(_HEADER.pack(length, message.kind, flags, number & 0xFFFFFFFF, 0) + message.body)
+            requests.append(
+                _HEADER.pack(length, message.kind, flags, number & 0xFFFFFFFF, self.port) + message.body
+            )
         self._sequence = last & 0xFFFFFFFF
         self._socket.send(b"".join(requests))
         refusals: list[NetlinkError | None] = [None] * len(batch)
@@ -123,10 +122,16 @@ class XfrmSocket:
                 if sequence == self._sequence:
                     return refusals
 
+    def _packed(self, message: Message, flags: int, number: int) -> bytes:
+        length = _HEADER.size + len(message.body)
+        return _HEADER.pack(length, message.kind, flags, number & 0xFFFFFFFF, self.port) + message.body
+
     def _asked(self, batch: Sequence[Message]) -> list[bytes | None]:
         first = self._sequence + 1
         requests = [
-            _HEADER.pack(_HEADER.size + len(message.body), message.kind, REQUEST, number & 0xFFFFFFFF, 0)
+            _HEADER.pack(
+                _HEADER.size + len(message.body), message.kind, REQUEST, number & 0xFFFFFFFF, self.port
+            )
             + message.body
             for number, message in enumerate(batch, first)
         ]

@@ -80,6 +80,8 @@ class KernelSpd:
         self._of_flow: dict[int, set[PolicyKey]] = {}
         self._inbound: dict[int, Shape] = {}
         self._outbound: dict[int, Shape] = {}
+        self._remembered: dict[tuple[int, bool], Shape] = {}
+        """Of flows whose SAs were here before their policy."""
         self._reqids: dict[int, int] = {}
         self._taken: dict[int, int] = {}
         self._changed: set[PolicyKey] = set()
@@ -145,8 +147,9 @@ class KernelSpd:
                 claims.append((key, through))
             if rule.flow:
                 shape = shape_of(policy)
-                self._inbound.setdefault(rule.flow, shape)
-                self._outbound.setdefault(rule.flow, shape)
+                for inbound, known in ((True, self._inbound), (False, self._outbound)):
+                    if rule.flow not in known:
+                        known[rule.flow] = self._remembered.pop((rule.flow, inbound), shape)
         for key, claim in claims:
             self._claim(key, claim)
             if claim[3]:
@@ -184,6 +187,10 @@ class KernelSpd:
             before, shape = (replace(one, local=None, remote=None) for one in (before, shape))
         if before != shape:
             self._changed |= {key for key in self._of_flow[flow] if (key.direction != OUT) == inbound}
+
+    def remember(self, flow: int, *, inbound: bool, shape: Shape) -> None:
+        """What an SA looks like whose policy is still to come."""
+        self._remembered[flow, inbound] = shape
 
     def shape_now(self, flow: int, *, inbound: bool) -> Shape | None:
         return (self._inbound if inbound else self._outbound).get(flow)

@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from cygnet.dataplane.messages import ForeignDatagram
 from cygnet.dataplane.xfrm import codec
 from cygnet.dataplane.xfrm.codec import IN, OUT, PolicyKey, Selector, Verdict
+from cygnet.dataplane.xfrm.netlink import XfrmSocket
 
 _IP_XFRM_POLICY, _IPV6_XFRM_POLICY = 17, 35
 _UDP_ENCAP = 100
@@ -24,6 +25,15 @@ _MARKER = bytes(4)
 
 class SocketRefused(Exception):
     """What the kernel does not let a socket have, in a sentence."""
+
+
+def prepare() -> None:
+    """The kernel's module for all this is there from now on: a socket's option alone would not load it.
+    Raises SocketRefused."""
+    try:
+        XfrmSocket().close()
+    except OSError as error:
+        raise SocketRefused(f"the kernel has no XFRM: {error.strerror}") from error
 
 
 def exempt(sock: socket.socket) -> None:

@@ -48,6 +48,8 @@ class Entry:
     spi: int
     reqid: int
     encapsulated: bool
+    mode: int
+    """The kernel's number, of the innermost state."""
     sequence_limited: bool = False
     awaiting_first: bool = False
     remove_at: float | None = None
@@ -147,7 +149,8 @@ def entry(sa: SaParameters, states: list[Sa]) -> Entry:
     return Entry(
         sa.direction, sa.pair, sa.flow, sa.protocol, sa.local, sa.remote,
         tuple(state.key for state in reversed(states)), sa.spi, states[-1].reqid,
-        sa.encapsulation is not None, _numbers_run_out(sa), sa.notify_first_use,
+        sa.encapsulation is not None, states[0].mode, _numbers_run_out(sa),
+        sa.notify_first_use and sa.direction == Direction.IN,
         volume=Limits(sa.volume.soft_bytes, sa.volume.hard_bytes, sa.volume.soft_packets,
                       sa.volume.hard_packets, math.ceil(sa.hard_seconds)),
     )  # fmt: skip
@@ -173,9 +176,15 @@ def adopted(seen: SaSeen) -> Entry | None:
         local, remote = remote, local
     return Entry(
         Direction.OUT if outbound else Direction.IN, pair, flow, seen.key.protocol, local, remote,
-        (seen.key,), seen.key.spi, seen.reqid, seen.encapsulation is not None,
+        (seen.key,), seen.key.spi, seen.reqid, seen.encapsulation is not None, seen.mode,
         outbound and seen.limits.hard_packets == _LAST_NUMBER, packets=seen.packets, volume=seen.limits,
     )  # fmt: skip
+
+
+def adopted_shape(entry: Entry, *, bundled: bool) -> Shape:
+    mode = Mode.TUNNEL if entry.mode == codec.TUNNEL else Mode.TRANSPORT
+    protocols = (entry.protocol, int(SaProtocol.AH)) if bundled else (entry.protocol,)
+    return Shape(mode, protocols, len(entry.keys) > 1, entry.local, entry.remote)
 
 
 def why(seen: SaSeen, entry: Entry, *, hard: bool) -> str:
