@@ -299,7 +299,7 @@ class IkeSa(ABC):
             times.append(state.created + self.options.half_open_timeout)
         if state.phase is Phase.ESTABLISHED:
             reauth_at = state.reauth_at if state.began else 0.0
-            times.extend([at for at in (state.rekey_at, reauth_at, state.expires_at) if at])
+            times.extend([at for at in (state.rekey_at, reauth_at, state.expires_at, state.ends_at) if at])
             for child in state.children:
                 if child.rekey_at and child.phase is ChildPhase.INSTALLED:
                     times.append(child.rekey_at)

@@ -223,6 +223,8 @@ class SaState:
     deleted_early: tuple[int, ...] = ()
     successor: int = 0
     began: bool = False
+    ends_at: float = 0.0
+    """When the peer's authentication holds no longer, whatever is rekeyed (RFC 4478); 0: never."""
     version: int = 2
     leases: tuple[Lease, ...] = ()
     given: Given | None = None
@@ -357,6 +359,7 @@ class Establish:
     reauth_at: float
     expires_at: float
     initial_contact: bool = False
+    ends_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -643,6 +646,7 @@ def _changed(state: SaState, change: Change) -> SaState:
                 rekey_at=change.rekey_at,
                 reauth_at=change.reauth_at,
                 expires_at=change.expires_at,
+                ends_at=change.ends_at,
             )
 
 

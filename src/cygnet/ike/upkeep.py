@@ -38,7 +38,9 @@ UNCONFIRMED_PAUSE: Final = 60.0
 def with_deadlines(state: SaState, connection: Connection, old: SaState, entropy: Entropy) -> SaState:
     """A rekeyed IKE SA has new lifetimes; when it authenticates anew stays as it was."""
     rekey_at, _, expires_at = ike_deadlines(connection, state.established, entropy)
-    return replace(state, rekey_at=rekey_at, reauth_at=old.reauth_at, expires_at=expires_at)
+    return replace(
+        state, rekey_at=rekey_at, reauth_at=old.reauth_at, expires_at=expires_at, ends_at=old.ends_at
+    )
 
 
 def lifetimes_due(sa: IkeSa) -> None:
@@ -51,6 +53,10 @@ def lifetimes_due(sa: IkeSa) -> None:
     if state.phase is not Phase.ESTABLISHED:
         return
     _children_due(sa)
+    if state.ends_at and now >= state.ends_at:
+        failure = Failure(Reason.EXPIRED, "the peer has not authenticated anew in the time that it was given")
+        running.begin_closing(sa, failure)
+        return
     if state.expires_at and now >= state.expires_at:
         running.begin_closing(sa, Failure(Reason.EXPIRED, "the lifetime of the IKE SA is over"))
         return

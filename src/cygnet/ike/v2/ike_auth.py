@@ -55,6 +55,10 @@ from cygnet.wire.payloads import (
     SaPayload,
 )
 
+REAUTH_MARGIN: Final = 30.0
+"""Seconds before the end of AUTH_LIFETIME at which we authenticate anew, at the latest."""
+MIN_LIFETIME: Final = 60
+"""Shortest AUTH_LIFETIME that is obeyed: a peer does not make us authenticate without end."""
 INITIAL_CONTACT: Final = NotifyPayload(0, b"", Notify.INITIAL_CONTACT, b"")
 
 
@@ -88,7 +92,7 @@ def initiate(context: Context, initial: Initial, wanted: CreateChild | None) -> 
     peer, local_id, message = met.peer, met.local_id, met.last
     if met.keys != initial.keys:
         yield from apply(ChangeKeys(met.keys))
-    yield from apply(_establish(context, connection, peer, local_id))
+    yield from apply(_establish(context, connection, peer, local_id, told=_told_lifetime(message)))
     problem = yield from _take_addresses(message, asked)
     if problem is not None and (offer is None or message.maybe(SaPayload) is not None):
         yield from complain(problem, wanted.name if wanted is not None else "")
@@ -206,8 +210,9 @@ def respond(context: Context, initial: Initial) -> Steps[None]:
         peer,
         local_id,
         initial_contact=initial_contact,
+        given=_lifetime(peer),
     )
-    proven = admitted.proven
+    proven = (*admitted.proven, *_tell_lifetime(peer, connection))
     alone = connection.unique is Unique.REPLACE or (initial_contact and connection.unique is not Unique.NEVER)
     given, problem = yield from _give_addresses(context, connection, peer, message, alone=alone)
     proven += given
@@ -323,10 +328,38 @@ def _establish(
     local_id: Identity,
     *,
     initial_contact: bool = False,
+    told: float = 0.0,
+    given: float = 0.0,
 ) -> Establish:
+    """`told`: the seconds within which the peer wants us to authenticate anew; `given`: those that it has."""
     now = context.now.monotonic
     rekey_at, reauth_at, expires_at = ike_deadlines(connection, now, context.entropy)
-    return Establish(peer, connection, local_id, now, rekey_at, reauth_at, expires_at, initial_contact)
+    if told and not 0.0 < reauth_at <= now + told:
+        reauth_at = now + max(told - max(told / 10, REAUTH_MARGIN), told / 2)
+    ends_at = now + given if given else 0.0
+    return Establish(
+        peer, connection, local_id, now, rekey_at, reauth_at, expires_at, initial_contact, ends_at
+    )
+
+
+def _lifetime(peer: AuthenticatedPeer) -> float:
+    """Seconds that the authentication holds by what a RADIUS server says (Session-Timeout); 0: for ever."""
+    said = [value for name, value in peer.attributes if name == "Session-Timeout" and len(value) == 4]
+    return float(int.from_bytes(said[0], "big")) if said else 0.0
+
+
+def _tell_lifetime(peer: AuthenticatedPeer, connection: Connection) -> tuple[NotifyPayload, ...]:
+    """RFC 4478: the initiator is to authenticate anew before this ends; we cannot, in its place."""
+    limits = [limit for limit in (_lifetime(peer), connection.reauth_time) if limit > 0]
+    if not limits:
+        return ()
+    seconds = min(int(min(limits)), 0xFFFFFFFF)
+    return (NotifyPayload(0, b"", Notify.AUTH_LIFETIME, seconds.to_bytes(4, "big")),)
+
+
+def _told_lifetime(message: Message) -> float:
+    notify = message.notify(Notify.AUTH_LIFETIME)
+    return float(max(int.from_bytes(notify.data, "big"), MIN_LIFETIME)) if notify is not None else 0.0
 
 
 def _initial_contact(
