@@ -190,3 +190,54 @@ def two_rounds(tmp_path: Path, client: str) -> Setup:
         moon_local=ours,
         moon_remote="auth = pubkey\n id = sun.example",
     )
+
+
+NATIVE = {
+    # What each native client offers by its documentation, after the profile that `cygnet client add` makes.
+    "windows": ("aes256gcm16-prfsha384-ecp384", "aes256gcm16-ecp384"),
+    "apple": ("aes256gcm16-prfsha384-ecp384, aes256-sha256-modp2048", "aes256gcm16-ecp384"),
+    "android": (
+        "aes256gcm16-prfsha512-x25519, aes256-sha512-prfsha512-modp4096",
+        "aes256gcm16, aes256-sha512",
+    ),
+    "strongswan": ("aes256gcm16-prfsha384-x25519, aes256gcm16-prfsha384-ecp384", "aes256gcm16-x25519"),
+}
+GATEWAY = "aes256gcm16-prfsha384-ecp384-x25519, aes256-sha256-prfsha256-modp2048-ecp256, default"
+
+
+@pytest.mark.parametrize("device", list(NATIVE))
+def test_what_devices_offer_is_taken_by_the_documented_gateway(tmp_path: Path, device: str) -> None:
+    """With `send_cert = always`, and an IDi that is the device's address, as Windows has it."""
+    equip(tmp_path)
+    ike, esp = NATIVE[device]
+    setup = setup_for("strongswan", "eap-mschapv2").but(
+        moon_ike=GATEWAY,
+        sun_ike=ike,
+        moon_esp="aes256gcm16-ecp384-x25519, aes256gcm16, aes256-sha256, aes256-sha512",
+        sun_esp=esp,
+        moon_connection="send_cert = always\n unique = never",
+        sun_connection="send_certreq = no",
+    )
+    if device == "windows":
+        setup = setup.but(sun_local=setup.sun_local.replace("id = carol.example", "id = 192.0.2.2"))
+    with sides(tmp_path, setup) as both:
+        assert_carol(both, "strongswan")
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["not named", "named"])
+def test_windows_own_group_is_taken_only_by_name(tmp_path: Path, named: bool) -> None:
+    """MODP 1024: what Windows offers without the script."""
+    equip(tmp_path)
+    setup = setup_for("strongswan", "eap-mschapv2").but(
+        moon_ike=GATEWAY + (", aes256-sha256-prfsha256-modp1024" if named else ""),
+        sun_ike="aes256-sha256-prfsha256-modp1024",
+        moon_esp="aes256gcm16, aes256-sha256",
+        sun_esp="aes256-sha256",
+    )
+    with sides(tmp_path, setup) as both:
+        if named:
+            assert_carol(both, "strongswan")
+            return
+        both.sun.swanctl("--initiate", "--child", "net", "--timeout", "10")
+        assert not both.moon.sas()
+        assert "ike-proposal-mismatch" in both.moon.cygnet("status").stdout
