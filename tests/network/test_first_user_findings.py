@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -66,5 +67,50 @@ def test_overlapping_children_in_other_orders_on_the_two_sides_carry_traffic(tmp
         traffic = Traffic(pair.net.alice, ALICE, pair.net.bob, BOB, 0.01)
         try:
             assert traffic.wait_for(30, 20)
+        finally:
+            traffic.stop()
+
+
+def test_what_was_loaded_since_the_start_is_in_force_again_after_the_daemons_death(tmp_path: Path) -> None:
+    """Of two connections one is in the file, the other comes through the control socket; then it is changed,
+    and the one of the file unloaded. Three daemons die."""
+    gone = NET + '[connections.gone]\nremote_addrs = "192.0.2.99"\nlocal = { auth = "psk" }\n'
+    gone += 'remote = { auth = "psk" }\n[connections.gone.children.gone]\nremote_ts = "10.77.0.0/16"\n'
+    with two(tmp_path, gone, NET_AT_SUN) as pair:
+
+        def die() -> None:
+            dead = pair.moon.processes()["daemon"]
+            os.kill(dead, signal.SIGKILL)
+            until(lambda: pair.moon.processes().get("daemon", dead) != dead, 30, "a new daemon")
+            pair.moon.wait_until_ready()
+
+        # As `cygnet reload` and `swanctl --load-all` do; the supervisor's configuration stays the former.
+        pair.moon.configure(configuration(pair.net, "moon", NET + TRAP))
+        assert pair.moon.cygnet("reload", str(pair.moon.file)).returncode == 0
+        assert pair.ask(pair.moon, "get-conns")["conns"] == ["gw"]
+        traffic = Traffic(pair.net.alice, ALICE, pair.net.bob, BOB, 0.01)
+        assert traffic.wait_for(30, 20)
+        for _ in range(2):
+            die()
+            assert pair.ask(pair.moon, "get-conns")["conns"] == ["gw"]
+            assert pair.ask(pair.moon, "get-shared")["keys"] == ["ike-1"]
+            assert traffic.wait_for(traffic.echoed + 30, 30), pair.logs()
+        traffic.stop()
+        pair.ask(pair.moon, "unload-shared", id="ike-1")
+        pair.moon.configure(configuration(pair.net, "moon", NET + TRAP) + "broken")
+        os.kill(pair.moon.pid, signal.SIGHUP)
+        until(lambda: "the configuration stays as it was" in pair.moon.log(), 30, "the refusal")
+        die()
+        assert pair.ask(pair.moon, "get-shared")["keys"] == []
+        assert pair.ask(pair.moon, "get-conns")["conns"] == ["gw"]
+
+
+def test_traffic_still_asks_for_a_tunnel_after_its_child_was_changed(tmp_path: Path) -> None:
+    with two(tmp_path, NET + TRAP, NET_AT_SUN) as pair:
+        pair.moon.configure(configuration(pair.net, "moon", NET + TRAP + 'rekey_time = "50m"\n'))
+        assert pair.moon.cygnet("reload", str(pair.moon.file)).returncode == 0
+        traffic = Traffic(pair.net.alice, ALICE, pair.net.bob, BOB, 0.01)
+        try:
+            assert traffic.wait_for(30, 20), pair.logs()
         finally:
             traffic.stop()

@@ -305,3 +305,14 @@ def test_policies_of_several_peers_under_one_name_stay_apart() -> None:
     assert names.remove(2) == of_peers[0]
     assert names.policies() == (of_child, of_peers[1])
     assert Names(2).add(policy(1, (11,))) == of_child
+
+
+def test_a_changed_child_whose_flows_are_as_before_is_still_asked_for_them() -> None:
+    names = Names(7)
+    names.add(policy(1, (1,)))
+    former = names.flow(1)
+    names.add(policy(1, (2,)))
+    assert names.flow(2) == former
+    assert names.endpoint_flow(former) == 2
+    names.remove(1)
+    assert names.endpoint_flow(former) is None

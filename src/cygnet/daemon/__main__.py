@@ -25,6 +25,8 @@ from cygnet.daemon.collector import settle
 from cygnet.daemon.commands import Commands, Server
 from cygnet.daemon.control import Control, Refused
 from cygnet.daemon.guard import Guard, tell_no_texts
+from cygnet.daemon.kept import Kept
+from cygnet.daemon.kept import read as read_kept
 from cygnet.daemon.lanes import Lane, address
 from cygnet.daemon.lease_file import LeaseFile
 from cygnet.daemon.log import Line, Severity, Sink
@@ -69,7 +71,8 @@ class Program:
         self.daemon = Daemon(self.loop, endpoint, lanes, self.guard, epoch, sources, listen, kept.leases)
         kept.read()
         self.daemon.listeners.append(sink.tell)
-        self.control = Control(self.daemon, self.credentials, self.note)
+        self.kept = Kept(inherited.kept, lambda descriptor: self.supervised.hand_over(descriptor))
+        self.control = Control(self.daemon, self.credentials, self.note, self.kept)
         self.commands = Commands(self.daemon, self.control, log_messages=sink.upto >= Severity.DEBUG)
         self.vici = Server(
             socket.socket(fileno=inherited.listener), self.commands.handlers, on_error=self.guard.escape
@@ -91,10 +94,11 @@ class Program:
     async def run(self) -> int:
         self.daemon.start(socket.socket(fileno=self.inherited.plane))
         try:
-            await self.control.apply(self.loaded.commands)
+            await self.control.apply(self.loaded.commands, read_kept(self.inherited.kept))
         except Refused as refused:
             # The rest is in force: better some tunnels than none because of one.
             self.say(Severity.ERROR, "not-loaded", str(refused))
+            self.daemon.incomplete = True
         del self.loaded
         settle()
         self.daemon.plane.dump(self.plane_answered)
@@ -145,6 +149,9 @@ class Program:
         finally:
             os.close(descriptor)
         self.supervised.say(b"reloaded")
+        if self.daemon.incomplete:
+            self.daemon.incomplete = False
+            self.daemon.sweep()
         if (new.header, new.options) != self.fixed:
             self.say(Severity.WARNING, "options-later", "changed options take effect at the next start")
         self.say(

@@ -132,7 +132,7 @@ class Commands:
 
     async def load_conn(self, request: Request) -> Answer:
         for connection in from_vici.connections(request.message):
-            _try(self.control.load_connection, connection)
+            _try(self.control.load_connection, connection, request.message)
         return DONE
 
     async def unload_conn(self, request: Request) -> Answer:

@@ -6,7 +6,8 @@ done; then what is new or different is loaded, what is the same is left alone, w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
 from typing import Any, TypeVar
 
 from cygnet.auth.credentials import Credentials
@@ -16,6 +17,7 @@ from cygnet.config.from_vici import connections as read_connections
 from cygnet.config.problems import ConfigurationError
 from cygnet.config.requests import Authority, CertificateEntry, Pool, Radius, SharedSecret
 from cygnet.daemon.bundle import Commands
+from cygnet.daemon.kept import Change, Kept, Key
 from cygnet.daemon.process import Daemon, now
 from cygnet.daemon.turns import Turns
 from cygnet.ike.configuration import Connection
@@ -30,9 +32,16 @@ class Refused(Exception):
 
 
 class Control:
-    """`note(code, text)` is told what is worth a line in the log (a short secret, for example)."""
+    """`note(code, text)` is told what is worth a line in the log (a short secret, for example). `kept` is
+    told each change before anyone is answered."""
 
-    def __init__(self, daemon: Daemon, credentials: Credentials, note: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        daemon: Daemon,
+        credentials: Credentials,
+        note: Callable[[str, str], None],
+        kept: Kept | None = None,
+    ) -> None:
         self.daemon = daemon
         self.credentials = credentials
         self.connections: dict[str, Connection] = {}
@@ -42,11 +51,27 @@ class Control:
         self.pools: dict[str, Pool] = {}
         self.authorities: dict[str, Authority] = {}
         self._note = note
+        self._kept = kept
+
+    def _keep(self, kind: str, name: str, message: Message | None) -> None:
+        """Loaded by this message, or unloaded (None). Raises Refused."""
+        if self._kept is None:
+            return
+        try:
+            if message is None:
+                self._kept.unload(kind, name)
+            else:
+                self._kept.load(kind, name, message)
+        except OSError as error:
+            raise Refused(
+                f"{name} is changed, but only until the daemon ends: it cannot be kept: {error.strerror}"
+            ) from error
 
     # -- connections ---------------------------------------------------------------------------
 
-    def load_connection(self, connection: Connection) -> None:
-        """Load or replace one; the same again changes nothing. Raises Refused."""
+    def load_connection(self, connection: Connection, message: Message) -> None:
+        """Load or replace one, which `message` says in the words of `load-conn`; the same again changes
+        nothing. Raises Refused."""
         if self.connections.get(connection.name) == connection:
             return
         try:
@@ -56,6 +81,7 @@ class Control:
         finally:
             self.daemon.flush()
         self.connections[connection.name] = connection
+        self._keep("load-conn", connection.name, {connection.name: message[connection.name]})
 
     def unload_connection(self, name: str) -> None:
         """Its SAs are deleted and its policies removed. Raises Refused."""
@@ -67,6 +93,7 @@ class Control:
             raise Refused(error.detail) from error
         finally:
             self.daemon.flush()
+        self._keep("load-conn", name, None)
 
     # -- credentials ---------------------------------------------------------------------------
 
@@ -83,11 +110,13 @@ class Control:
         self.shared[secret.id] = secret
         for note in notes:
             self._note("weak-secret", note)
+        self._keep("load-shared", secret.id, requests.shared_message(secret))
 
     def unload_shared(self, name: str) -> None:
         if self.shared.pop(name, None) is None:
             raise Refused(f"there is no shared secret {name}")
         self.credentials.remove_shared(name)
+        self._keep("load-shared", name, None)
 
     def load_key(self, data: bytes) -> str:
         """The key's id. Raises Refused."""
@@ -96,12 +125,15 @@ class Control:
         except CredentialError as error:
             raise Refused(str(error)) from error
         self.keys[key_id] = data
+        self._keep("load-key", _name_of(data), requests.key_message(data))
         return key_id
 
     def unload_key(self, key_id: str) -> None:
-        if self.keys.pop(key_id.lower(), None) is None:
+        data = self.keys.pop(key_id.lower(), None)
+        if data is None:
             raise Refused(f"there is no private key {key_id}")
         self.credentials.remove_private_key(key_id)
+        self._keep("load-key", _name_of(data), None)
 
     def load_certificate(self, entry: CertificateEntry) -> None:
         """Raises Refused."""
@@ -112,6 +144,7 @@ class Control:
         except CredentialError as error:
             raise Refused(str(error)) from error
         self.certificates[entry.der] = entry.ca
+        self._keep("load-cert", _name_of(entry.der), requests.certificate_message(entry))
 
     def load_authority(self, authority: Authority) -> None:
         """Its certificate becomes an anchor. Raises Refused."""
@@ -125,12 +158,14 @@ class Control:
         self.authorities[authority.name] = authority
         if former is not None:
             self._drop_anchor(former)
+        self._keep("load-authority", authority.name, requests.authority_message(authority))
 
     def unload_authority(self, name: str) -> None:
         former = self.authorities.pop(name, None)
         if former is None:
             raise Refused(f"there is no authority {name}")
         self._drop_anchor(former)
+        self._keep("load-authority", name, None)
 
     def _drop_anchor(self, authority: Authority) -> None:
         held = authority.certificate in self.certificates
@@ -141,15 +176,21 @@ class Control:
         self.certificates.pop(der, None)
         if all(one.certificate != der for one in self.authorities.values()):
             self.credentials.remove_certificate(der)
+        self._keep("load-cert", _name_of(der), None)
 
     def clear_credentials(self) -> None:
         """Everything that proves something; authorities stay what they are called, and lose nothing."""
+        gone = [("load-shared", name) for name in self.shared]
+        gone += [("load-key", _name_of(data)) for data in self.keys.values()]
+        gone += [("load-cert", _name_of(der)) for der in self.certificates]
         self.credentials.clear()
         self.shared.clear()
         self.keys.clear()
         self.certificates.clear()
         for authority in self.authorities.values():
             self.credentials.add_certificate(authority.certificate, True)
+        for kind, name in gone:
+            self._keep(kind, name, None)
 
     # -- pools ---------------------------------------------------------------------------------
 
@@ -157,6 +198,7 @@ class Control:
         if self.pools.get(pool.name) != pool:
             self.pools[pool.name] = pool
             self.daemon.leases.load(pool)
+            self._keep("load-pool", pool.name, requests.pool_message(pool))
 
     def unload_pool(self, name: str) -> None:
         """Raises Refused, also while peers have addresses of it: another pool could lease them again."""
@@ -167,16 +209,18 @@ class Control:
             raise Refused(f"pool {name} has {online} addresses in use")
         del self.pools[name]
         self.daemon.leases.unload(name)
+        self._keep("load-pool", name, None)
 
     # -- RADIUS --------------------------------------------------------------------------------
 
     def load_radius(self, settings: Radius) -> None:
         self.daemon.accounting.load(settings)
+        self._keep("load-radius", "radius", requests.radius_message(settings))
 
     # -- the whole -----------------------------------------------------------------------------
 
-    async def apply(self, commands: Commands) -> None:
-        """Make this configuration the one in force.
+    async def apply(self, commands: Commands, changes: Iterable[Change] | None = None) -> None:
+        """Make this configuration the one in force. `changes`: at the start, what has come after it.
 
         Raises Refused, having changed nothing, if any of it cannot be read. What the endpoint refuses
         afterwards (an overlap that only it can see) is told at the end, the rest being in force. The loop
@@ -188,37 +232,54 @@ class Control:
             for name, message in commands:
                 whole.take(name, message)
                 await turns.give()
+            for change in changes or ():
+                whole.follow(change)
+                await turns.give()
         except (ConfigurationError, CredentialError) as error:
             raise Refused(str(error)) from error
+        if changes is not None and self._kept is not None:
+            self._kept.start_with(Change(*key, dict(whole.messages[key])) for key in whole.entries)
         problems: list[str] = []
         self.daemon.collector.busy(now().monotonic)
-        await _each(self.load_certificate, whole.certificates, problems, turns)
-        await _each(self.load_key, whole.keys, problems, turns)
-        await _each(self.load_shared, whole.shared, problems, turns)
-        await _each(self.load_authority, whole.authorities, problems, turns)
-        await _each(self.load_pool, whole.pools, problems, turns)
-        self.load_radius(whole.radius)
-        await _each(self.load_connection, whole.connections, problems, turns)
+        for kind, load in (
+            ("load-cert", self.load_certificate),
+            ("load-key", self.load_key),
+            ("load-shared", self.load_shared),
+            ("load-authority", self.load_authority),
+            ("load-pool", self.load_pool),
+            ("load-radius", self.load_radius),
+            ("load-conn", lambda one: self.load_connection(one, whole.messages["load-conn", one.name])),
+        ):
+            await _each(load, whole.of(kind), problems, turns)
+        if not whole.names("load-radius"):
+            self.load_radius(Radius())
         self._sweep(whole)
         if problems:
             raise Refused("\n".join(problems))
 
     def _sweep(self, whole: _Whole) -> None:
-        for name in self.connections.keys() - {one.name for one in whole.connections}:
+        for name in self.connections.keys() - whole.names("load-conn"):
             self.unload_connection(name)
-        for name in self.shared.keys() - {one.id for one in whole.shared}:
+        for name in self.shared.keys() - whole.names("load-shared"):
             self.unload_shared(name)
-        for key_id in [key for key, data in self.keys.items() if data not in whole.keys]:
+        keys = whole.names("load-key")
+        for key_id in [key for key, data in self.keys.items() if _name_of(data) not in keys]:
             self.unload_key(key_id)
-        for name in self.authorities.keys() - {one.name for one in whole.authorities}:
+        for name in self.authorities.keys() - whole.names("load-authority"):
             self.unload_authority(name)
-        for der in self.certificates.keys() - {one.der for one in whole.certificates}:
+        certificates = whole.names("load-cert")
+        for der in [der for der in self.certificates if _name_of(der) not in certificates]:
             self.unload_certificate(der)
-        for name in self.pools.keys() - {one.name for one in whole.pools}:
+        for name in self.pools.keys() - whole.names("load-pool"):
             try:
                 self.unload_pool(name)
             except Refused as refused:
                 self._note("pool-in-use", f"{refused}; it stays until they are returned and it is unloaded")
+
+
+def _name_of(data: bytes) -> str:
+    """What is kept of a key or a certificate is called so."""
+    return sha256(data).hexdigest()
 
 
 async def _each(load: Callable[[T], object], items: list[T], problems: list[str], turns: Turns) -> None:
@@ -231,33 +292,54 @@ async def _each(load: Callable[[T], object], items: list[T], problems: list[str]
 
 
 class _Whole:
-    """A configuration read from commands, before any of it is done."""
+    """A configuration read from commands, before any of it is done: what each loads, by what it is called."""
 
     def __init__(self) -> None:
-        self.connections: list[Connection] = []
-        self.shared: list[SharedSecret] = []
-        self.keys: list[bytes] = []
-        self.certificates: list[CertificateEntry] = []
-        self.authorities: list[Authority] = []
-        self.pools: list[Pool] = []
-        self.radius = Radius()
+        self.entries: dict[Key, Any] = {}
+        self.messages: dict[Key, Message] = {}
 
-    def take(self, name: str, message: Message) -> None:
-        """Raises ConfigurationError."""
-        match name:
-            case "load-conn":
-                self.connections.extend(read_connections(message))
-            case "load-shared":
-                self.shared.append(requests.shared_secret(message))
-            case "load-key":
-                self.keys.append(requests.key_data(message))
-            case "load-cert":
-                self.certificates.append(requests.certificate(message))
-            case "load-authority":
-                self.authorities.append(requests.authority(message))
-            case "load-pool":
-                self.pools.append(requests.pool(message))
-            case "load-radius":
-                self.radius = requests.radius(message)
-            case _:
-                raise requests.refusal((name,), "is no command that loads something")
+    def of(self, kind: str) -> list[Any]:
+        return [entry for (command, _), entry in self.entries.items() if command == kind]
+
+    def names(self, kind: str) -> set[str]:
+        return {name for command, name in self.entries if command == kind}
+
+    def take(self, kind: str, message: Message) -> None:
+        """Raises ConfigurationError, CredentialError."""
+        for name, entry, source in _read(kind, message):
+            self.entries[kind, name] = entry
+            self.messages[kind, name] = source
+
+    def follow(self, change: Change) -> None:
+        """Raises ConfigurationError, CredentialError."""
+        if not change.kind:
+            self.entries.clear()
+        elif change.message is None:
+            self.entries.pop((change.kind, change.name), None)
+        else:
+            self.take(change.kind, change.message)
+
+
+def _read(kind: str, message: Message) -> list[tuple[str, Any, Message]]:
+    """What the command loads: its name, itself, the message for it alone. Raises as `_Whole.take`."""
+    match kind:
+        case "load-conn":
+            return [(one.name, one, {one.name: message[one.name]}) for one in read_connections(message)]
+        case "load-shared":
+            secret = requests.shared_secret(message)
+            return [(secret.id, secret, message)]
+        case "load-key":
+            data = requests.key_data(message)
+            return [(_name_of(data), data, message)]
+        case "load-cert":
+            entry = requests.certificate(message)
+            return [(_name_of(entry.der), entry, message)]
+        case "load-authority":
+            authority = requests.authority(message)
+            return [(authority.name, authority, message)]
+        case "load-pool":
+            pool = requests.pool(message)
+            return [(pool.name, pool, message)]
+        case "load-radius":
+            return [("radius", requests.radius(message), message)]
+    raise requests.refusal((kind,), "is no command that loads something")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from cygnet.daemon import bundle, control_socket, state_directory
+from cygnet.daemon import bundle, control_socket, kept, state_directory
 from cygnet.daemon.privileges import missing
 from cygnet.daemon.settings import Settings
 from cygnet.dataplane.descriptors import DescriptorError, Descriptors, Options, open_all
@@ -25,22 +25,28 @@ class NotStarted(Exception):
 @dataclass(slots=True)
 class Opened:
     """`configuration`: a bundle's descriptor. `path`: of the control socket that `listener` listens on.
-    `state`: of the directory that the daemon may write, -1 if there is none."""
+    `state`: of the directory that the daemon may write, -1 if there is none. `kept`: of what was loaded
+    since the start."""
 
     configuration: int
     path: Path
     listener: socket.socket
     descriptors: Descriptors
     state: int
+    kept: int
 
-    def renew(self, file: Path) -> None:
-        """Read the configuration again; the former stays if that is refused. Raises NotStarted."""
-        try:
-            new, _ = bundle.obtain(file)
-        except bundle.NotReadable as error:
-            raise NotStarted(str(error)) from error
-        os.close(self.configuration)
-        self.configuration = new
+    def keep(self, descriptor: int) -> None:
+        """The daemon has written anew what was loaded since the start."""
+        os.close(self.kept)
+        self.kept = descriptor
+
+
+def read_again(file: Path) -> int:
+    """The configuration as it is now, a bundle's descriptor. Raises NotStarted."""
+    try:
+        return bundle.obtain(file)[0]
+    except bundle.NotReadable as error:
+        raise NotStarted(str(error)) from error
 
 
 def open_everything(settings: Settings) -> Opened:
@@ -88,4 +94,4 @@ def open_everything(settings: Settings) -> Opened:
         state = state_directory.prepare(settings.state or Path(header.state_directory), settings.user)
     except state_directory.NoStateDirectory as error:
         sys.stderr.write(f"nothing is kept over a restart: {error}\n")
-    return Opened(configuration, path, listener, descriptors, state)
+    return Opened(configuration, path, listener, descriptors, state, kept.create())

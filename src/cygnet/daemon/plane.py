@@ -114,7 +114,10 @@ class Names:
             self._users[flow] -= 1
             if self._users[flow] <= 0:
                 del self._users[flow]
-                self._endpoint_flows.pop(self._flows.pop(flow, 0), None)
+                name = self._flows.pop(flow, 0)
+                # A changed child's flows may be what they were, under new numbers: the name is theirs now.
+                if self._endpoint_flows.get(name) == flow:
+                    del self._endpoint_flows[name]
 
 
 class Plane:

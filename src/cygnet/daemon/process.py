@@ -88,7 +88,7 @@ class Daemon:
         self.not_in_force: dict[int, str] = {}
         self.leases = leases or Leases(time.time)
         self.host = HostConfiguration()
-        self.swept = False
+        self.swept = self.incomplete = False
         self.engine = "", ""
         """The data plane's, and why it is this one."""
         self.leaving = False
@@ -301,7 +301,13 @@ class Daemon:
 
     def sweep(self, kept: tuple[int, ...] = ()) -> None:
         """What a former daemon left, and nobody has taken over, goes. `kept`: pairs that stay besides those
-        that were installed."""
+        that were installed. Of what could not be loaded nobody knows what it would have protected: then all
+        of the guard stays, until a configuration has been loaded whole."""
+        if self.incomplete:
+            self.emit(
+                events.Noted("not-swept", "what a former daemon protected stays, for not all was loaded")
+            )
+            return
         self.swept = True
         self.plane.sweep(kept)
         self.plane.configure(self.host, self.host, self._configured, exact=True)

@@ -30,7 +30,8 @@ class Inherited(msgspec.Struct, frozen=True):
     `lanes`: (descriptor, uses the non-ESP marker). `plane`: the pair to the data plane. `channel`: to the
     supervisor. `listener`: the control socket. `configuration`: a `bundle`. `spi_tag`: 16 bits that the
     SPIs of our IKE SAs begin with, so that the kernel puts live SAs into a lane of their own. `state`: the
-    directory that the daemon may write, -1 if there is none. `engine`: of the data plane.
+    directory that the daemon may write, -1 if there is none. `engine`: of the data plane. `kept`: what was
+    loaded since the start (`daemon.kept`).
     """
 
     lanes: tuple[tuple[int, bool], ...]
@@ -45,3 +46,4 @@ class Inherited(msgspec.Struct, frozen=True):
     clear_on_stop: bool = False
     state: int = -1
     engine: str = ""
+    kept: int = -1

@@ -1,7 +1,8 @@
 """The channel between supervisor and daemon, both ends: words, some with a descriptor.
 
     to the daemon:      stop · pair (a new data plane's) · configuration (a bundle)
-    to the supervisor:  ready · alive, once a second · reloaded · refused WHY (of a configuration)
+    to the supervisor:  ready · alive, once a second · reloaded · refused WHY (of a configuration) ·
+                        kept (what was loaded since the start, in another file)
 
 A supervisor that is gone takes the daemon with it, without a goodbye to the peers: whoever is
 started next goes on from there.
@@ -58,16 +59,16 @@ class Leash:
             with contextlib.suppress(OSError):  # it is dead, or will be found silent
                 socket.send_fds(self.ours, [word], descriptors)
 
-    def hear(self) -> tuple[str, str]:
-        """A word and its text; empty when the daemon has closed its end, and ours is closed too."""
-        data = b""
+    def hear(self) -> tuple[str, str, list[int]]:
+        """A word, its text, descriptors; empty when the daemon has closed its end, and ours is closed too."""
+        data, descriptors = b"", list[int]()
         if self.ours is not None:
             with contextlib.suppress(OSError):
-                data = self.ours.recv(1 << 16)
+                data, descriptors, _, _ = socket.recv_fds(self.ours, 1 << 16, 1)
         if not data:
             self.close()
         word, _, text = data.decode(errors="replace").partition(" ")
-        return word, text
+        return word, text, descriptors
 
 
 class Supervised:
@@ -97,6 +98,14 @@ class Supervised:
         """`ready`, `reloaded`, or `refused` with the reason. A supervisor that does not read misses it."""
         with contextlib.suppress(OSError):
             self._channel.send(word + b" " + text.encode(errors="replace")[:60_000])
+
+    def hand_over(self, descriptor: int) -> bool:
+        """What was loaded since the start is there from now on; False: the supervisor does not read."""
+        try:
+            socket.send_fds(self._channel, [b"kept"], [descriptor])
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
         self._timer.cancel()

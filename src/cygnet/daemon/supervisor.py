@@ -6,6 +6,7 @@ the running data plane's pair, a new data plane a new pair, whose other end the 
 Nothing here looks at what comes from the network.
 
     start:  configuration → control socket → descriptors → data plane → daemon → ready
+    again:  configuration of the start and what was loaded since (`daemon.kept`) → daemon → ready
     stop:   daemon takes leave of its peers → data plane ends; routes and guard stay with the policy
 """
 
@@ -21,7 +22,7 @@ import msgspec
 
 from cygnet.daemon import control_socket, notify
 from cygnet.daemon.child import DEATHS, WITHIN, Child
-from cygnet.daemon.opening import NotStarted, Opened, open_everything
+from cygnet.daemon.opening import NotStarted, Opened, open_everything, read_again
 from cygnet.daemon.settings import Inherited, Settings
 from cygnet.daemon.supervised import Leash, plane_pair
 
@@ -37,6 +38,8 @@ class Supervisor:
         self.settings, self.opened = settings, opened
         self.dataplane, self.daemon = Child("dataplane"), Child("daemon")
         self.ready, self.heard, self.stop_by = False, time.monotonic(), 0.0
+        self.up, self.waiting = False, -1
+        """Does this daemon take a configuration; one that waits until it does."""
         self.pair = plane_pair()
         self.selector = selectors.DefaultSelector()
         self.leash = Leash(self.selector, self.hear)
@@ -92,25 +95,34 @@ class Supervisor:
         self.dataplane.start(*self.opened.descriptors.for_dataplane(self.pair[0].fileno()))
 
     def start_daemon(self) -> None:
-        self.heard, theirs, s, opened = time.monotonic(), self.leash.renew(), self.settings, self.opened
+        while self.leash.ours is not None:  # what the former one handed over is newer than what we have
+            self.hear()
+        self.up, self.heard, s, opened = False, time.monotonic(), self.settings, self.opened
+        theirs = self.leash.renew()
         fds = (self.pair[1].fileno(), theirs.fileno(), opened.listener.fileno(), opened.configuration)
         lanes, tag, engine = (held := opened.descriptors).lanes, held.tag, held.options.engine
         inherited = Inherited(
-            lanes, *fds, tag, s.user, s.log_level, s.log_json, s.clear_on_stop, opened.state, engine
-        )
-        kept = [opened.state] if opened.state >= 0 else []
+            lanes, *fds, tag, s.user, s.log_level, s.log_json, s.clear_on_stop, opened.state, engine,
+            opened.kept,
+        )  # fmt: skip
+        kept = [opened.kept, *([opened.state] if opened.state >= 0 else [])]
         argument = msgspec.json.encode(inherited).decode()
         self.daemon.start([argument], [*fds, *kept, *(fd for fd, _ in lanes)])
         theirs.close()
 
     def hear(self) -> None:
-        word, text = self.leash.hear()
+        word, text, descriptors = self.leash.hear()
         self.heard = time.monotonic()
+        if word == "kept" and descriptors:
+            self.opened.keep(descriptors.pop())
         if word == "refused":
             say(f"{text}\nthe configuration stays as it was")
         if word in ("ready", "reloaded", "refused"):
-            self.ready = True
-            notify.tell("READY=1")
+            self.ready = self.up = True
+            if self.waiting >= 0:
+                self.hand_over()
+            else:
+                notify.tell("READY=1")
 
     def signalled(self) -> None:
         for number in os.read(self.wake, 64):
@@ -124,12 +136,22 @@ class Supervisor:
     def reload(self) -> None:
         notify.reloading()
         try:
-            self.opened.renew(self.settings.configuration)
+            new = read_again(self.settings.configuration)
         except NotStarted as error:
             say(f"{error}\nthe configuration stays as it was")
             notify.tell("READY=1")
-        else:
-            self.leash.tell(b"configuration", self.opened.configuration)
+            return
+        if self.waiting >= 0:
+            os.close(self.waiting)
+        self.waiting = new
+        if self.up:
+            self.hand_over()
+
+    def hand_over(self) -> None:
+        """A daemon that dies of it comes back with what was in force before, and is not told again."""
+        self.leash.tell(b"configuration", self.waiting)
+        os.close(self.waiting)
+        self.waiting = -1
 
 
 def say(text: str, status: int = 0) -> int:
