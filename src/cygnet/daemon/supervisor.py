@@ -26,8 +26,8 @@ from cygnet.daemon.opening import NotStarted, Opened, open_everything, read_agai
 from cygnet.daemon.settings import Inherited, Settings
 from cygnet.daemon.supervised import Leash, plane_pair
 
-STOP_WITHIN, SILENT_FOR = 10.0, 30.0
-"""Seconds to stop in; seconds without a sign of life from the daemon until it is killed."""
+STOP_WITHIN, SILENT_FOR, STARTS_WITHIN = 10.0, 30.0, 240.0
+"""Seconds to stop in; without a sign of life from the daemon until it is killed; until its first one."""
 EXIT_NOT_STARTED, EXIT_GAVE_UP = 1, 3
 
 
@@ -80,7 +80,7 @@ class Supervisor:
             if self.daemon.process is None:
                 self.dataplane.end()
             return 0 if now > self.stop_by or self.daemon.process is self.dataplane.process is None else None
-        if now - self.heard > SILENT_FOR:
+        if now - self.heard > (SILENT_FOR if self.ready else STARTS_WITHIN):
             self.daemon.end(signal.SIGKILL)
         elif self.ready and notify.watchdog_interval():
             notify.tell("WATCHDOG=1")
