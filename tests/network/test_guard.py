@@ -329,6 +329,24 @@ def test_what_a_former_process_left_holds_until_it_is_swept(moon: Moon) -> None:
     assert not passes(net.alice, ALICE, net.bob, BOB, 7002)
 
 
+def test_what_a_former_process_left_does_not_override_what_is_in_force(moon: Moon) -> None:
+    net = moon.net
+    moon.apply(
+        policy("permit ip 10.1.0.0/16 10.2.0.0/24", number=1),
+        policy("permit ip 10.1.0.0/16 192.0.2.0/24", number=2),
+    )
+    moon.kill_tun()  # its routes go with it, and unreachable ones stay
+    moon.make_tun()
+    moon.kernel = Kernel()
+    moon.apply(policy("deny udp any any eq 7001", "permit ip 10.1.0.0/16 10.2.0.0/16", number=3))
+    net.moon.inside(moon.kernel.take_precedence)
+    moon.seen()
+    assert not passes(net.alice, ALICE, net.bob, BOB, 7000)
+    assert moon.seen(), "what is permitted now goes into the tunnel"
+    assert passes(net.alice, ALICE, net.bob, BOB, 7001) == ALICE, "and what is denied now is left alone"
+    assert "unreachable 192.0.2.0/24" in state(net.moon), "nobody has taken this over"
+
+
 def test_policies_come_and_go_one_at_a_time(moon: Moon) -> None:
     net = moon.net
     both = [policy(f"permit udp 10.1.0.0/16 10.2.0.0/16 eq {7000 + n}", number=n) for n in (1, 2)]

@@ -198,6 +198,11 @@ def test_a_new_process_takes_over_what_is_wanted_and_sweeps_the_rest(space: Name
     running = Running(space)
     running.change(policy(1, NET))
     assert running.policies() == before  # nothing is weaker before everything is known
+    space.inside(running.engine.take_precedence)
+    ours = [one for one in running.policies() if "10.2" in one["selector"]]
+    theirs_before = [one for one in running.policies() if "10.3" in one["selector"]]
+    assert len(theirs_before) == len([one for one in before if "10.3" in one["selector"]]) > 0
+    assert min(int(one["priority"]) for one in theirs_before) > max(int(one["priority"]) for one in ours)
     space.inside(lambda: running.engine.sweep((1,), ()))
     left = [one for one in running.policies() if one["priority"] != "7"]
     assert [one["selector"] for one in left] == [
@@ -214,7 +219,7 @@ def test_a_new_process_takes_over_what_is_wanted_and_sweeps_the_rest(space: Name
         if "10.7.0.0/24" in line:
             break
     monitor.kill()
-    # What was taken over cost no message: only removals, and the last line of somebody else.
+    # What was taken over cost no message: only the rest, and the last line of somebody else.
     assert all(line.startswith("Deleted") for line in told if line.startswith(("src", "Deleted"))) or (
         [line for line in told if line.startswith("src")] == [told[-1]]
     )

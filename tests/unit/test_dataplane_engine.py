@@ -118,6 +118,9 @@ class Kernel:
         flushed, self.flushed = self.flushed, False
         return flushed
 
+    def take_precedence(self) -> None:
+        return
+
     def sweep(self) -> None:
         self.swept = True
 

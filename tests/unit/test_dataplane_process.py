@@ -107,6 +107,9 @@ class Kernel:
     def refresh(self, tun: str) -> bool:
         return False
 
+    def take_precedence(self) -> None:
+        return
+
     def sweep(self) -> None:
         pass
 

@@ -175,7 +175,8 @@ class ReadCounters(Command, frozen=True):
 
 
 class Dump(Command, frozen=True):
-    """Answered by `Dumped`: what is installed, so that a restarted daemon can mark and sweep."""
+    """Answered by `Dumped`: what is installed, so that a restarted daemon can mark and sweep. All policies
+    have been told: what a former process left does not override them any more, and holds beneath them."""
 
 
 class Sweep(Command, frozen=True):

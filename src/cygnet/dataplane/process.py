@@ -318,6 +318,11 @@ class Process:
         self._running = False
 
     def _dumped(self, request: int) -> messages.Dumped:
+        """Who asks has told all policies before."""
+        try:
+            self.engine.take_precedence()
+        except KernelError as problem:
+            self._report(messages.Warned("former_in_force", str(problem)))
         policies, pairs, flows = self.engine.held()
         return messages.Dumped(
             request, policies, pairs, self.engine.name, self.engine.offload_flags(), flows, self._why

@@ -146,6 +146,25 @@ class Kernel:
         self.commit(tun)
         return missing or bool(lost)
 
+    def take_precedence(self) -> None:
+        """All policies are here: what a former process left and lies inside a network of ours goes, for the
+        longer prefix would win, and unreachable. The guard decides there, ours before theirs. What no policy
+        of ours has taken over stays. Raises KernelError."""
+        with _routing() as sock:
+            overridden = [
+                one
+                for one in sock.routes(ROUTE_TABLE)
+                if (one.family, one.prefix, one.length) not in self._installed and self._covers(one)
+            ]
+            sock.delete_routes(ROUTE_TABLE, overridden)
+
+    def _covers(self, route: Route) -> bool:
+        bits = 32 if route.family == 4 else 128
+        return any(
+            (route.family, route.prefix >> bits - length << bits - length, length) in self._installed
+            for length in range(route.length)
+        )
+
     def sweep(self) -> None:
         """What a former process left, and no policy of ours asks for, is gone. Raises KernelError."""
         with _routing() as sock:

@@ -380,6 +380,10 @@ class KernelEngine:
         if self._awaiting.pop(id(entry), None) is not None and not self._awaiting:
             self._events.leave(codec.GROUP_AEVENTS)
 
+    def take_precedence(self) -> None:
+        """All policies are here: what a former process left overrides them no more. Raises KernelError."""
+        self.spd.take_precedence()
+
     def sweep(self, policies: tuple[int, ...], pairs: tuple[int, ...]) -> None:
         """Remove every policy and pair not named, and what a former process left.
 

@@ -58,6 +58,8 @@ class Kernel(Protocol):
 
     def refresh(self, tun: str) -> bool: ...
 
+    def take_precedence(self) -> None: ...
+
     def sweep(self) -> None: ...
 
     def clear(self) -> None: ...
@@ -358,6 +360,10 @@ class PortableEngine:
             self._end_at(entry, linger)
         else:
             self.state.remove(entry)
+
+    def take_precedence(self) -> None:
+        """All policies are here: what a former process left overrides them no more. Raises KernelError."""
+        self._kernel.take_precedence()
 
     def sweep(self, policies: tuple[int, ...], pairs: tuple[int, ...]) -> None:
         """Remove every policy and pair not named, and what a former process left in the kernel.

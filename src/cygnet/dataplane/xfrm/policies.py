@@ -32,7 +32,7 @@ from cygnet.dataplane.xfrm.codec import (
     Verdict,
 )
 from cygnet.dataplane.xfrm.netlink import Message, XfrmSocket
-from cygnet.dataplane.xfrm.rules import DIRECTIONS, Order, directed, selectors
+from cygnet.dataplane.xfrm.rules import DIRECTIONS, LEFT_BEHIND, Order, directed, selectors
 from cygnet.policy.names import ICMPV6
 from cygnet.policy.sa import Mode, SaProtocol
 from cygnet.policy.selectors import IpAddress, TrafficSelector, everything
@@ -357,6 +357,30 @@ class KernelSpd:
                 self._changed.add(key)
                 missing += 1
         return missing
+
+    def take_precedence(self) -> None:
+        """All policies are here: those that a former process left, in their order, come after them all. Until
+        now they had to stay where they were, for they may have protected what one of ours not yet put does.
+        Raises KernelError."""
+        left = [
+            key
+            for key in self._installed.keys() - self._claims.keys()
+            if self._installed[key].priority < _PRIORITY_DEFAULT
+        ]
+        left.sort(key=lambda key: self._installed[key].priority)
+        later = {
+            key: self._installed[key]._replace(priority=LEFT_BEHIND + number)
+            for number, key in enumerate(left)
+        }
+        if not later:
+            return
+        try:
+            refusals = self._socket.change([self._message(key, verdict) for key, verdict in later.items()])
+        except OSError as error:
+            raise KernelError(f"the kernel takes no policies: {error.strerror}") from error
+        for (key, verdict), refusal in zip(later.items(), refusals, strict=True):
+            if refusal is None:
+                self._installed[key] = verdict
 
     def sweep(self) -> None:
         """What no policy asks for is gone. Raises KernelError."""

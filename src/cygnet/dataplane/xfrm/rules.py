@@ -127,7 +127,9 @@ def masks(first: int, last: int) -> Iterator[Ports]:
 
 Place = tuple[int, int]
 """Of a policy in the SPD: (priority, id)."""
-_MIDDLE, _LAST = 1 << 31, (1 << 32) - 1
+LEFT_BEHIND = (1 << 32) - (1 << 22)
+"""From here on are the rules that a former process left and nobody has taken over."""
+_MIDDLE, _LAST = 1 << 31, LEFT_BEHIND
 _FIRST = 1 << 16
 """Below are the numbers that people give by hand, which shall win."""
 _ROOM, _NARROW = 1 << 14, 16
