@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,26 @@ def test_traffic_still_asks_for_a_tunnel_after_its_child_was_changed(tmp_path: P
             assert traffic.wait_for(30, 20), pair.logs()
         finally:
             traffic.stop()
+
+
+def test_what_a_stopped_gateway_protects_stays_until_it_is_cleared(tmp_path: Path) -> None:
+    with two(tmp_path, NET + TRAP, NET_AT_SUN) as pair:
+        # Inside: elsewhere it would clear the wrong machine.
+        command = pair.net.moon.argv([*CYGNET, "clear", "--socket", str(pair.moon.socket)])
+        clear = partial(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
+        refused = clear()
+        assert refused.returncode == 1
+        assert "a Cygnet answers" in refused.stderr
+        pair.moon.stop()
+
+        def left() -> str:
+            shown = [("nft", "list", "tables"), ("ip", "rule"), ("ip", "route", "show", "table", "all")]
+            return "".join(pair.net.moon.run(*command).stdout for command in shown)
+
+        assert "inet cygnet" in left()
+        assert "unreachable 10.2.0.0/16" in left()
+        done = clear()
+        assert done.returncode == 0, done.stderr
+        assert "cygnet" not in left()
+        assert "unreachable 10.2.0.0/16" not in left()
+        assert "lookup 17273" not in left()

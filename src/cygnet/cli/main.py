@@ -1,6 +1,7 @@
 """The command `cygnet`: what a person types. Each command is thin; the work is in the modules beside this.
 
-Everything but `run`, `check`, `pki` and `demo` talks to the daemon through its control socket.
+Everything but `run`, `check`, `clear`, `service`, `pki` and `demo` talks to the daemon, through its control
+socket.
 """
 
 from __future__ import annotations
@@ -182,6 +183,31 @@ def reload(
     out.print(f"connections loaded: {len(loaded.connections)}{also}")
 
 
+@app.command(rich_help_panel="Gateway")
+def clear(socket: SocketOption = DEFAULT_SOCKET) -> None:
+    """Take away what a stopped Cygnet left to protect: routes, guard, the kernel's policies and SAs.
+
+    Protected traffic may leave in clear afterwards. Refused while a Cygnet answers: stop it first.
+    """
+    from cygnet.daemon.clearing import NotCleared
+    from cygnet.daemon.clearing import clear as clear_all
+    from cygnet.vici.client import Client, NotRunning, ViciError
+
+    try:
+        Client.connect(socket).close()
+    except NotRunning:
+        pass
+    except ViciError as error:
+        fail(str(error))
+    else:
+        fail(f"a Cygnet answers at {socket}; stop it first, or unload what it protects")
+    try:
+        clear_all()
+    except NotCleared as error:
+        fail(str(error))
+    out.print("cleared: what was protected may leave in clear from now on")
+
+
 # -- tunnels ------------------------------------------------------------------------------------------
 
 
@@ -316,7 +342,12 @@ def _mount() -> None:
         command.callback.__name__ for command in app.registered_commands if command.callback
     }:
         return
-    for name, attribute in (("pki", "pki_app"), ("client", "client_app"), ("demo", "demo")):
+    for name, attribute in (
+        ("pki", "pki_app"),
+        ("service", "service_app"),
+        ("client", "client_app"),
+        ("demo", "demo"),
+    ):
         try:
             module = importlib.import_module(f"cygnet.cli.{name}")
         except ModuleNotFoundError as error:
