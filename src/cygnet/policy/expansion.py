@@ -12,7 +12,8 @@ all that remain.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 
 from cygnet.policy import names
@@ -41,6 +42,9 @@ MAX_RULE_PAIRS = 4096
 
 MAX_CHILD_RULES = 2048
 """Of a whole list: what one message to the data plane holds, in IPv6."""
+
+MAX_RULES = 2 * MAX_CHILD_RULES
+"""Of a whole list, those too that never match: what is looked at to find that out."""
 
 _Side = tuple[TrafficSelector, ...]
 
@@ -81,55 +85,65 @@ def expand(acl: AccessList, per_rule: bool) -> Expansion:
 
     A permit that earlier rules take whole has no flow. Raises TooManyRanges.
     """
-    expansion = _expand_per_rule(acl) if per_rule else _expand_aggregate(acl)
-    if len(expansion.rules) > MAX_CHILD_RULES:
+    if len(acl.rules) > MAX_RULES:
         raise TooManyRanges(
-            f"it comes to {len(expansion.rules)} pairs of ranges; at most {MAX_CHILD_RULES} are allowed in"
-            " the list of one child: divide it among several"
+            f"it has {len(acl.rules)} rules; at most {MAX_RULES} are allowed, and {MAX_CHILD_RULES} pairs of"
+            " ranges: divide it among several children"
         )
+    earlier = _Earlier(acl)
+    expansion = _expand_per_rule(acl, earlier) if per_rule else _expand_aggregate(acl, earlier)
+    _not_too_many(expansion.rules)
     return expansion
 
 
-def _expand_per_rule(acl: AccessList) -> Expansion:
+def _not_too_many(rules: Sequence[ChildRule]) -> None:
+    if len(rules) > MAX_CHILD_RULES:
+        raise TooManyRanges(
+            f"at most {MAX_CHILD_RULES} pairs of ranges are allowed in the list of one child, and it comes to"
+            " more: divide it among several"
+        )
+
+
+def _expand_per_rule(acl: AccessList, earlier: _Earlier) -> Expansion:
     flows: list[Flow] = []
     rules: list[ChildRule] = []
     notes: list[str] = []
-    earlier: list[AccessRule] = []
-    for rule in acl.rules:
+    for place, rule in enumerate(acl.rules):
         flow = -1
         if rule.permit:
-            told = _decorrelate(rule, earlier, f"{acl.name}/{rule.number}", notes)
+            told = _decorrelate(rule, earlier.meeting(place), f"{acl.name}/{rule.number}", notes)
             if told is not None:
                 flow = len(flows)
                 flows.append(Flow(*told, rule=f"{acl.name}/{rule.number}"))
         if flow >= 0 or not rule.permit:
             rules += _child_rules(acl, rule, flow)
-        earlier.append(rule)
+            _not_too_many(rules)
     return Expansion(tuple(flows), tuple(rules), tuple(notes))
 
 
-def _expand_aggregate(acl: AccessList) -> Expansion:
+def _expand_aggregate(acl: AccessList, earlier: _Earlier) -> Expansion:
     rules: list[ChildRule] = []
     notes: list[str] = []
-    denied: list[AccessRule] = []
     local: list[TrafficSelector] = []
     remote: list[TrafficSelector] = []
     permits = []
-    for rule in acl.rules:
+    for place, rule in enumerate(acl.rules):
         if not rule.permit:
-            denied.append(rule)
             rules += _child_rules(acl, rule, -1)
+            _not_too_many(rules)
             continue
+        denied = [one for one in earlier.meeting(place) if not one[0].permit]
         told = _decorrelate(rule, denied, f"{acl.name}/{rule.number}", notes)
         if told is not None:
             permits.append(rule.number)
             local += told[0]
             remote += told[1]
             rules += _child_rules(acl, rule, 0)
+            _not_too_many(rules)
     if not permits:
         return Expansion((), tuple(rules), tuple(notes))
     told = _bounded(merge(local), merge(remote), acl.name, notes)
-    if len(permits) > 1 and not _same_side(acl, permits):
+    if len(permits) > 1 and not _same_side(acl, set(permits)):
         notes.append(
             f"{acl.name}: one SA for all rules lets the peer send between any source and any destination "
             "of them; what no rule permits is dropped here"
@@ -137,7 +151,7 @@ def _expand_aggregate(acl: AccessList) -> Expansion:
     return Expansion((Flow(*told, rule=acl.name),), tuple(rules), tuple(notes))
 
 
-def _same_side(acl: AccessList, permits: Sequence[int]) -> bool:
+def _same_side(acl: AccessList, permits: Set[int]) -> bool:
     """Do all permits share one side, so that the product of the unions is the union of the products?"""
     pairs = [sides(rule) for rule in acl.rules if rule.number in permits]
     return len({pair[0] for pair in pairs}) == 1 or len({pair[1] for pair in pairs}) == 1
@@ -168,14 +182,78 @@ def _can_pair(a: AnySelector, b: AnySelector) -> bool:
 # -- decorrelation ----------------------------------------------------------------------------------
 
 
+class _Earlier:
+    """The rules of a list as boxes of numbers: which earlier ones may meet a rule is asked of all at once,
+    for looking at each in turn takes longest of all. Sets of rules are the bits of a number."""
+
+    def __init__(self, acl: AccessList) -> None:
+        self._rules = [(rule, _without_source_types(*sides(rule))) for rule in acl.rules]
+        self._boxes = [_box(*taken) for _, taken in self._rules]
+        self._dimensions = [_Dimension(spans) for spans in zip(*self._boxes, strict=True)]
+
+    def meeting(self, place: int) -> Iterator[tuple[AccessRule, tuple[_Side, _Side]]]:
+        """Rules before this one that may match what it matches, with their sides, in order; no others do."""
+        found = (1 << place) - 1
+        for dimension, (first, last) in zip(self._dimensions, self._boxes[place], strict=True):
+            found &= dimension.meeting(first, last)
+        while found:
+            yield self._rules[(found & -found).bit_length() - 1]
+            found &= found - 1
+
+
+class _Dimension:
+    """Spans of numbers, each a bit in the order given."""
+
+    def __init__(self, spans: Sequence[tuple[int, int]]) -> None:
+        self._firsts, self._begun = _gathered([first for first, _ in spans])
+        self._lasts, self._ended = _gathered([last for _, last in spans])
+        self._all = self._begun[-1]
+
+    def meeting(self, first: int, last: int) -> int:
+        begun = self._begun[bisect_right(self._firsts, last)]
+        return begun & (self._all ^ self._ended[bisect_left(self._lasts, first)])
+
+
+def _gathered(ends: Sequence[int]) -> tuple[list[int], list[int]]:
+    """The numbers in order, and for each count of the smallest of them the bits of those."""
+    order = sorted(range(len(ends)), key=ends.__getitem__)
+    bits, gathered = [0], 0
+    for place in order:
+        gathered |= 1 << place
+        bits.append(gathered)
+    return [ends[place] for place in order], bits
+
+
+def _box(source: _Side, destination: _Side) -> list[tuple[int, int]]:
+    """First and last of addresses, protocols and ports, of all that a rule matches."""
+    box = []
+    for side in (source, destination):
+        box.append(
+            (
+                min(one.family << 128 | one.first for one in side),
+                max(one.family << 128 | one.last for one in side),
+            )
+        )
+        # Ports in the wrong order say that a packet shows none (RFC 7296, section 3.13.1).
+        plain = all(one.port_first <= one.port_last for one in side)
+        box.append(
+            (min(one.port_first for one in side), max(one.port_last for one in side))
+            if plain
+            else (PORT_MIN, PORT_MAX)
+        )
+        any_protocol = any(one.protocol == ANY_PROTOCOL for one in side)
+        protocols = [0, 255] if any_protocol else [one.protocol for one in side]
+        box.append((min(protocols), max(protocols)))
+    return box
+
+
 def _decorrelate(
-    rule: AccessRule, earlier: Iterable[AccessRule], name: str, notes: list[str]
+    rule: AccessRule, earlier: Iterable[tuple[AccessRule, tuple[_Side, _Side]]], name: str, notes: list[str]
 ) -> tuple[_Side, _Side] | None:
     """What is told of a permit after what earlier rules take; None if they take all of it."""
     whole = sides(rule)
     left: tuple[_Side, _Side] | None = _without_source_types(*whole)
-    for other in earlier:
-        taken = _without_source_types(*sides(other))
+    for other, taken in earlier:
         for family in (4, 6):
             left = _cut(left, _of_family(taken, family))
             if left is None:
