@@ -343,7 +343,7 @@ def test_status_shows_what_is_up_and_what_is_down_and_why(played: Played) -> Non
         "net  down  negotiated when traffic comes",
         "lan  PASS",
         "192.0.2.9 started: ike-proposal-mismatch: no common key exchange",
-        "Negotiations that fit no connection",
+        "Negotiations that fit no connection that is loaded",
         "engine kernel: the kernel has ESP; offloads: tun_tso, udp_gso\n",
         "2 connections, 1 up",
     ):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cygnet.config.load import load
 from tests.unit.config_files import PSK, problems, put, write
 
 CONNECTION = "[connections.branch.children.net]"
@@ -17,7 +18,7 @@ IN_CONNECTION = [
         "connections.branch.local_adrs",
         ["not a known key", "did you mean local_addrs"],
     ),
-    ("xyzzy = 1", "connections.branch.xyzzy", ["not a known key", "allowed: version, aggressive"]),
+    ("xyzzy = 1", "connections.branch.xyzzy", ["not a known key", "allowed: version, "]),
     ("version = 3", "connections.branch.version", ["found 3", "allowed: 2, 1, or 0"]),
     ("proposals = ['aes256-sha256']", "connections.branch.proposals", ["no key exchange", "modp2048"]),
     ("proposals = ['rot13-sha256-x25519']", "connections.branch.proposals", ["rot13", "allowed: ", "x448"]),
@@ -275,3 +276,49 @@ def test_names_must_fit_the_control_socket(tmp_path: Path) -> None:
     for name in ("", " x", "y" * 201, "a\\nb"):
         found = problems(tmp_path, f'[connections."{name}"]\nversion = 2\n')
         assert any("name" in problem.text or "control character" in problem.text for problem in found), name
+
+
+def test_what_a_second_first_user_tried_is_told(tmp_path: Path) -> None:
+    text = PSK.replace(CONNECTION, f"local = 'psk'\n{CONNECTION}", 1)
+    text = "\n".join(line for line in text.splitlines() if not line.startswith("local = {"))
+    told = "\n".join(map(str, problems(tmp_path, text)))
+    assert "did you mean local?" not in told
+    assert "must be a section; found a section" not in told
+    assert "connections.branch.local" in told
+    (same,) = problems(tmp_path, PSK + "\n[options]\nport = 5000\nport_nat_t = 5000\n")
+    assert same.key == "options.port_nat_t"
+    (zero,) = problems(tmp_path, PSK + "\n[acls]\na = ['0 permit ip any any']\n")
+    assert "a number from 1 to" in str(zero)
+
+
+def test_a_section_where_a_value_belongs_is_told_as_that(tmp_path: Path) -> None:
+    text = PSK.replace(CONNECTION, f"{CONNECTION}\n[connections.branch.children.net.replay_window]\nx = 1", 1)
+    assert "must be a section; found a section" not in "\n".join(map(str, problems(tmp_path, text)))
+
+
+def test_doubled_children_and_peers_that_nobody_can_be_are_warned_of(tmp_path: Path) -> None:
+    double = """
+[connections.NAME]
+remote_addrs = ["PEER"]
+local = { auth = "psk" }
+remote = { auth = "psk" }
+children.lan = { local_ts = ["10.7.0.0/16"], remote_ts = ["10.8.0.0/16"] }
+"""
+    text = PSK
+    for name, peer in (
+        ("one", "192.0.2.77"),
+        ("two", "192.0.2.77"),
+        ("elsewhere", "192.0.2.78"),
+        ("group", "224.0.0.5"),
+        ("nobody", "0.0.0.0"),
+    ):
+        text += double.replace("NAME", name).replace("PEER", peer)
+    (tmp_path / "cygnet.toml").touch(mode=0o600)
+    (tmp_path / "cygnet.toml").write_text(text)
+    told = [str(one) for one in load(tmp_path / "cygnet.toml").warnings]
+    assert (
+        len([one for one in told if "connections.two.children.lan: has the selectors of one/lan" in one]) == 1
+    )
+    assert not [one for one in told if "elsewhere" in one]
+    assert [one for one in told if "224.0.0.5 is no address that a peer can have" in one]
+    assert [one for one in told if "0.0.0.0 is no address that a peer can have" in one]

@@ -270,7 +270,9 @@ def test_a_right_configuration_is_not_searched_for_lines(
 
     monkeypatch.setattr("cygnet.config.toml_syntax.toml_lines", search)
     text = "".join(
-        PSK.replace("branch", f"b{number}").replace("sun.example", f"{number}.example")
+        PSK.replace("branch", f"b{number}")
+        .replace("sun.example", f"{number}.example")
+        .replace("192.0.2.2", f"198.51.100.{number}")
         for number in range(50)
     )
     assert len(loaded(tmp_path, text).connections) == 50

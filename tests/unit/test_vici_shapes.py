@@ -401,3 +401,10 @@ def test_every_kind_of_payload_is_shown_and_peer_text_is_escaped(tmp_path: FileP
         "N(COOKIE)", "N(REKEY_SA)", "N(INVALID_KE_PAYLOAD)", "N(UNKNOWN_40961)", "D"
     ]  # fmt: skip
     encode_packet(PacketType.EVENT, "ike-message", shape)
+
+
+def test_a_child_that_comes_up_says_that_it_carried_nothing_yet() -> None:
+    """swanctl --monitor-sa prints these keys always."""
+    body = shapes.child_updown(SA, SA.children[0], True, NOW)[SA.connection]
+    (child,) = body["child-sas"].values()
+    assert (child["bytes-in"], child["packets-in"], child["bytes-out"], child["packets-out"]) == ("0",) * 4

@@ -59,7 +59,7 @@ def show(console: Console, status: Mapping[str, Any], failures: int) -> None:
         _connection(console, ike, body, failures)
     stray = status["failures"][-failures:] if failures else []
     if stray:
-        console.print("[b]Negotiations that fit no connection[/]")
+        console.print("[b]Negotiations that fit no connection that is loaded[/]")
         for failure in stray:
             _print(console, _failure(failure, console.width), 2)
     if not connections and not stray:

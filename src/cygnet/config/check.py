@@ -62,7 +62,10 @@ def _problem(root: type[Section], tree: Tree, detail: ErrorDetails) -> Problem:
     if kind == "missing":
         return problem_at(tree, path, "is missing", found=False)
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return problem_at(tree, path, "must be a section")
+        # Shown is what it was: pydantic also says so of a section, where it wanted another kind of value.
+        found = value_at(tree.data, path)
+        wanted = "a single value" if isinstance(found, dict) else "a section"
+        return problem_at(tree, path, f"must be {wanted}")
     return problem_at(tree, path, detail["msg"])
 
 
@@ -75,6 +78,8 @@ def _unknown(tree: Tree, path: KeyPath, owner: type[Section]) -> Problem:
         )
     known = known_keys(owner)
     guess = did_you_mean(name, [key.rstrip("*") for key in known])
+    if guess == name:  # known, but not as what stands here
+        guess = ""
     text = "is not a known key" + (f"; did you mean {guess}?" if guess else "")
     return Problem(tree.where(path), dotted(path), text, allowed="" if guess else ", ".join(known))
 

@@ -31,6 +31,7 @@ from cygnet.config.files import (
     FileProblem,
     refuse_if_public,
 )
+from cygnet.config.oddities import oddities
 from cygnet.config.problems import Complaints, ConfigurationError, KeyPath, Problem
 from cygnet.config.requests import (
     Authority,
@@ -162,6 +163,9 @@ class _Loader:
         answers = root.options.i_dont_care_about_security_and_use_aggressive_mode_psk
         judge_secrets(connections, secrets, answers, self.complaints)
         self._pool_references(connections, pools)
+        self.complaints.notes.extend(oddities(connections))
+        if root.options.port == root.options.port_nat_t:
+            self.complaints.add(("options", "port_nat_t"), "is the same as options.port", "another port")
         self._finish()
         self.complaints.notes.extend(((), note) for note in self.files.validity_notes(time.time()))
         messages = tuple(

@@ -155,7 +155,9 @@ class Supervisor:
 
 
 def say(text: str, status: int = 0) -> int:
-    sys.stderr.write(f"{text}\n")
+    """A line of the log, with its time as the daemon's have it; of what does not start, one for a person."""
+    when = "" if status == EXIT_NOT_STARTED else f"{time.strftime('%H:%M:%S')} "
+    sys.stderr.write(f"{when}{text}\n")
     return status
 
 

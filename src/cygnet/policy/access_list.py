@@ -110,7 +110,7 @@ def parse_rule(given: str | Mapping[str, object], number: int = NUMBER_STEP) -> 
     """One rule; `number` is what it gets if it names none. Raises BadAccessRule."""
     fields = _fields_of_line(given) if isinstance(given, str) else _fields_of_mapping(given)
     if "number" in fields:
-        number = _number("number", fields["number"], MAX_NUMBER)
+        number = _number("number", fields["number"], MAX_NUMBER, 1)
     action = fields.get("action", "")
     if action not in ("permit", "deny"):
         raise BadAccessRule("action", action, "permit, deny")
@@ -260,9 +260,9 @@ _ADDRESS_ALLOWED = (
 )
 
 
-def _number(key: str, text: str, largest: int) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) <= largest):
-        raise BadAccessRule(key, text, f"a number from 0 to {largest}")
+def _number(key: str, text: str, largest: int, least: int = 0) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 10 and least <= int(text) <= largest):
+        raise BadAccessRule(key, text, f"a number from {least} to {largest}")
     return int(text)
 
 

@@ -324,8 +324,9 @@ def child_updown(
     sa: IkeSaView, child: ChildSaView, up: bool, now: float, traffic: Traffic | None = None,
     failure: Failure | None = None,
 ) -> Shape:  # fmt: skip
-    """`child-updown`; `traffic` is what it carried in the end."""
+    """`child-updown`; `traffic` is what it carried in the end. One that has just come up carried nothing."""
     shape: Shape = {"up": "yes"} if up else {}
+    traffic = Traffic() if up and traffic is None else traffic
     if failure is not None:
         shape.update(_reason(failure))
     body = ike_sa(sa, now)
