@@ -646,9 +646,8 @@ class Options(Section):
         str,
         PlainValidator(values.word_or_later(("auto", "kernel", "native", "portable"), ())),
         _words(
-            auto="`kernel` where the kernel has ESP (it is tried at the start), else `native` where it was "
-            "built with this installation, else `portable`",
-            kernel="the kernel's own ESP and AH, over XFRM netlink",
+            auto="`native` where it was built with this installation, else `portable`",
+            kernel="the kernel's own ESP and AH, over XFRM netlink; only by this name",
             native="in Rust",
             portable="in Python",
         ),

@@ -32,15 +32,15 @@ def choose(wanted: str) -> type[PortableEngine]:
 
 
 def settle(wanted: str) -> tuple[str, str]:
-    """(engine, why) for one of the words of `options.engine`: `auto` takes the kernel where it has ESP, else
-    what `choose` makes of it. In the network namespace of the caller. Raises EngineUnavailable."""
+    """(engine, why) for one of the words of `options.engine`: `kernel` is taken by name only, `auto` is what
+    `choose` makes of it. In the network namespace of the caller. Raises EngineUnavailable."""
     from cygnet.dataplane.xfrm.probe import probe
 
     if wanted not in ("auto", KERNEL):
         return wanted, "as configured"
     found = probe()
-    if found.usable:
-        return KERNEL, found.text
     if wanted == KERNEL:
-        raise EngineUnavailable(f"engine kernel is not here: {found.text}")
-    return choose(wanted).name, found.text
+        if not found.usable:
+            raise EngineUnavailable(f"engine kernel is not here: {found.text}")
+        return KERNEL, found.text
+    return choose(wanted).name, f"{found.text}; `engine = kernel` chooses it" if found.usable else found.text
