@@ -135,7 +135,7 @@ def test_credentials_pools_and_authorities_come_and_go_through_the_vici_library(
         session.load_authority({"ours": {"cacert": ca.certificate}})
         assert decoded(session.get_authorities()) == {"authorities": ["ours"]}
         session.load_pool({"guests": {"addrs": "10.3.0.0/24", "dns": ["10.3.0.1"]}})
-        assert decoded(session.get_pools({}))["guests"]["size"] == "256"
+        assert decoded(session.get_pools({}))["guests"]["size"] == "254"
         session.unload_pool({"name": "guests"})
         session.unload_authority({"name": "ours"})
         session.unload_key({"id": key})
@@ -230,7 +230,7 @@ def test_the_real_swanctl_says_of_cygnet_what_it_says_of_strongswan(pair: Two, t
         assert "successfully loaded 1 connections" in swanctl("--load-all")
         assert "road/inside, PASS" in swanctl("--list-pols")
         assert "home: TUNNEL, rekeying every 3600s" in swanctl("--list-conns")
-        assert "10.3.0.0" in swanctl("--list-pools")
+        assert "10.3.0." in swanctl("--list-pools")
         assert "there is no child nobody" in swanctl("--initiate", "--child", "nobody", status=1)
         assert "initiate completed successfully" in swanctl("--initiate", "--child", "home")
         raw = swanctl("--list-sas", "--raw")
@@ -242,6 +242,14 @@ def test_the_real_swanctl_says_of_cygnet_what_it_says_of_strongswan(pair: Two, t
         assert "rekey completed successfully" in swanctl("--rekey", "--ike", "road")
         assert "IKE_SAs: 1 total, 0 half-open" in swanctl("--stats")
         assert "cygnet" in swanctl("--version", "--daemon")
+        assert "AES_GCM_16[cygnet]" in swanctl("--list-algs")
+        now = time.time()
+        ca = make_ca("CN=Lab", not_before=now, not_after=now + 86400)
+        with pair.moon.session() as session:
+            session.load_authority({"lab": {"cacert": ca.certificate}})
+        assert "CN=Lab" in swanctl("--list-authorities")
+        assert "CN=Lab" in swanctl("--list-certs")
+        pair.ask(pair.moon, "unload-authority", name="lab")
         assert "terminate completed successfully" in swanctl("--terminate", "--ike", "road")
         assert "no matching SA" in swanctl("--terminate", "--ike", "road", status=1)
     finally:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from cygnet.ike import collisions
 from cygnet.ike.errors import Reason
 from cygnet.ike.events import ChildSaDown, ChildSaRekeyed, ChildSaUp, IkeSaRekeyed
 from cygnet.testing import (
@@ -491,3 +492,24 @@ def test_any_two_actions_at_any_offset_end_in_agreement(first: str, second: str)
                 assert gone == (not pair.a.sas()), f"{where}: the IKE SA"
                 assert not pair.a.plane.bypassed
                 assert Reason.INTERNAL not in [f.reason for f in pair.a.failures() + pair.b.failures()]
+
+
+@pytest.mark.parametrize("lag", [0.0, 0.01, 0.03])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_peer_that_keeps_both_of_two_children_made_at_once_is_left_with_one(
+    seed: int, lag: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """strongSwan does not close the one that lost: after a while of grace we do."""
+    pair = Pair(seed, connection=WATCHED, children=("net", "more"))
+    operation = pair.a.initiate("peer", "net")
+    pair.network.run_until(lambda: operation in pair.a.operations)
+    pair.network.run_for(1)
+    keeps, twin = str(pair.b.sas()[0].local_id), collisions.twin
+    monkeypatch.setattr(
+        collisions, "twin", lambda state, child: None if str(state.local_id) == keeps else twin(state, child)
+    )
+    pair.b.initiate("peer", "more")
+    pair.network.run_for(lag)
+    pair.a.initiate("peer", "more")
+    pair.network.run_for(20)
+    assert_agreement(*pair.both, up=[("peer", "net"), ("peer", "more")])

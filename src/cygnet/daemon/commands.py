@@ -22,6 +22,7 @@ from typing import Any
 
 from cygnet.config import from_vici, requests
 from cygnet.daemon.control import Control, Refused
+from cygnet.daemon.listings import Listings
 from cygnet.daemon.log import line_of, printable, told_at
 from cygnet.daemon.process import Daemon, now
 from cygnet.daemon.turns import Turns
@@ -113,6 +114,7 @@ class Commands:
             "unload-pool": self.unload_pool,
             "get-pools": self.get_pools,
             "clear-creds": self.clear_creds,
+            **Listings(control).handlers,
         }
 
     def attach(self, server: Server) -> None:
