@@ -124,7 +124,8 @@ class ChildSa:
 
     `outbound` holds the parameters of an outbound SA that waits until the peer is known to hold the
     pair (RFC 7296, section 2.8). `replaces` is the pair that it was made to replace, 0 if none.
-    `announced`: people were told that it is up; a rekey hands that on to the new pair.
+    `announced`: people were told that it is up; a rekey hands that on to the new pair. `deleted`: IKEv1's
+    peer was told of its end, so it never serves again.
     `redundant`: lost a collision of rekeys and goes without a word. `policy` is the endpoint's
     number of the policy that its flow belongs to. `initiator`: we began the exchange that made it.
     `nonce` is the lowest of the two that made the first pair of its line: a rekey hands it on, so that both
@@ -154,6 +155,7 @@ class ChildSa:
     replaces: int = 0
     announced: bool = True
     redundant: bool = False
+    deleted: bool = False
 
     @property
     def ike_protocol(self) -> int:

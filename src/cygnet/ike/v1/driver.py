@@ -16,9 +16,9 @@ from cygnet.ike.running import REFUSALS_BELIEVED, Task, settle
 from cygnet.ike.state import EndPhase1, Phase, UseIsakmpKeys
 from cygnet.ike.steps import Step
 from cygnet.ike.transport import seen, transmit
-from cygnet.ike.v1 import notifications, protection
+from cygnet.ike.v1 import deletes, notifications, protection
 from cygnet.ike.v1.protection import isakmp_of
-from cygnet.ike.v1.steps import NEXT, ClosePhase1, Listen, Receive, Send
+from cygnet.ike.v1.steps import NEXT, ClosePhase1, Insist, Listen, Receive, Send
 from cygnet.records import replace
 from cygnet.wire.message import Header
 from cygnet.wire.v1.message import Message, encode, encode_payloads, encode_sealed, prefix_hash
@@ -109,6 +109,9 @@ def message_step(sa: IkeV1Sa, task: Task, step: Step) -> tuple[bool, Any]:
             task.ask = sa.gateway.ask(sa, task)
             task.due = sa.now.monotonic + patience
             return True, None
+        case Insist(protocol, ours, theirs):
+            deletes.insist(sa, (protocol, theirs), ours)
+            return False, None
         case ClosePhase1(changes):
             end_phase_1(sa, task, changes)
             return False, None

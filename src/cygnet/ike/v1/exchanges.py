@@ -20,7 +20,7 @@ from cygnet.ike.state import (
     Wanted,
 )
 from cygnet.ike.steps import Steps
-from cygnet.ike.v1 import informational, mode_config, quick_mode
+from cygnet.ike.v1 import deletes, informational, mode_config, quick_mode
 from cygnet.ike.v1.steps import Received
 from cygnet.wire.v1.message import Message
 from cygnet.wire.v1.numbers import Exchange, Notify
@@ -101,6 +101,12 @@ def serve(sa: IkeV1Sa, received: Received) -> Steps[None]:
             asked = message.notify(Notify.R_U_THERE)
             if asked is not None and len(asked.data) == 4:
                 sa.dpd_heard = max(sequence, int.from_bytes(asked.data, "big"))
-            return informational.respond(sa, received, sequence)
+            gone = message.all(DeletePayload)
+            shown = deletes.echoes(sa, gone)
+            for half in [(one.protocol, spi) for one in gone for spi in one.spis]:
+                child = sa.state.child_by_spi_out(int.from_bytes(half[1], "big"))
+                if child is not None and not collisions.is_closing(sa.state, child.pair):
+                    deletes.bury(sa, half, child.spi_in.to_bytes(4, "big"))
+            return informational.respond(sa, received, sequence, shown)
         case other:
             raise PeerMisbehaved(Reason.PEER_MISBEHAVED, f"{Exchange.name_of(other)} on an established SA")

@@ -27,7 +27,7 @@ from cygnet.ike.state import (
 from cygnet.ike.steps import Context, SaClosed, Steps, apply, begin, close_sa, complain, pause
 from cygnet.ike.v1.notifications import error_of
 from cygnet.ike.v1.protection import hash_1, isakmp_of
-from cygnet.ike.v1.steps import Received, Unproven, listen, tell
+from cygnet.ike.v1.steps import Received, Unproven, insist, listen, tell
 from cygnet.records import dataclass, replace
 from cygnet.wire.v1.numbers import Exchange, Notify, Protocol
 from cygnet.wire.v1.payloads import DeletePayload, NotifyPayload, Payload
@@ -108,17 +108,21 @@ def delete_child(context: Context, pair: int, failure: Failure) -> Steps[None]:
         closing += [c for c in context.state.children if c.pair == child.replaces]
     for one in closing:
         yield from begin(Attempt(AttemptKind.DELETE_CHILD, ours=True, pair=one.pair))
-        if one.phase is not ChildPhase.REKEYED:
-            yield from apply(ChangeChild(replace(one, phase=ChildPhase.DELETING)))
+        phase = one.phase if one.phase is ChildPhase.REKEYED else ChildPhase.DELETING
+        yield from apply(ChangeChild(replace(one, phase=phase, deleted=True)))
     delete = DeletePayload(closing[0].ike_protocol, tuple([one.spi_in.to_bytes(4, "big") for one in closing]))
-    theirs = frozenset(one.spi_out.to_bytes(4, "big") for one in closing)
+    unheard = {one.spi_out.to_bytes(4, "big"): one.spi_in.to_bytes(4, "big") for one in closing}
     for _ in range(DELETE_TRIES):
         yield from inform(context, delete)
         if all(context.state.child(one.pair) is None for one in closing):
             return
-        heard = yield from listen(_Deleted(theirs).expect, DELETE_PATIENCE)
+        heard = yield from listen(_Deleted(frozenset(unheard)).expect, DELETE_PATIENCE)
         if not isinstance(heard, TimedOut):
+            for spi in heard.value:
+                unheard.pop(spi, None)
             break
+    for theirs, ours in unheard.items():
+        yield from insist(delete.protocol, ours, theirs)
     left = [one.pair for one in closing if context.state.child(one.pair) is not None]
     yield from apply(*[DropChild(number, _quietly(context, number, failure)) for number in left])
 
@@ -134,11 +138,12 @@ def _quietly(context: Context, pair: int, failure: Failure) -> Failure | None:
 class _Deleted:
     spis: frozenset[bytes]
 
-    def expect(self, received: Received) -> None:
-        """The peer deletes its half of what we delete."""
+    def expect(self, received: Received) -> tuple[bytes, ...]:
+        """The peer deletes its half of what we delete, or of part of it."""
         deletes = received.message.all(DeletePayload)
         if len(deletes) != 1 or not self.spis >= set(deletes[0].spis):
             raise Unproven(Drop.UNEXPECTED_RESPONSE, "no Delete of the other half")
+        return deletes[0].spis
 
 
 def delete_ike(context: Context, failure: Failure, spis: tuple[bytes, ...]) -> Steps[None]:
@@ -174,9 +179,11 @@ def report(context: Context, notify: int, failure: Failure) -> Steps[None]:
 # -- the peer's -----------------------------------------------------------------------------------
 
 
-def respond(context: Context, received: Received, sequence: int) -> Steps[None]:
+def respond(
+    context: Context, received: Received, sequence: int, shown: tuple[DeletePayload, ...] = ()
+) -> Steps[None]:
     """Whatever the peer tells, in the order in which it tells it. `sequence`: of its last R-U-THERE, -1:
-    none."""
+    none. `shown`: the other halves of what it deletes and we have closed before."""
     message = received.message
     for notify in message.all(NotifyPayload):
         if notify.type == Notify.R_U_THERE:
@@ -194,6 +201,8 @@ def respond(context: Context, received: Received, sequence: int) -> Steps[None]:
             if child is not None and child.ike_protocol == delete.protocol and child not in closed:
                 closed.append(child)
     yield from _closed(context, closed)
+    for delete in shown:
+        yield from inform(context, delete)
     if gone:
         raise SaClosed(Failure(Reason.PEER_CLOSED, "the peer closed the phase 1 SA"), linger=False)
 
@@ -222,7 +231,11 @@ def _closed(context: Context, closed: list[ChildSa]) -> Steps[None]:
                 yield from activate(context, other.pair)
         old = context.state.child(child.replaces)
         gives_up = (
-            not successors and old is not None and old.phase is ChildPhase.REKEYED and old not in closed
+            not successors
+            and old is not None
+            and old.phase is ChildPhase.REKEYED
+            and old not in closed
+            and not old.deleted
         )
         if old is not None and gives_up:
             # The peer gives up what it had just made, because it lost a collision: the old one serves on.

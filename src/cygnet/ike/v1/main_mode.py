@@ -149,7 +149,9 @@ def respond(context: Context, agreed: Agreed) -> Steps[Proved]:
     idir = phase1.id_payload(proved.local_id)
     asked = fifth.received.message.all(CertReqPayload)
     proof = phase1.prove(context, proved.connection, material, material.hash_r(idir.emit()), asked)
-    yield from answer((idir, *proof))
+    remote_id = remote_auth(proved.connection).id
+    contact = phase1.initial_contact(context, proved.connection, proved.local_id, remote_id)
+    yield from answer((idir, *proof, *contact))
     return proved
 
 

@@ -512,7 +512,8 @@ def verify_responder(context: Context, material: Material, received: Received) -
         peer = verify(context, connection, material, message, identity_of(idir), digest)
     except AuthenticationError as error:
         raise Refused(failed(error)) from None
-    return Proved(connection, own_identity(context, connection), peer)
+    contact = message.encrypted and message.notify(Notify.INITIAL_CONTACT) is not None
+    return Proved(connection, own_identity(context, connection), peer, contact)
 
 
 def failed(error: AuthenticationError) -> IkeError:

@@ -24,7 +24,7 @@ from cygnet.wire.cursor import Malformed
 from cygnet.wire.message import Header
 from cygnet.wire.v1.message import Message, decode
 from cygnet.wire.v1.numbers import Exchange, Notify
-from cygnet.wire.v1.payloads import FragmentPayload, NotifyPayload, SaPayload
+from cygnet.wire.v1.payloads import DeletePayload, FragmentPayload, NotifyPayload, SaPayload
 
 if TYPE_CHECKING:
     from cygnet.ike.v1.sa import IkeV1Sa
@@ -323,16 +323,18 @@ def _awaited(sa: IkeV1Sa, dialogue: Dialogue, received: Received) -> None:
 
 def _informed(sa: IkeV1Sa, received: Received) -> None:
     """An informational message that HASH proves: for whom it is."""
-    for task, listening in tuple(sa.listening.items()):
-        try:
-            value = listening.expect(received)
-        except (IkeError, Unproven):
-            continue
-        sa.listening.pop(task, None)
-        sa.gateway.forget_ask(task.ask)
-        task.ask, task.due = 0, 0.0
-        running.run(sa, task, Exchanged(value, received))
-        return
+    # The peer may answer over another of its phase 1 SAs with us.
+    for one in (sa, *(sa.siblings() if received.message.all(DeletePayload) else ())):
+        for task, listening in tuple(one.listening.items()):
+            try:
+                value = listening.expect(received)
+            except (IkeError, Unproven):
+                continue
+            one.listening.pop(task, None)
+            one.gateway.forget_ask(task.ask)
+            task.ask, task.due = 0, 0.0
+            running.run(one, task, Exchanged(value, received))
+            return
     for notify in received.message.all(NotifyPayload):
         if Notify.is_error(notify.type) and _refuses_ours(sa, notify):
             return

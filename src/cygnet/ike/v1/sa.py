@@ -20,6 +20,7 @@ from cygnet.ike.state import (
     CloseOther,
     CreateChild,
     DeleteChild,
+    DropChild,
     MoveChildren,
     Phase,
     Postpone,
@@ -28,14 +29,17 @@ from cygnet.ike.state import (
     Wanted,
 )
 from cygnet.ike.steps import Step, Steps
-from cygnet.ike.v1 import driver, exchanges, quick_mode, receiving, session
+from cygnet.ike.v1 import deletes, driver, exchanges, quick_mode, receiving, session
+from cygnet.ike.v1.deletes import Half, Unheard
 from cygnet.ike.v1.driver import Dialogue
 from cygnet.ike.v1.protection import Reassembly
 from cygnet.ike.v1.steps import Listen, Receive, Received
 from cygnet.ike.world import Path
+from cygnet.policy.sa import Direction
 from cygnet.records import replace
 from cygnet.wire.message import Header
 from cygnet.wire.v1 import vendor_ids
+from cygnet.wire.v1.numbers import Exchange
 
 if TYPE_CHECKING:
     from cygnet.ike.endpoint import Endpoint
@@ -54,12 +58,27 @@ class IkeV1Sa(IkeSa):
     """`dialogues` are exchanges by message id, those that are over for a while; `current` says in which one a
     running exchange is, `active` which run and whether we began them. `awaiting` waits for the peer to
     begin an exchange, `listening` for what it tells. `unconfirmed` is aggressive mode's third message until
-    the peer is known to have it. `used`: message ids that never begin an exchange again.
+    the peer is known to have it. `used`: message ids that never begin an exchange again. `unheard`: Deletes
+    that the peer has not shown to have; `buried`: what its Deletes have closed, to show it again.
     """
 
     __slots__ = (
-        "active", "awaiting", "current", "dialogues", "dpd_heard", "dpd_sent", "farewell", "heir", "hinted",
-        "listening", "reassembly", "unconfirmed", "unconfirmed_due", "unconfirmed_tries",
+        "active",
+        "awaiting",
+        "buried",
+        "current",
+        "dialogues",
+        "dpd_heard",
+        "dpd_sent",
+        "farewell",
+        "heir",
+        "hinted",
+        "listening",
+        "reassembly",
+        "unconfirmed",
+        "unconfirmed_due",
+        "unconfirmed_tries",
+        "unheard",
         "used",
     )  # fmt: skip
 
@@ -80,6 +99,8 @@ class IkeV1Sa(IkeSa):
         self.dpd_heard = -1
         self.farewell: tuple[bytes, ...] = ()
         self.heir = 0
+        self.unheard: tuple[Unheard, ...] = ()
+        self.buried: dict[Half, tuple[bytes, int]] = {}
 
     # -- of messages ----------------------------------------------------------------------------
 
@@ -127,12 +148,14 @@ class IkeV1Sa(IkeSa):
 
     def messages_due(self) -> None:
         driver.messages_due(self)
+        deletes.due(self)
 
     def message_times(self) -> list[float]:
         times = [one.due for one in self.dialogues.values() if one.expect is not None and one.due]
         times.extend([one.ended + driver.KEPT for one in self.dialogues.values() if one.ended])
         if self.unconfirmed_due:
             times.append(self.unconfirmed_due)
+        times.extend([one.due for one in self.unheard])
         if self.reassembly is not None:
             times.append(self.reassembly.began + self.options.half_open_timeout)
         return times
@@ -218,11 +241,21 @@ class IkeV1Sa(IkeSa):
         return self.active.get(task, False)
 
     def leave(self, task: Task) -> None:
+        self._disown(task)
         driver.leave_dialogue(self, task)
         self.active.pop(task, None)
         self.listening.pop(task, None)
         if self.awaiting is not None and self.awaiting[0] is task:
             self.awaiting = None
+
+    def _disown(self, task: Task) -> None:
+        """A quick mode of the peer's that comes to nothing here may have come to a pair there."""
+        dialogue = self.current.get(task)
+        if dialogue is None or dialogue.ours or dialogue.exchange != Exchange.QUICK_MODE:
+            return
+        for kind, held in task.ledger:
+            if kind == "sa" and held.direction is Direction.IN:
+                deletes.insist(self, dialogue.spi, held.spi.to_bytes(4, "big"))
 
     def exchange_finished(self, task: Task) -> None:
         driver.finished(self, task)
@@ -251,8 +284,10 @@ class IkeV1Sa(IkeSa):
         one with the lowest nonce is closed by who began it, as in IKEv2."""
         if not isinstance(other, IkeV1Sa) or other not in self.siblings():
             return False
+        if initial_contact:
+            self._forget_before(other)
         crossed = self.state.began != other.state.began and other.state.established >= self.state.created
-        if initial_contact and not crossed:
+        if initial_contact and other.state.established < self.state.created:
             # The peer has forgotten the other one, and its Child SAs.
             return False
         winner, loser = self, other
@@ -267,18 +302,38 @@ class IkeV1Sa(IkeSa):
             running.postpone(winner, close, self.now.monotonic + (0.0 if crossed else GRACE))
         return True
 
+    def _forget_before(self, other: IkeV1Sa) -> None:
+        """The peer had no SA with us when this phase 1 began: Child SAs that are older are gone there,
+        whichever phase 1 has taken them over since."""
+        failure = Failure(Reason.PEER_RESTARTED, "the peer has forgotten it")
+        stale = [child for child in other.state.children if child.installed < self.state.created]
+        other.commit(tuple([DropChild(child.pair, failure) for child in stale]))
+
     def hand_over(self, heir: IkeV1Sa) -> None:
         """The heir gets the Child SAs when no quick mode is under way here; new ones begin there."""
+        heir = heir.serving()
+        if heir is self:
+            # What was to serve in this one's place had left its own place to this one before.
+            return
         self.heir = heir.unique_id
         self.commit((Postpone(0, 0.0), PostponeReauthentication(0.0)))
         for wanted in self.queue or ():
             running.enqueue(heir, wanted)
         self.queue = None
+        deletes.move(self, heir)
         self._move()
 
-    def _move(self) -> None:
+    def serving(self) -> IkeV1Sa:
+        """The phase 1 SA that serves in this one's place in the end; itself, if it was not taken over from.
+        `hand_over` makes no circles, which would have the Child SAs go round for ever."""
         heir = self.gateway.by_number.get(self.heir)
-        if not isinstance(heir, IkeV1Sa) or heir.close_at or heir.state.phase is not Phase.ESTABLISHED:
+        if isinstance(heir, IkeV1Sa) and not heir.close_at and heir.state.phase is Phase.ESTABLISHED:
+            return heir.serving()
+        return self
+
+    def _move(self) -> None:
+        heir = self.serving()
+        if heir is self:
             return
         if any(not isinstance(task.wanted, CheckLiveness) for task in self.active):
             return
@@ -290,6 +345,7 @@ class IkeV1Sa(IkeSa):
             if isinstance(wanted, DeleteChild):
                 running.postpone(heir, wanted, at)
         self.later = tuple([one for one in self.later if not isinstance(one[1], DeleteChild)])
+        deletes.move(self, heir)
         moving = self.state.children
         if not moving:
             return
@@ -307,12 +363,21 @@ class IkeV1Sa(IkeSa):
     def dying_children(self, failure: Failure) -> tuple[ChildSa, ...]:
         """None that another phase 1 can take, unless it is for the sake of the Child SAs that this one
         ends."""
-        if self.state.children and failure.reason in SURVIVED:
-            siblings = self.siblings()
+        if failure.reason in SURVIVED:
+            heir = self.serving()
+            siblings = self.siblings() if heir is self else [heir]
             if siblings:
-                self.heir = siblings[-1].unique_id
-                self.give(siblings[-1])
+                # Whoever has left its place to this one is first again.
+                self.heir, heir = 0, siblings[-1]
+                if heir.serving() is self:
+                    heir.heir = 0
+                self.heir = heir.serving().unique_id
+                self.give(heir.serving())
         dying = self.state.children
+        for sibling in self.siblings()[-1:] if dying else ():
+            # If it hears of this phase 1's end alone, the peer takes them over.
+            for child in dying:
+                deletes.insist(sibling, *deletes.halves(child))
         self.farewell = tuple([child.spi_in.to_bytes(4, "big") for child in dying])
         return dying
 

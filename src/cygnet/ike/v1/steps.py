@@ -94,6 +94,15 @@ class ClosePhase1(MessageStep):
     changes: tuple[Change, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Insist(MessageStep):
+    """This Delete may not have come: `ours` is our SPI, `theirs` the peer's, of the same pair."""
+
+    protocol: int
+    ours: bytes
+    theirs: bytes
+
+
 def begin_exchange(
     exchange: int,
     payloads: Sequence[Payload],
@@ -162,3 +171,8 @@ def listen(expect: Callable[[Received], T], patience: float) -> Steps[Exchanged[
 def close_phase_1(*changes: Change) -> Steps[None]:
     """Phase 1 is over: message ids and their IVs begin. `changes` become true with it."""
     yield ClosePhase1(changes)
+
+
+def insist(protocol: int, ours: bytes, theirs: bytes) -> Steps[None]:
+    """Have the Delete of a pair repeated until the peer shows that it has come (`v1.deletes`)."""
+    yield Insist(protocol, ours, theirs)
