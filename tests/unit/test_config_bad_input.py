@@ -59,7 +59,11 @@ IN_CONNECTION = [
     ("remote-1 = { auth = 'ike:rsa-2048' }", "connections.branch.remote-1.auth", ["minimum key strength"]),
     ("remote-1 = { auth = 'ike:rsa-md5' }", "connections.branch.remote-1.auth", ["'md5'"]),
     ("remote-1 = { id = 'a*b' }", "connections.branch.remote-1.id", ["no identity", "wildcard"]),
-    ("remote-1 = { revocation = 'strict' }", "connections.branch.remote-1.revocation", ["not supported yet"]),
+    (
+        "remote-1 = { revocation = 'no' }",
+        "connections.branch.remote-1.revocation",
+        ["strict, ifuri"],
+    ),
     ("remote-1 = { certs = 'nowhere.pem' }", "connections.branch.remote-1.certs", ["no file 'nowhere.pem'"]),
     ("remote-1 = { cacerts = '0xzz' }", "connections.branch.remote-1.cacerts", ["cannot be decoded"]),
     ("remote-1 = { cert-1 = {} }", "connections.branch.remote-1.cert-1.file", ["is missing"]),

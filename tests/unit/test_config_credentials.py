@@ -17,7 +17,11 @@ from cryptography.hazmat.primitives.serialization import (
 from cygnet.auth import issue
 from cygnet.auth.certificate import parse_any
 from cygnet.auth.identity import Identity
+from cygnet.auth.revocation import Places
+from cygnet.config import requests
+from tests.unit.auth_material import ca
 from tests.unit.config_files import BEGIN, END, credentials, loaded, problems, put
+from tests.unit.revocation_material import revocation_list
 
 CERT = """
 [connections.branch]
@@ -157,8 +161,30 @@ def test_an_authority_must_be_one(tmp_path: Path) -> None:
     assert (problem.key, "no CA" in problem.text) == ("authorities.corp.file", True)
     (problem,) = problems(tmp_path, text.replace('cacert = "ca.pem"', ""))
     assert "exactly one certificate" in problem.text
-    (problem,) = problems(tmp_path, text.replace('"ca.pem"\n', '"ca.pem"\ncrl_uris = "http://x"\n'))
-    assert "not supported yet" in problem.text
+    asked = text + 'crl_uris = ["http://a/ca.crl", "http://b/"]\nocsp_uris = "http://ocsp/"\n'
+    (authority,) = loaded(tmp_path, asked).authorities
+    assert authority.places == Places(("http://a/ca.crl", "http://b/"), ("http://ocsp/",))
+    assert requests.authority(requests.authority_message(authority)) == authority
+    for url in ("https://a/", "file:///etc/passwd", "http://a b/"):
+        (problem,) = problems(tmp_path, text + f'crl_uris = "{url}"\n')
+        assert (problem.key, problem.text) == ("authorities.corp.crl_uris", "is no http URL")
+
+
+def test_revocation_lists_come_from_their_directory(tmp_path: Path) -> None:
+    credentials(tmp_path)
+    (tmp_path / "x509crl").mkdir()
+    file = tmp_path / "x509crl" / "ca.crl"
+    old = revocation_list(ca("CN=Elsewhere"))
+    file.write_bytes(old)
+    configuration = loaded(tmp_path, CERT)
+    assert configuration.crls == (old,)
+    assert any("served until" in warning.text for warning in configuration.warnings)
+    sent = [message for name, message in configuration.commands() if message.get("type") == "X509_CRL"]
+    assert [requests.revocation_list(message) for message in sent] == [old]
+    assert [one.der for one in configuration.credentials().revocations.crls()] == [old]
+    file.write_bytes(old[:-5])
+    (problem,) = problems(tmp_path, CERT)
+    assert "not a CRL" in problem.text
 
 
 def test_short_secrets_are_warned_of(tmp_path: Path) -> None:

@@ -9,21 +9,25 @@ import ast
 import gc
 import inspect
 import sys
+from typing import Any, cast
 
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from cygnet.auth import certificate
-from cygnet.auth.credentials import Credentials
+from cygnet.auth.ask import FetchAll
+from cygnet.auth.credentials import Credentials, OwnKey
 from cygnet.auth.der import encode
 from cygnet.auth.errors import CredentialError
 from cygnet.auth.identity import BadIdentity, Identity
+from cygnet.auth.revocation import Policy
 from cygnet.ike.configuration import AuthClass, LocalAuth, RemoteAuth
+from cygnet.ike.effects import Ask
 from cygnet.ike.errors import Reason
 from cygnet.wire.numbers import CertEncoding, IdType
 from cygnet.wire.payloads import CertPayload
-from tests.unit.auth_material import ca, entity, holding, key
+from tests.unit.auth_material import Held, ca, entity, holding, key
 from tests.unit.ike_by_hand import connection, with_key
 from tests.unit.security_by_hand import MOON, SECRET, SUN, Talk, Watched, product, work
 
@@ -95,31 +99,80 @@ def test_v53_lengths_that_lie_anywhere_in_a_certificate_are_refused() -> None:
             certificate.parse(good[:size])
 
 
-def test_v55_nothing_that_a_certificate_names_is_fetched() -> None:
-    """CVE-2022-40617: a URL in an untrusted certificate was fetched. Nothing is, of trusted ones either."""
+def with_urls(issuer: Held | None) -> Held:
+    """Sun's certificate, full of places to ask at."""
+    at = "http://192.0.2.66/"
     urls = x509.CRLDistributionPoints(
-        [x509.DistributionPoint([x509.UniformResourceIdentifier("http://192.0.2.66/crl")], None, None, None)]
+        [x509.DistributionPoint([x509.UniformResourceIdentifier(f"{at}crl")], None, None, None)]
     )
     access = x509.AuthorityInformationAccess(
         [
-            x509.AccessDescription(method, x509.UniformResourceIdentifier("http://192.0.2.66/"))
+            x509.AccessDescription(method, x509.UniformResourceIdentifier(at))
             for method in (AuthorityInformationAccessOID.OCSP, AuthorityInformationAccessOID.CA_ISSUERS)
         ]
     )
-    held = entity(
-        ROOT,
-        "CN=sun",
-        ["dns:sun.example.org"],
-        holder=key("p256", "urls"),
-        more=((urls, False), (access, False)),
-    )
-    talk = Talk(True, gateway())
+    more = ((urls, False), (access, False))
+    return entity(issuer, "CN=sun", ["dns:sun.example.org"], holder=key("p256", "urls"), more=more)
+
+
+class Fetching(Watched):
+    """What it wants to fetch is answered with nothing, and kept."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.fetched: list[str] = []
+        super().__init__(*arguments, **options)
+
+    def _carry_out_one(self, effect: object) -> None:
+        if isinstance(effect, Ask) and isinstance(effect.question, FetchAll):
+            self.fetched += [one.url for one in effect.question.fetches]
+            nothing = (None,) * len(effect.question.fetches)
+            self.endpoint.resume(effect.ask_id, nothing, self.now)
+            return
+        super()._carry_out_one(effect)
+
+
+def fetching(policy: Policy = Policy.RELAXED) -> Fetching:
+    remote = RemoteAuth(AuthClass.PUBKEY, SUN, ca_certificates=(ROOT.der,), revocation=policy)
+    credentials = Credentials()
+    credentials.add_shared("s", "ike", SECRET)
+    credentials.add_certificate(ROOT.der, ca=True)
+    way = connection("peer", LocalAuth(AuthClass.PSK, MOON), remote)
+    return Fetching(way, credentials=credentials, loud=True)
+
+
+def test_v55_nothing_that_a_strangers_certificate_names_is_fetched() -> None:
+    """CVE-2022-40617: a URL in an untrusted certificate was fetched."""
+    for issuer in (None, ca("CN=Root", holder=key("p256", "foreign"))):
+        held = with_urls(issuer)
+        talk = Talk(True, fetching())
+        talk.authenticate(
+            talk.sun.authentication(SUN, with_key(holding(held).own_key([held.der], None)), [held.der])
+        )
+        assert talk.moon.failures[-1].reason == Reason.CERTIFICATE_UNTRUSTED
+        assert cast(Fetching, talk.moon).fetched == []
+
+
+def test_v55_nothing_is_fetched_for_who_only_shows_anothers_certificate() -> None:
+    held, thief = with_urls(ROOT), entity(ROOT, "CN=thief", holder=key("p256", "thief"))
+    stolen = OwnKey(thief.key, (held.certificate,))
+    talk = Talk(True, fetching())
+    talk.authenticate(talk.sun.authentication(SUN, with_key(stolen), [held.der]))
+    assert talk.moon.failures[-1].reason == Reason.SIGNATURE_INVALID
+    assert cast(Fetching, talk.moon).fetched == []
+
+
+@pytest.mark.parametrize("policy", list(Policy))
+def test_v55_of_a_peer_that_proved_itself_only_the_state_is_asked_for(policy: Policy) -> None:
+    held = with_urls(ROOT)
+    talk = Talk(True, fetching(policy))
     proof = talk.sun.authentication(SUN, with_key(holding(held).own_key([held.der], None)), [held.der])
     url = CertPayload(CertEncoding.X509_HASH_AND_URL, bytes(20) + b"http://192.0.2.66/certificate")
-    asked = len(talk.moon.endpoint._asks)
     talk.authenticate([url, *proof])
-    assert len(talk.moon.established) == 1
-    assert len(talk.moon.endpoint._asks) == asked
+    assert cast(Fetching, talk.moon).fetched == ["http://192.0.2.66/", "http://192.0.2.66/crl"]
+    assert len(talk.moon.established) == (policy is Policy.RELAXED)
+    if policy is not Policy.RELAXED:
+        assert talk.moon.failures[-1].reason == Reason.CERTIFICATE_STATUS_UNKNOWN
+        assert "http://192.0.2.66/crl could not be fetched" in talk.moon.failures[-1].detail
 
 
 def test_v55_what_judges_a_peer_cannot_reach_the_network() -> None:
@@ -136,7 +189,8 @@ def test_v60_nothing_is_decrypted_with_a_private_key() -> None:
     for path, nodes in product():
         names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
         assert "OAEP" not in names, path
-        assert "decrypt" not in names or path == "crypto/suites.py", path
+        # Messages of IKEv1 are opened with the symmetric keys of their SA.
+        assert "decrypt" not in names or path in ("crypto/suites.py", "ike/v1/protection.py"), path
         assert "PKCS1v15" not in names or path in ("crypto/signatures.py", "auth/issue.py"), path
 
 

@@ -45,4 +45,22 @@ class RadiusAnswer:
     attributes: tuple[tuple[str, Any], ...] = ()
 
 
-AuthQuestion = CheckPassword | AskRadius
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """One document over HTTP, of at most `limit` octets: GET, or POST of `request` as `content_type`."""
+
+    url: str
+    limit: int
+    request: bytes = field(default=b"", repr=False)
+    content_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchAll:
+    """What a trusted chain's certificates point to. Answered with a tuple, for each its octets, or None where
+    it could not be had."""
+
+    fetches: tuple[Fetch, ...]
+
+
+AuthQuestion = CheckPassword | AskRadius | FetchAll

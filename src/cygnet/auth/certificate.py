@@ -53,7 +53,7 @@ _PROCESSED = {
     ExtensionOID.SUBJECT_KEY_IDENTIFIER,
     ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
 }
-_STRONG_SIGNATURES = {
+STRONG_SIGNATURES = {
     SignatureAlgorithmOID.RSA_WITH_SHA256,
     SignatureAlgorithmOID.RSA_WITH_SHA384,
     SignatureAlgorithmOID.RSA_WITH_SHA512,
@@ -73,6 +73,7 @@ class Certificate:
 
     `subject`, `issuer` and `spki` are DER. Times are POSIX seconds, both inclusive. `names` are the general
     names of subjectAltName. `key_id` is SHA-1 over the public key's bits, by which swanctl knows keys.
+    `signs_ocsp`: extendedKeyUsage makes it an OCSP responder's (any purpose does not).
     `fault` is why the certificate may vouch for nobody (weak key, unknown critical extension ...), or "".
     """
 
@@ -90,6 +91,8 @@ class Certificate:
     path_length: int | None
     signs_certificates: bool
     signs_messages: bool
+    signs_crls: bool
+    signs_ocsp: bool
     constraints: x509.NameConstraints | None
     fault: str
     handle: x509.Certificate
@@ -240,7 +243,8 @@ def _read(data: bytes, subject: bytes, issuer: bytes, spki: bytes) -> Certificat
 
     names: tuple[x509.GeneralName, ...] = ()
     is_ca, path_length, constraints, subject_key_id = False, None, None, b""
-    signs_certificates = signs_messages = True
+    signs_certificates = signs_messages = signs_crls = True
+    signs_ocsp = False
     for extension in extensions.values():
         value = extension.value
         if isinstance(value, x509.SubjectAlternativeName):
@@ -252,12 +256,13 @@ def _read(data: bytes, subject: bytes, issuer: bytes, spki: bytes) -> Certificat
         elif isinstance(value, x509.BasicConstraints):
             is_ca, path_length = value.ca, value.path_length
         elif isinstance(value, x509.KeyUsage):
-            signs_certificates = value.key_cert_sign
+            signs_certificates, signs_crls = value.key_cert_sign, value.crl_sign
             # RFC 4945, section 5.1.3.2: one of the two.
             signs_messages = value.digital_signature or value.content_commitment
         elif isinstance(value, x509.ExtendedKeyUsage):
             if not any(purpose.dotted_string in _ACCEPTED_PURPOSES for purpose in value):
                 signs_messages = False
+            signs_ocsp = ExtendedKeyUsageOID.OCSP_SIGNING in value
         elif isinstance(value, x509.NameConstraints):
             constraints = value
         elif isinstance(value, x509.SubjectKeyIdentifier):
@@ -277,6 +282,8 @@ def _read(data: bytes, subject: bytes, issuer: bytes, spki: bytes) -> Certificat
         path_length=path_length,
         signs_certificates=signs_certificates,
         signs_messages=signs_messages,
+        signs_crls=signs_crls,
+        signs_ocsp=signs_ocsp,
         constraints=constraints,
         fault=fault,
         handle=handle,
@@ -284,7 +291,7 @@ def _read(data: bytes, subject: bytes, issuer: bytes, spki: bytes) -> Certificat
 
 
 def _weak_signature(handle: x509.Certificate) -> str:
-    if handle.signature_algorithm_oid not in _STRONG_SIGNATURES:
+    if handle.signature_algorithm_oid not in STRONG_SIGNATURES:
         return f"signed with {_algorithm_name(handle)}, which is weak or unknown"
     if handle.signature_algorithm_oid == SignatureAlgorithmOID.RSASSA_PSS:
         digest = handle.signature_hash_algorithm

@@ -25,6 +25,7 @@ from cygnet.auth.certificate import Certificate
 from cygnet.auth.errors import AuthenticationError, CredentialError, Kind
 from cygnet.auth.identity import NO_MATCH, Identity
 from cygnet.auth.passwords import Stored, check_hash
+from cygnet.auth.revocation import Policy, Revocations
 from cygnet.crypto.signatures import PrivateKey, PublicKey, UnsuitableKey, check_public_key
 from cygnet.wire.numbers import IdType
 
@@ -106,6 +107,9 @@ class Credentials:
         self._key_ids: dict[str, bytes] = {}
         # What connections name besides: parsed once.
         self._parsed: dict[bytes, Certificate] = {}
+        # The chain that was found last: whoever asks about its revocation need not parse it again.
+        self._trusted: tuple[Certificate, ...] = ()
+        self.revocations = Revocations()
 
     def __repr__(self) -> str:
         return (
@@ -358,6 +362,8 @@ class Credentials:
             store.clear()
         self._patterns = []
         self._answered = None
+        self._trusted = ()
+        self.revocations.clear()
 
     # Our own identity
 
@@ -471,7 +477,7 @@ class Credentials:
         `wall`: POSIX seconds. `ca_certificates`: its chain must end in one of these, else in any CA loaded.
         `pinned`: it must have one of these certificates, which then needs no CA (unless CAs are named too).
         Raises `AuthenticationError` with a kind of its own for each of: no certificate, unreadable, another
-        CA, expired, not yet valid, not for this identity.
+        CA, expired, not yet valid, not for this identity, known to be revoked.
         """
         try:
             anchors = self.anchors(ca_certificates)
@@ -496,7 +502,32 @@ class Credentials:
                 Kind.CERTIFICATE_ID_MISMATCH,
                 f"the peer says it is {identity}, its certificate is for {names[:500]}",
             )
+        self.revocations.check(chain, Policy.RELAXED, wall)
+        self._trusted = chain
         return TrustedKey(identity, chain)
+
+    def path_of(
+        self,
+        chain: Sequence[bytes],
+        *,
+        wall: float,
+        ca_certificates: Sequence[bytes] = (),
+        pinned: Sequence[bytes] = (),
+    ) -> tuple[Certificate, ...]:
+        """The path to a CA of an authenticated peer's chain (DER): the very one that `trusted_key` found, or
+        found again where only what the peer sent is known (EAP-TLS). A pinned certificate has none but
+        itself. Raises `AuthenticationError`."""
+        if tuple(one.der for one in self._trusted) == tuple(chain):
+            return self._trusted
+        try:
+            end_entity, *others = [self._certificates.get(data) or certificates.parse(data) for data in chain]
+            anchors = self.anchors(ca_certificates)
+        except CredentialError as error:
+            raise AuthenticationError(Kind.CERTIFICATE_INVALID, f"the peer's chain: {error}") from None
+        if end_entity.der in pinned and not ca_certificates:
+            return (end_entity,)
+        known = [one for one in self._certificates.values() if one.is_ca]
+        return x509.validate(end_entity, (*others, *known), anchors, wall)
 
     def _presented(
         self, identity: Identity, sent: Sequence[bytes], pinned: Sequence[Certificate]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from cygnet.wire.cursor import Cursor, Malformed
 
-INTEGER, BIT_STRING, OID, SEQUENCE, SET = 0x02, 0x03, 0x06, 0x30, 0x31
+INTEGER, BIT_STRING, OCTET_STRING, OID, ENUMERATED, SEQUENCE, SET = 0x02, 0x03, 0x04, 0x06, 0x0A, 0x30, 0x31
 EXPLICIT_0 = 0xA0
 
 

@@ -57,6 +57,7 @@ def send(client: Client, loaded: Loaded) -> Counter[str]:
 
 def _unload_certificates(client: Client, loaded: Loaded, counts: Counter[str]) -> None:
     wanted = {hashlib.sha256(entry.der).hexdigest() for entry in loaded.certificates}
+    wanted |= {hashlib.sha256(crl).hexdigest() for crl in loaded.crls}
     try:
         held = client.request("get-certs").get("certs", {})
     except Unknown:

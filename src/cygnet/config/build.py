@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from cygnet.auth.eap import tls_engine
 from cygnet.auth.eap.packet import MUTUAL, EapType, name_of
+from cygnet.auth.revocation import Policy
 from cygnet.config import model
 from cygnet.config.problems import Complaints, KeyPath
 from cygnet.config.typed import EAP_DYNAMIC, AuthChoice, NamedRules
@@ -314,6 +315,7 @@ def _remote(
                 eap_id=section.eap_id,
                 groups=section.groups,
                 xauth=auth.xauth,
+                revocation=Policy(section.revocation),
             )
         )
     return tuple(built) or (RemoteAuth(AuthClass.PUBKEY),)

@@ -26,6 +26,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from cygnet.auth.certificate import Certificate, parse_any
+from cygnet.auth.crl import Crl
+from cygnet.auth.crl import parse as parse_crl
 from cygnet.auth.errors import CredentialError
 from cygnet.auth.identity import BadIdentity, Identity
 from cygnet.auth.passwords import read_hash
@@ -35,6 +37,9 @@ MAX_FILE = 1 << 20
 
 KEY_DIRECTORIES = ("private", "rsa", "ecdsa", "pkcs8")
 CERTIFICATE_DIRECTORIES = (("x509", False), ("x509ca", True))
+CRL_DIRECTORY = "x509crl"
+MAX_CRL_FILE = 65535
+"""Octets in DER: what one value of the control socket's messages carries. Longer lists are fetched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,18 @@ class CredentialFiles:
             except CredentialError as error:
                 raise FileProblem(f"{path} cannot be used: {error}") from None
         return self._certificates[path]
+
+    def crl(self, path: Path) -> Crl:
+        """A revocation list. Raises `FileProblem`."""
+        try:
+            found = parse_crl(read_bounded(path))
+        except CredentialError as error:
+            raise FileProblem(f"{path} cannot be used: {error}") from None
+        if len(found.der) > MAX_CRL_FILE:
+            raise FileProblem(
+                f"{path} is longer than {MAX_CRL_FILE} octets: name its place in authorities.<name>.crl_uris"
+            )
+        return found
 
     def validity_notes(self, wall: float) -> Iterator[str]:
         """Certificates that were read and are not valid at `wall` (Unix seconds)."""

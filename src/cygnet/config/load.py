@@ -18,6 +18,7 @@ from pathlib import Path
 
 from cygnet.auth import radius
 from cygnet.auth.credentials import Credentials
+from cygnet.auth.crl import day
 from cygnet.auth.errors import CredentialError
 from cygnet.auth.identity import Identity
 from cygnet.auth.passwords import read_hash
@@ -26,6 +27,7 @@ from cygnet.config.build import AccessLists, Gateway, build_connection, build_ga
 from cygnet.config.check import check_root, in_order, problem_at
 from cygnet.config.files import (
     CERTIFICATE_DIRECTORIES,
+    CRL_DIRECTORY,
     KEY_DIRECTORIES,
     CredentialFiles,
     FileProblem,
@@ -43,8 +45,10 @@ from cygnet.config.requests import (
     authority_message,
     build_radius,
     certificate_message,
+    crl_message,
     implicit_pool,
     key_message,
+    places_of,
     pool_message,
     pool_of,
     radius_message,
@@ -69,6 +73,8 @@ class Loaded:
     secrets: tuple[SharedSecret, ...]
     keys: tuple[bytes, ...] = field(repr=False)
     certificates: tuple[CertificateEntry, ...]
+    crls: tuple[bytes, ...]
+    """Revocation lists of `x509crl/`, DER."""
     authorities: tuple[Authority, ...]
     pools: tuple[Pool, ...]
     radius: Radius
@@ -81,6 +87,10 @@ class Loaded:
         store = Credentials()
         for certificate in self.certificates:
             store.add_certificate(certificate.der, certificate.ca)
+        for crl in self.crls:
+            store.revocations.add_crl(crl)
+        for authority in self.authorities:
+            store.revocations.set_places(authority.certificate, authority.places)
         for key in self.keys:
             store.add_private_key(key)
         for secret in self.secrets:
@@ -91,6 +101,8 @@ class Loaded:
         """The control socket's commands that load all this, credentials before what uses them."""
         for certificate in self.certificates:
             yield "load-cert", certificate_message(certificate)
+        for crl in self.crls:
+            yield "load-cert", crl_message(crl)
         for key in self.keys:
             yield "load-key", key_message(key)
         for secret in self.secrets:
@@ -151,6 +163,7 @@ class _Loader:
         authorities = tuple(self._authorities(root.authorities))
         for directory, ca in CERTIFICATE_DIRECTORIES:
             self._directory(directory, ca)
+        crls = tuple(self._crls())
         connections = []
         for name, section in root.connections.items():
             place: KeyPath = ("connections", name)
@@ -181,6 +194,7 @@ class _Loader:
             secrets=secrets,
             keys=tuple(self.keys),
             certificates=tuple(self.certificates.values()),
+            crls=crls,
             authorities=authorities,
             pools=pools,
             radius=servers,
@@ -222,6 +236,17 @@ class _Loader:
             for file in self.files.listed(directory):
                 self._keep(self.files.certificate(directory, file.name).der, ca)
         except (FileProblem, CredentialError) as error:
+            self.complaints.add((), str(error))
+
+    def _crls(self) -> Iterator[bytes]:
+        try:
+            for file in self.files.listed(CRL_DIRECTORY):
+                crl = self.files.crl(file)
+                if not crl.is_fresh(time.time()):
+                    text = f"{file} ({crl.title}) served until {day(crl.next_update)}"
+                    self.complaints.notes.append(((), text))
+                yield crl.der
+        except FileProblem as error:
             self.complaints.add((), str(error))
 
     def _secrets(self, section: model.Secrets) -> Iterator[SharedSecret]:
@@ -337,7 +362,7 @@ class _Loader:
             except CredentialError as error:
                 self.complaints.add((*place, key), str(error), "the certificate of an authority")
             else:
-                yield Authority(name, der)
+                yield Authority(name, der, places_of(section))
 
     def _pools(self, sections: Mapping[str, model.Pool]) -> Iterator[Pool]:
         seen: list[tuple[str, AddressRange]] = []

@@ -73,6 +73,7 @@ Count = Annotated[int, PlainValidator(values.integer(0, 1_000_000)), _kind("0 to
 Text = Annotated[str, PlainValidator(values.text), _kind("text")]
 Device = Annotated[str, PlainValidator(values.device), _kind("name of a device")]
 Texts = Annotated[tuple[str, ...], PlainValidator(values.texts), _kind("list", _LIST)]
+Urls = Annotated[tuple[str, ...], PlainValidator(values.urls), _kind("list of URLs", _LIST)]
 Hashes = Annotated[tuple[str, ...], PlainValidator(values.password_hashes), _kind("list of hashes", _LIST)]
 Files = Annotated[
     tuple[str | bytes, ...], PlainValidator(values.names_or_blobs), _kind("list of files", _LIST)
@@ -223,10 +224,7 @@ class Local(Section):
 
 
 class Remote(Section):
-    LATER = {
-        "cert_policy": (), "ca_id": (), "pubkeys": (),
-        "revocation": ("relaxed",),
-    }  # fmt: skip
+    LATER = {"cert_policy": (), "ca_id": (), "pubkeys": ()}
     GATHER = {"cacert": "ca_certificate_sections", "cert": "certificate_sections"}
 
     round: Count = _key(0, "Order of the rounds (RFC 4739): a certificate, then EAP, for example.")
@@ -256,6 +254,15 @@ class Remote(Section):
     ca_certificate_sections: dict[str, CertificateFile] = _key(
         {}, "`cacert<suffix>`: an authority as a section."
     )
+    revocation: Annotated[
+        str,
+        PlainValidator(values.choice(strict="strict", ifuri="ifuri", relaxed="relaxed")),
+        _words(
+            strict="of every certificate under the authority it must be known that it was not revoked",
+            ifuri="of those that say where to ask, or whose authority has `crl_uris` or `ocsp_uris`",
+            relaxed="only what is known to be revoked is refused",
+        ),
+    ] = _key("relaxed", "How much must be known of whether the peer's certificates were revoked.")
 
 
 class Manual(Section):
@@ -629,10 +636,12 @@ class Pool(Section):
 
 
 class Authority(Section):
-    LATER = {"handle": (), "slot": (), "module": (), "crl_uris": (), "ocsp_uris": (), "cert_uri_base": ()}
+    LATER = {"handle": (), "slot": (), "module": (), "cert_uri_base": ()}
 
     cacert: Files = _key((), "The authority's certificate: a file, relative ones in `x509ca/`.")
     file: Text = _key("", "The same, by absolute path.")
+    crl_uris: Urls = _key((), "Where its revocation lists are, besides where its certificates say.")
+    ocsp_uris: Urls = _key((), "Who answers OCSP for it, besides whom its certificates name.")
 
 
 class Options(Section):

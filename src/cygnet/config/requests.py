@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cygnet.auth import crl
 from cygnet.auth.certificate import Certificate, parse_any
 from cygnet.auth.errors import CredentialError
 from cygnet.auth.identity import BadIdentity, Identity
+from cygnet.auth.revocation import Places
 from cygnet.config import model
 from cygnet.config.check import validate
 from cygnet.config.problems import ConfigurationError, KeyPath, Position, Problem, dotted, show
@@ -62,8 +64,11 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
+    """`places`: where to ask whether its certificates were revoked."""
+
     name: str
     certificate: bytes
+    places: Places = field(default_factory=Places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +187,28 @@ def shared_message(secret: SharedSecret) -> Message:
 # -- load-cert, load-key ------------------------------------------------------------------------------
 
 
+def is_crl(message: Mapping[str, Any]) -> bool:
+    """Whether a `load-cert` is of a revocation list."""
+    return _word(message, "type", "X509").upper() == "X509_CRL"
+
+
+def revocation_list(message: Mapping[str, Any]) -> bytes:
+    """`load-cert {type = X509_CRL, data}`: in DER."""
+    try:
+        return crl.parse(_octets(message, "data")).der
+    except CredentialError as error:
+        raise refusal(("data",), str(error), allowed="a CRL in PEM or DER") from None
+
+
+def crl_message(der: bytes) -> Message:
+    return {"type": "X509_CRL", "flag": "NONE", "data": der}
+
+
 def certificate(message: Mapping[str, Any]) -> CertificateEntry:
-    """`load-cert {type, flag, data}`; X509 only."""
+    """`load-cert {type, flag, data}`; X509 only, lists are `revocation_list`'s."""
     kind = _word(message, "type", "X509").upper()
     if kind not in ("X509", "X509CA"):
-        raise refusal(("type",), "is not supported yet", kind, "X509")
+        raise refusal(("type",), "is not supported yet", kind, "X509, X509_CRL")
     flag = _word(message, "flag", "NONE").upper()
     if flag not in ("NONE", "CA"):
         raise refusal(("flag",), "is not supported yet", flag, "NONE, CA")
@@ -355,10 +377,19 @@ def authority(message: Mapping[str, Any]) -> Authority:
     if len(given) != 1 or not isinstance(given[0], bytes):
         raise refusal((name, "cacert"), "must be the content of one certificate")
     try:
-        return Authority(name, read_certificate(given[0]).der)
+        return Authority(name, read_certificate(given[0]).der, places_of(root.authorities[name]))
     except CredentialError as error:
         raise refusal((name, "cacert"), str(error), allowed="a certificate in PEM or DER") from None
 
 
+def places_of(section: model.Authority) -> Places:
+    return Places(section.crl_uris, section.ocsp_uris)
+
+
 def authority_message(authority: Authority) -> Message:
-    return {authority.name: {"cacert": authority.certificate}}
+    message: dict[str, Any] = {"cacert": authority.certificate}
+    if authority.places.crl_urls:
+        message["crl_uris"] = list(authority.places.crl_urls)
+    if authority.places.ocsp_urls:
+        message["ocsp_uris"] = list(authority.places.ocsp_urls)
+    return {authority.name: message}

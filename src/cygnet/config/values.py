@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
+from cygnet.auth.crl import MAX_URLS
 from cygnet.ike.configuration import AddressRange
 from cygnet.ike.remote_access import MAX_ADDRESSES
 from cygnet.policy.sa import TFC_TO_MTU
@@ -262,6 +263,17 @@ def items(value: Any) -> list[Any]:
 
 def texts(value: Any) -> tuple[str, ...]:
     return tuple(text(item) for item in items(value))
+
+
+def urls(value: Any) -> tuple[str, ...]:
+    """URLs that are fetched from: plain http, for what is there is signed."""
+    found = texts(value)
+    for url in found:
+        if not url.lower().startswith("http://") or not all("!" <= character <= "~" for character in url):
+            raise refuse("is no http URL", "http://host/path")
+    if len(found) > MAX_URLS:
+        raise refuse("are too many URLs", f"{MAX_URLS} at most")
+    return found
 
 
 def password_hashes(value: Any) -> tuple[str, ...]:

@@ -115,6 +115,7 @@ class Commands:
             "get-pools": self.get_pools,
             "clear-creds": self.clear_creds,
             **Listings(control).handlers,
+            "flush-certs": self.flush_certs,
         }
 
     def attach(self, server: Server) -> None:
@@ -147,6 +148,8 @@ class Commands:
         return _try(self.control.unload_shared, request.text("id"))
 
     async def load_cert(self, request: Request) -> Answer:
+        if requests.is_crl(request.message):
+            return _try(self.control.load_crl, requests.revocation_list(request.message))
         return _try(self.control.load_certificate, requests.certificate(request.message))
 
     async def unload_cert(self, request: Request) -> Answer:
@@ -155,6 +158,9 @@ class Commands:
         for der in self.control.certificates:
             if sha256(der).hexdigest() == wanted:
                 return _try(self.control.unload_certificate, der)
+        for der in self.control.crls:
+            if sha256(der).hexdigest() == wanted:
+                return _try(self.control.unload_crl, der)
         raise CommandFailed(f"no-such-object: there is no certificate {printable(wanted, 80)}")
 
     async def load_key(self, request: Request) -> Answer:
@@ -185,6 +191,10 @@ class Commands:
     async def clear_creds(self, request: Request) -> Answer:
         return _try(self.control.clear_credentials)
 
+    async def flush_certs(self, request: Request) -> Answer:
+        """Forget what was fetched: CRLs, OCSP answers, and what could not be had."""
+        return _try(self.control.credentials.revocations.forget_fetched)
+
     # -- looking -------------------------------------------------------------------------------
 
     async def get_conns(self, request: Request) -> Answer:
@@ -197,9 +207,11 @@ class Commands:
         return {"keys": list(self.control.keys)}
 
     async def get_certs(self, request: Request) -> Answer:
-        """Cygnet's own: the loaded certificates, by the SHA-256 of their octets in hex."""
+        """Cygnet's own: the loaded certificates and CRLs, by the SHA-256 of their octets in hex."""
         held = self.control.certificates.items()
-        return {"certs": {sha256(der).hexdigest(): {"flag": "CA" if ca else "NONE"} for der, ca in held}}
+        certs = {sha256(der).hexdigest(): {"flag": "CA" if ca else "NONE"} for der, ca in held}
+        lists = {sha256(der).hexdigest(): {"flag": "CRL"} for der in self.control.crls}
+        return {"certs": {**certs, **lists}}
 
     async def get_authorities(self, request: Request) -> Answer:
         return {"authorities": list(self.control.authorities)}
@@ -255,6 +267,7 @@ class Commands:
             "dataplane-pair": _texts(daemon.plane.counters),
             "daemon": _texts(daemon.counters),
             "radius": _texts(daemon.radius.counters),
+            "fetches": _texts(daemon.fetcher.counters),
             "drops": _texts(self.drops),
             "escaped": _texts(daemon.guard.escaped),
             "dataplane-drops": _texts(report.drops if report else {}),

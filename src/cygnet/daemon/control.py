@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from cygnet.auth.credentials import Credentials
 from cygnet.auth.errors import CredentialError
+from cygnet.auth.revocation import Places
 from cygnet.config import requests
 from cygnet.config.from_vici import connections as read_connections
 from cygnet.config.problems import ConfigurationError
@@ -48,6 +49,7 @@ class Control:
         self.shared: dict[str, SharedSecret] = {}
         self.keys: dict[str, bytes] = {}
         self.certificates: dict[bytes, bool] = {}
+        self.crls: set[bytes] = set()
         self.pools: dict[str, Pool] = {}
         self.authorities: dict[str, Authority] = {}
         self._note = note
@@ -146,6 +148,28 @@ class Control:
         self.certificates[entry.der] = entry.ca
         self._keep("load-cert", _name_of(entry.der), requests.certificate_message(entry))
 
+    def load_crl(self, der: bytes) -> None:
+        """A revocation list. Raises Refused."""
+        if der in self.crls:
+            return
+        try:
+            self.credentials.revocations.add_crl(der)
+        except CredentialError as error:
+            raise Refused(str(error)) from error
+        self.crls.add(der)
+        self._keep("load-cert", _name_of(der), requests.crl_message(der))
+
+    def unload_crl(self, der: bytes) -> None:
+        self.crls.discard(der)
+        self.credentials.revocations.remove_crl(der)
+        self._keep("load-cert", _name_of(der), None)
+
+    def _load_certificate_or_crl(self, one: CertificateEntry | bytes) -> None:
+        if isinstance(one, bytes):
+            self.load_crl(one)
+        else:
+            self.load_certificate(one)
+
     def load_authority(self, authority: Authority) -> None:
         """Its certificate becomes an anchor. Raises Refused."""
         former = self.authorities.get(authority.name)
@@ -156,6 +180,7 @@ class Control:
         except CredentialError as error:
             raise Refused(str(error)) from error
         self.authorities[authority.name] = authority
+        self._ask_at(authority.certificate)
         if former is not None:
             self._drop_anchor(former)
         self._keep("load-authority", authority.name, requests.authority_message(authority))
@@ -167,7 +192,17 @@ class Control:
         self._drop_anchor(former)
         self._keep("load-authority", name, None)
 
+    def _ask_at(self, certificate: bytes) -> None:
+        """Where to ask about this CA's certificates: all that its authorities say."""
+        told = [one.places for one in self.authorities.values() if one.certificate == certificate]
+        places = Places(
+            tuple(dict.fromkeys(url for one in told for url in one.crl_urls)),
+            tuple(dict.fromkeys(url for one in told for url in one.ocsp_urls)),
+        )
+        self.credentials.revocations.set_places(certificate, places)
+
     def _drop_anchor(self, authority: Authority) -> None:
+        self._ask_at(authority.certificate)
         held = authority.certificate in self.certificates
         if not held and all(one.certificate != authority.certificate for one in self.authorities.values()):
             self.credentials.remove_certificate(authority.certificate)
@@ -182,11 +217,12 @@ class Control:
         """Everything that proves something; authorities stay what they are called, and lose nothing."""
         gone = [("load-shared", name) for name in self.shared]
         gone += [("load-key", _name_of(data)) for data in self.keys.values()]
-        gone += [("load-cert", _name_of(der)) for der in self.certificates]
+        gone += [("load-cert", _name_of(der)) for der in (*self.certificates, *self.crls)]
         self.credentials.clear()
         self.shared.clear()
         self.keys.clear()
         self.certificates.clear()
+        self.crls.clear()
         for authority in self.authorities.values():
             self.credentials.add_certificate(authority.certificate, True)
         for kind, name in gone:
@@ -242,7 +278,7 @@ class Control:
         problems: list[str] = []
         self.daemon.collector.busy(now().monotonic)
         for kind, load in (
-            ("load-cert", self.load_certificate),
+            ("load-cert", self._load_certificate_or_crl),
             ("load-key", self.load_key),
             ("load-shared", self.load_shared),
             ("load-authority", self.load_authority),
@@ -270,6 +306,8 @@ class Control:
         certificates = whole.names("load-cert")
         for der in [der for der in self.certificates if _name_of(der) not in certificates]:
             self.unload_certificate(der)
+        for der in [der for der in self.crls if _name_of(der) not in certificates]:
+            self.unload_crl(der)
         for name in self.pools.keys() - whole.names("load-pool"):
             try:
                 self.unload_pool(name)
@@ -331,6 +369,9 @@ def _read(kind: str, message: Message) -> list[tuple[str, Any, Message]]:
         case "load-key":
             data = requests.key_data(message)
             return [(_name_of(data), data, message)]
+        case "load-cert" if requests.is_crl(message):
+            der = requests.revocation_list(message)
+            return [(_name_of(der), der, message)]
         case "load-cert":
             entry = requests.certificate(message)
             return [(_name_of(entry.der), entry, message)]

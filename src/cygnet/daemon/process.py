@@ -15,14 +15,15 @@ import functools
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cygnet.auth import passwords
-from cygnet.auth.ask import AskRadius, CheckPassword, RadiusAnswer
+from cygnet.auth.ask import AskRadius, CheckPassword, FetchAll
 from cygnet.daemon.accounting import Accounting
 from cygnet.daemon.collector import Collector
+from cygnet.daemon.fetch import Fetcher
 from cygnet.daemon.guard import Guard
 from cygnet.daemon.lanes import Lane, Lanes, address
 from cygnet.daemon.plane import Plane, selector_from
@@ -102,7 +103,8 @@ class Daemon:
         self._tick: asyncio.TimerHandle | None = None
         self._resolver = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="resolve")
         self._resolving: set[int] = set()
-        self._asking: set[asyncio.Task[RadiusAnswer | None]] = set()
+        self._asking: set[asyncio.Task[object]] = set()
+        self.fetcher = Fetcher()
         self.radius = Client(loop, lambda code, text: self.emit(events.Noted(code, text)))
         self.accounting = Accounting(
             loop,
@@ -341,7 +343,10 @@ class Daemon:
             self._answer(effect.ask_id, self.leases.lease(question))
             return
         if isinstance(question, AskRadius):
-            self._ask_radius(effect.ask_id, question)
+            self._wait_for(effect.ask_id, self.radius.access(question))
+            return
+        if isinstance(question, FetchAll):
+            self._wait_for(effect.ask_id, self.fetcher.all(question.fetches))
             return
         if len(self._resolving) >= MAX_RESOLVING:
             self.counters["resolve-refused"] += 1
@@ -359,11 +364,11 @@ class Daemon:
 
         lookup.add_done_callback(found)
 
-    def _ask_radius(self, ask: int, question: AskRadius) -> None:
-        asked = self.loop.create_task(self.radius.access(question))
+    def _wait_for(self, ask: int, answer: Coroutine[Any, Any, object]) -> None:
+        asked = self.loop.create_task(answer)
         self._asking.add(asked)
 
-        def answered(task: asyncio.Task[RadiusAnswer | None]) -> None:
+        def answered(task: asyncio.Task[object]) -> None:
             self._asking.discard(task)
             if not task.cancelled():
                 self._answer(ask, task.result())

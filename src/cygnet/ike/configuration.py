@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from cygnet.auth.identity import Identity
+from cygnet.auth.revocation import Policy
 from cygnet.crypto.proposals import Proposal
 from cygnet.policy.sa import Mode, SaProtocol, TunnelHeader
 from cygnet.policy.selectors import IpAddress, TrafficSelector
@@ -93,6 +94,8 @@ class RemoteAuth:
     """The user must be a member of one of these; empty: of any or none."""
     xauth: int = 0
     """XAUTH: how the peer must log in (`wire.v1.numbers.XauthType`)."""
+    revocation: Policy = Policy.RELAXED
+    """How much must be known of whether its certificates were revoked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,8 @@ class Reason(StrEnum):
     CERTIFICATE_INVALID = "certificate-invalid"
     CERTIFICATE_ID_MISMATCH = "certificate-id-mismatch"
     CERTIFICATE_MISSING = "certificate-missing"
+    CERTIFICATE_REVOKED = "certificate-revoked"
+    CERTIFICATE_STATUS_UNKNOWN = "certificate-status-unknown"
     PRIVATE_KEY_MISSING = "private-key-missing"
     SIGNATURE_INVALID = "signature-invalid"
     EAP_FAILED = "eap-failed"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from pathlib import Path as FilePath
 from typing import Any
 
 from cygnet.auth import passwords
-from cygnet.auth.ask import CheckPassword
+from cygnet.auth.ask import CheckPassword, Fetch, FetchAll
 from cygnet.auth.credentials import Credentials
 from cygnet.config.load import load
 from cygnet.config.requests import Pool
@@ -79,6 +79,8 @@ class Gateway:
         self.options = options or Options()
         self.credentials = credentials or Credentials()
         self.names: dict[str, tuple[IpAddress, ...]] = {}
+        self.web: Callable[[Fetch], bytes | None] = lambda fetch: None
+        """What is fetched over HTTP; None: it cannot be had."""
         self.events: list[Event] = []
         self.operations: dict[int, Failure | None] = {}
         self.plane = DataPlane(self)
@@ -246,6 +248,9 @@ class Gateway:
             case Ask(ask_id, CheckPassword(stored, password), _):
                 outcome = passwords.check(stored, password)
                 self.network.schedule(0.0, lambda: self.answer(ask_id, outcome))
+            case Ask(ask_id, FetchAll(fetches), _):
+                bodies = tuple(map(self.web, fetches))
+                self.network.schedule(0.0, lambda: self.answer(ask_id, bodies))
             case Emit(event):
                 self.events.append(event)
                 if isinstance(event, OperationDone):

@@ -14,6 +14,7 @@ from cygnet.auth.certificate import parse
 from cygnet.auth.eap.packet import name_of
 from cygnet.auth.errors import CredentialError
 from cygnet.auth.identity import Identity
+from cygnet.auth.revocation import Policy
 from cygnet.config.requests import format_range
 from cygnet.crypto.proposals import keywords_of
 from cygnet.ike import events
@@ -245,6 +246,8 @@ def _remote(auth: RemoteAuth) -> Shape:
         shape["certs"] = [_subject(der) for der in auth.certificates]
     if auth.ca_certificates:
         shape["cacerts"] = [_subject(der) for der in auth.ca_certificates]
+    if auth.revocation is not Policy.RELAXED:
+        shape["revocation"] = str(auth.revocation)
     return shape
 
 

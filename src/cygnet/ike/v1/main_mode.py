@@ -68,6 +68,7 @@ def initiate(context: Context) -> Steps[Proved]:
         ),
         _Proof(context, material).responder,
     )
+    yield from phase1.check(context, sixth.value)
     return sixth.value
 
 
@@ -146,6 +147,7 @@ def respond(context: Context, agreed: Agreed) -> Steps[Proved]:
     # 5, 6
     fifth = yield from receive(_Proof(context, material).initiator)
     proved = fifth.value
+    yield from phase1.check(context, proved)
     idir = phase1.id_payload(proved.local_id)
     asked = fifth.received.message.all(CertReqPayload)
     proof = phase1.prove(context, proved.connection, material, material.hash_r(idir.emit()), asked)

@@ -35,8 +35,9 @@ from cygnet.crypto.key_exchange import KeyExchange, check_public
 from cygnet.ike.configuration import AuthClass, Connection, SendCert, Unique
 from cygnet.ike.errors import Difference, IkeError, PeerIncompatible, PeerMisbehaved, Reason
 from cygnet.ike.lifetimes import ike_deadlines
+from cygnet.ike.revocation import check_revocation
 from cygnet.ike.state import Establish, IkeSuite, Isakmp, UseIsakmpKeys, ike_suite
-from cygnet.ike.steps import Context, Refused
+from cygnet.ike.steps import Context, Refused, Steps
 from cygnet.ike.v1 import nat, proposals
 from cygnet.ike.v1.lifetimes import Lifetime
 from cygnet.ike.v1.methods import (
@@ -514,6 +515,11 @@ def verify_responder(context: Context, material: Material, received: Received) -
         raise Refused(failed(error)) from None
     contact = message.encrypted and message.notify(Notify.INITIAL_CONTACT) is not None
     return Proved(connection, own_identity(context, connection), peer, contact)
+
+
+def check(context: Context, proved: Proved) -> Steps[None]:
+    """That no certificate of the peer was revoked, as its connection wants to know it."""
+    yield from check_revocation(context, remote_auth(proved.connection), proved.peer)
 
 
 def failed(error: AuthenticationError) -> IkeError:

@@ -23,6 +23,7 @@ def initiate(context: Context) -> Steps[None]:
         yield from apply(ChangePath(path))
     if context.connection.aggressive:
         proved = yield from aggressive_mode.initiate(context)
+        yield from phase1.check(context, proved)
     else:
         proved = yield from main_mode.initiate(context)
     yield from _establish(context, proved)
@@ -32,6 +33,7 @@ def respond(context: Context, agreed: Agreed, received: Received) -> Steps[None]
     """The same from the other side; `received` is the first message, `agreed` what came of its offer."""
     if context.connection.aggressive:
         proved = yield from aggressive_mode.respond(context, agreed, received)
+        yield from phase1.check(context, proved)
     else:
         proved = yield from main_mode.respond(context, agreed)
     yield from _establish(context, proved)

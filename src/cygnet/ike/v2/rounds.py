@@ -38,6 +38,7 @@ from cygnet.crypto.proposals import ADDITIONAL, Proposal
 from cygnet.ike.configuration import AuthClass, Connection, LocalAuth, RemoteAuth
 from cygnet.ike.connections import Loaded, closest
 from cygnet.ike.errors import Difference, IkeError, PeerIncompatible, Reason
+from cygnet.ike.revocation import check_revocation
 from cygnet.ike.state import IkeSuite
 from cygnet.ike.steps import Context, Steps, answer, next_request, send
 from cygnet.ike.v2 import eap, ppk
@@ -137,6 +138,7 @@ def initiate(
                 initial, key = _decided(connection, plain, basis, message), None
             if peer is None:
                 peer, idr = _judge(context, initial, local, local_id, remote, message)
+                yield from check_revocation(context, remote, peer)
             elif message.error() is not None:
                 raise _refused(message, local, local_id, remote)
             continue
@@ -144,6 +146,7 @@ def initiate(
         if peer is None and not alone:
             # Before any answer that depends on our password (V9).
             peer, idr = _judge(context, initial, local, local_id, remote, message)
+            yield from check_revocation(context, remote, peer)
         elif idr is None:
             idr = message.maybe(IdrPayload)
         start = message.maybe(EapPayload)
@@ -174,7 +177,9 @@ def initiate(
             octets_of(initial, initial.received, initial.nonce_i, initial.keys.sk_pr, idr),
             initial.keys.sk_pr,
         )
-        peer = peer or confirmed
+        if peer is None:
+            yield from check_revocation(context, remote, confirmed)
+            peer = confirmed
     if peer is None or first_id is None:
         raise unauthenticated("no round of authentication is configured")
     return Met(peer, first_id, message, initial.keys)
@@ -287,6 +292,7 @@ def respond(context: Context, initial: Initial) -> Steps[Admitted]:
             else:
                 used = ()
             candidates = _proving(context, initial, candidates, idi, auth, message, octets)
+            candidates = yield from _unrevoked(context, candidates)
             follows = _follows(message)
             candidates = _with_rounds(candidates, follows=follows)
             if ours is None:
@@ -320,6 +326,7 @@ def respond(context: Context, initial: Initial) -> Steps[Admitted]:
                 for one in table.candidates
                 if one.remote is not None
             ]  # fmt: skip
+            candidates = yield from _unrevoked(context, candidates)
             follows = _follows(message)
             candidates = _with_rounds(candidates, follows=follows)
             proof = prove_with_secret(
@@ -496,6 +503,24 @@ def _with_ppk(
     if without is None or not willing:
         raise ppk.missing(f"no postquantum pre-shared key {printable(name or b'')} is loaded for the peer")
     return initial, willing, AuthPayload(auth.method, without.data), ()
+
+
+def _unrevoked(context: Context, candidates: list[Candidate]) -> Steps[list[Candidate]]:
+    """Those by whose policy the certificate of the last round may be used; the world is asked once for all
+    of them."""
+    refusal: IkeError | None = None
+    found = []
+    for one in candidates:
+        remote = one.loaded.connection.remote[len(one.passed) - 1]
+        try:
+            yield from check_revocation(context, remote, one.passed[-1])
+        except IkeError as error:
+            refusal = refusal or error
+            continue
+        found.append(one)
+    if not found:
+        raise refusal or unauthenticated("no connection has that many rounds")
+    return found
 
 
 def _with_rounds(candidates: list[Candidate], *, follows: bool) -> list[Candidate]:
