@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
 
@@ -18,10 +20,13 @@ from cygnet.dataplane.engines.kernel import KernelEngine
 from cygnet.dataplane.xfrm import codec
 from cygnet.dataplane.xfrm.netlink import XfrmSocket
 from cygnet.dataplane.xfrm.probe import probe
+from cygnet.lab.capture import Capture
 from cygnet.lab.namespaces import Namespace, connect
+from cygnet.lab.topology import BOB, BOB6, MOON, MOON6, OUTER, SUN, SUN6, two_gateways
 from cygnet.policy.sa import Mode, SaProtocol
 from cygnet.policy.selectors import TrafficSelector, parse_selector
 from cygnet.policy.spd import Action, Policy, PolicyRule
+from tests.network.test_guard import receiver
 
 pytestmark = pytest.mark.network
 
@@ -329,3 +334,58 @@ def test_a_probe_says_what_the_kernel_has(space: Namespace) -> None:
             space.inside(lambda: settle("kernel"))
     left = space.run("ip", "xfrm", "state").stdout.count("src ")
     assert left == int(has_esp)
+
+
+@pytest.mark.parametrize("inner", [BOB, BOB6], ids=["4", "6"])
+def test_fragments_of_what_is_forwarded_meet_the_rules_of_their_ports(inner: str) -> None:
+    with two_gateways() as net:
+        net.moon.ip(f"route add 10.2.0.0/16 via {SUN}", f"route add fd02::/64 via {SUN6}")
+        net.sun.ip(f"route add 10.1.0.0/16 via {MOON}", f"route add fd01::/64 via {MOON6}")
+        running = Running(net.moon)
+        nets = ("10.1.0.0/16", "10.2.0.0/16") if ":" not in inner else ("fd01::/64", "fd02::/64")
+        big = bytes(4000)
+
+        def seen(port: int, whole: bool) -> bool:
+            """Does anything of a large datagram reach the outer link? Fails unless it came as is said."""
+            capture = Capture(net.sun, OUTER, nets)
+            with receiver(net.bob, socket.SOCK_DGRAM, inner, port) as there:
+
+                def send() -> None:
+                    with socket.socket(there.family, socket.SOCK_DGRAM) as here:
+                        here.sendto(big, (inner, port))
+
+                arrived = False
+                for _ in range(3):  # neighbours may have to be found first
+                    net.alice.inside(send)
+                    with suppress(TimeoutError):
+                        arrived = there.recv(8000) == big
+                    if arrived:
+                        break
+            assert arrived == whole
+            return bool(capture.stop().clear)
+
+        assert seen(7000, whole=True)
+        ports = (nets[0] + "[udp]", nets[1] + "[udp/7000]", Action.PROTECT)
+        assert running.change(policy(1, ports)) == [""]
+        assert not seen(7000, whole=False)
+        assert seen(7001, whole=True)
+        # A process that starts finds such rules, and lets go only when they are gone for good.
+        running.kill()
+        again = Running(net.moon)
+        assert again.change(policy(2, NET)) == [""]
+        assert not seen(7000, whole=False)
+        net.moon.inside(lambda: again.engine.sweep((2,), ()))
+        assert "table inet cygnet" not in net.moon.run("nft", "list", "tables").stdout
+
+
+def test_what_puts_fragments_together_comes_back_when_somebody_flushes_it(space: Namespace) -> None:
+    running = Running(space)
+    assert running.change(policy(1, ("10.1.0.0/16[tcp]", "10.2.0.0/16[tcp/80]", Action.PROTECT))) == [""]
+    assert "tproxy" in space.run("nft", "list", "table", "inet", "cygnet").stdout
+    space.run("nft", "flush", "ruleset")
+    running.engine._refreshed = 0.0
+    space.inside(running.engine.tick)
+    assert "tproxy" in space.run("nft", "list", "table", "inet", "cygnet").stdout
+    assert any("fragments" in one.text for one in running.reports if isinstance(one, messages.Warned))
+    assert running.change(1) == [""]
+    assert "table inet cygnet" not in space.run("nft", "list", "tables").stdout

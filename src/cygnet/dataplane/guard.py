@@ -15,7 +15,8 @@ The table is there before the first SA, needs no process to work, and goes only 
 cannot cross a router (link-local traffic, neighbour discovery, limited broadcast) is never a tunnel's.
 Sealed packets carry the mark of Cygnet's sockets on the way out; on the way in, ESP and the UDP ports of
 this gateway are let by. Fragments are put together before anything is asked, since later ones show no
-ports: a rule that is never reached makes the kernel do so (nft_tproxy turns defragmentation on).
+ports: a rule that is never reached makes the kernel do so (nft_tproxy turns defragmentation on). The kernel
+engine takes that chain alone (`defragmenting`).
 
 A process that starts finds the sets of the one before it, and keeps asking them after its own until it
 is told that it knows all policies (`sweep`): names of sets begin with a generation for that.
@@ -235,8 +236,14 @@ def _halves(box: Spans, fields: Iterable[int], end: int) -> list[int]:
 
 # -- chains -----------------------------------------------------------------------------------------
 
+DEFRAGMENT = "defragment"
+_NEVER = "meta mark 1 meta mark 2"
+_DEFRAGMENTING = (
+    f"meta nfproto ipv4 meta l4proto tcp {_NEVER} tproxy ip to 127.0.0.1:1",
+    f"meta nfproto ipv6 meta l4proto tcp {_NEVER} tproxy ip6 to [::1]:1",
+)
 _HOOKS = {
-    "defragment": f"filter hook prerouting priority {_PRIORITY_DEFRAGMENT}",
+    DEFRAGMENT: f"filter hook prerouting priority {_PRIORITY_DEFRAGMENT}",
     "prerouting": f"filter hook prerouting priority {_PRIORITY}",
     "output": f"route hook output priority {_PRIORITY}",
     "postrouting": f"filter hook postrouting priority {_PRIORITY}",
@@ -261,10 +268,19 @@ _COUNTERS = ("left_in_clear", "arrived_in_clear", "discarded")
 def _skeleton() -> list[str]:
     lines = [f"add table inet {TABLE}"]
     lines += [f"add counter inet {TABLE} {name}" for name in _COUNTERS]
-    for chain in _CHAINS:
-        hook = f" {{ type {_HOOKS[chain]}; policy accept; }}" if chain in _HOOKS else ""
-        lines.append(f"add chain inet {TABLE} {chain}{hook}")
+    lines += [_chain(name) for name in _CHAINS]
     return lines
+
+
+def _chain(name: str) -> str:
+    hook = f" {{ type {_HOOKS[name]}; policy accept; }}" if name in _HOOKS else ""
+    return f"add chain inet {TABLE} {name}{hook}"
+
+
+def defragmenting() -> list[str]:
+    """Commands for the part of the table that puts fragments together; nothing happens where it stands."""
+    lines = [f"add table inet {TABLE}", _chain(DEFRAGMENT), f"flush chain inet {TABLE} {DEFRAGMENT}"]
+    return [*lines, *(f"add rule inet {TABLE} {DEFRAGMENT} {rule}" for rule in _DEFRAGMENTING)]
 
 
 def _bodies(
@@ -351,11 +367,7 @@ def _bodies(
         *egress,
         *([discard] if discarding else []),
     ]
-    never = "meta mark 1 meta mark 2"
-    bodies["defragment"] = [
-        f"meta nfproto ipv4 meta l4proto tcp {never} tproxy ip to 127.0.0.1:1",
-        f"meta nfproto ipv6 meta l4proto tcp {never} tproxy ip6 to [::1]:1",
-    ]
+    bodies[DEFRAGMENT] = list(_DEFRAGMENTING)
     return bodies
 
 

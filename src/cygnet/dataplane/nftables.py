@@ -44,6 +44,15 @@ def nft(text: str) -> None:
 
 def set_names(table: str) -> list[str]:
     """Names of the sets in an inet table; none if it is not there. Raises KernelError."""
+    return _names("set", table)
+
+
+def chain_names(table: str) -> list[str]:
+    """Names of the chains in an inet table; none if it is not there. Raises KernelError."""
+    return _names("chain", table)
+
+
+def _names(kind: str, table: str) -> list[str]:
     try:
         listed = _run_nft(["--terse", "list", "table", "inet", table])
     except KernelError as error:
@@ -51,7 +60,7 @@ def set_names(table: str) -> list[str]:
             return []
         raise
     words = [line.split() for line in listed.splitlines()]
-    return [word[1] for word in words if len(word) == 3 and word[0] == "set"]
+    return [word[1] for word in words if len(word) == 3 and word[0] == kind]
 
 
 def _run_nft(arguments: Sequence[str], text: str = "") -> str:

@@ -39,6 +39,7 @@ from cygnet.dataplane.translate import Refused, selector
 from cygnet.dataplane.xfrm import codec, states
 from cygnet.dataplane.xfrm.book import Book
 from cygnet.dataplane.xfrm.codec import Encapsulation, SaKey, SaSeen
+from cygnet.dataplane.xfrm.fragments import Fragments
 from cygnet.dataplane.xfrm.interfaces import Interfaces
 from cygnet.dataplane.xfrm.leftovers import remove_guard
 from cygnet.dataplane.xfrm.netlink import Events, Message, XfrmSocket
@@ -93,6 +94,7 @@ class KernelEngine:
         self.book = Book()
         self._routes = KernelRoutes(self._remote_of)
         self._interfaces = Interfaces()
+        self._fragments = Fragments()
         self._ends: list[tuple[float, int, Entry]] = []
         self._number = itertools.count()
         self._awaiting: dict[int, Entry] = {}
@@ -206,11 +208,15 @@ class KernelEngine:
 
     def _commit(self) -> None:
         self._interfaces.need(self.spd)
+        if self.spd.sees_ports:
+            self._fragments.need()
         self.spd.commit()
         self._routes.commit()
         self._interfaces.drop_unneeded()
+        if not self.spd.sees_ports:
+            self._fragments.drop()
         if not self._alone:
-            remove_guard()
+            remove_guard(defragment=self._fragments.standing)
             self._routes.sweep()
             self._alone = True
 
@@ -394,6 +400,8 @@ class KernelEngine:
         errors = self.change_policies([one.id for one in self.spd if one.id not in set(policies)])
         self.spd.sweep()
         self._routes.sweep()
+        if not self.spd.sees_ports:
+            self._fragments.drop()
         if any(errors):
             raise Refused(next(filter(None, errors)))
 
@@ -403,6 +411,7 @@ class KernelEngine:
         self.spd.clear()
         self._routes.clear()
         self._interfaces.drop_unneeded()
+        self._fragments.drop()
 
     # -- what the kernel tells -----------------------------------------------------------------
 
@@ -502,6 +511,8 @@ class KernelEngine:
             self._compare_sas()
             try:
                 self._routes.refresh()
+                if self._fragments.refresh():
+                    self._report(Warned("policy_restored", "what puts fragments together had been removed"))
             except KernelError as error:
                 self._report(Warned("routes_lost", str(error)))
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 
+from cygnet.dataplane.guard import TABLE, defragmenting
 from cygnet.dataplane.nftables import KernelError, nft
 from cygnet.dataplane.xfrm import codec, states
 from cygnet.dataplane.xfrm.netlink import XfrmSocket
 from cygnet.dataplane.xfrm.policies import is_ours
 
-_GUARD = "inet cygnet"
+_GUARD = f"inet {TABLE}"
 
 
 def remove_kernels() -> int:
@@ -34,7 +35,9 @@ def remove_kernels() -> int:
     return len(changes)
 
 
-def remove_guard() -> None:
-    """The nftables table of a former userspace engine, if there is nftables at all."""
+def remove_guard(*, defragment: bool) -> None:
+    """The nftables table of a former userspace engine, if there is nftables at all; its part that puts
+    fragments together may have to stay."""
+    kept = defragmenting() if defragment else []
     with contextlib.suppress(KernelError, OSError):
-        nft(f"add table {_GUARD}\ndelete table {_GUARD}\n")
+        nft("\n".join([f"add table {_GUARD}", f"delete table {_GUARD}", *kept]) + "\n")

@@ -75,6 +75,10 @@ class KernelSpd:
         self._order = Order()
         self._default = default
         self._policies: dict[int, Policy] = {}
+        self._looking: set[int] = set()
+        """Policies with a rule that looks at ports."""
+        self._left_looking = False
+        """So do some that a former process left."""
         self._claims: dict[PolicyKey, list[_Claim]] = {}
         self._of_policy: dict[int, list[tuple[PolicyKey, _Claim]]] = {}
         self._of_flow: dict[int, set[PolicyKey]] = {}
@@ -123,6 +127,11 @@ class KernelSpd:
     def __len__(self) -> int:
         return len(self._policies)
 
+    @property
+    def sees_ports(self) -> bool:
+        """Must policies see ports, or types of ICMP? Then no packet may come in fragments."""
+        return self._left_looking or bool(self._looking)
+
     def put(self, policy: Policy) -> None:
         """In place of what had the same id. Raises KernelError; then it is as before."""
         if self._policies.get(policy.id) == policy:
@@ -132,6 +141,8 @@ class KernelSpd:
         ]
         self.remove(policy.id)
         self._policies[policy.id] = policy
+        if any(_looks_at_ports(selector) for selector, _, _ in compiled):
+            self._looking.add(policy.id)
         if self._order.place(policy):
             self._changed.update(self._claims)
         claims = self._of_policy[policy.id] = []
@@ -164,6 +175,7 @@ class KernelSpd:
         former = self._policies.pop(policy, None)
         if former is None:
             return
+        self._looking.discard(policy)
         for key, claim in self._of_policy.pop(policy):
             claims = self._claims[key]
             claims.remove(claim)
@@ -229,6 +241,7 @@ class KernelSpd:
                 self._installed[seen.key] = seen.verdict
                 self._indexes[seen.key] = seen.index
                 self._used.add(seen.index & ~7)
+                self._left_looking |= _looks_at_ports(codec.selector_from(seen.key.selector))
 
     def commit(self) -> None:
         """Raises KernelError with the first refusal, after all were tried; what was refused is tried again
@@ -386,6 +399,7 @@ class KernelSpd:
         """What no policy asks for is gone. Raises KernelError."""
         self._changed |= self._installed.keys() - self._claims.keys()
         self.commit()
+        self._left_looking = False
 
     def clear(self) -> None:
         """Nothing of ours is left. Raises KernelError."""
@@ -395,6 +409,12 @@ class KernelSpd:
         self._claims.clear()
         self._link_scope.clear()
         self.sweep()
+
+
+def _looks_at_ports(selector: Selector) -> bool:
+    """Discovery of neighbours, which never comes in fragments, is not meant."""
+    discovery = selector.protocol == ICMPV6 and selector.source_port in _DISCOVERY
+    return bool(selector.source_mask or selector.destination_mask) and not discovery
 
 
 def is_ours(seen: PolicySeen) -> bool:

@@ -4,7 +4,8 @@ A socket that is bound to nothing takes its source address from the route. Where
 inside a rule's local selectors (its own, or one that a peer has lent it), a route to the remote ones says so;
 where there is no route at all, one is made, or no packet would ever ask for the policy. They lead where the
 peer is, in the table that the userspace engines use too; packets with Cygnet's mark, sealed ones among them,
-skip it. What a rule before leaves alone is thrown back to the other tables, ports and protocols permitting.
+skip it. What a rule before leaves alone is thrown back to the other tables, ports and protocols permitting;
+where they do not, ours leads where the packet would have gone without it, for what is not protected takes it.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ _NOWHERE_IN_USE = {4: 0xC6336401, 6: 0x0100 << 112 | 1}
 """Addresses that only a default route reaches (RFC 5737, RFC 6666)."""
 RemoteOf = Callable[[int], IpAddress | None]
 """Where the peer of a flow is, if that is known."""
-_Use = tuple[tuple[int, int], int, PolicyRule]
-"""Of a prefix by a rule: place of the policy and of the rule in it, the rule."""
+_Use = tuple[tuple[int, int], int, PolicyRule, bool]
+"""Of a prefix by a rule: place of the policy and of the rule in it, the rule, whether the policy has some
+that look at more than addresses."""
 
 
 class KernelRoutes:
@@ -49,10 +51,11 @@ class KernelRoutes:
         """In place of what had the same id. Who routes into an interface of its own chooses himself."""
         self.remove(policy.id)
         uses = self._of_policy[policy.id] = []
+        partial = any(not _whole(rule) for rule in policy.rules)
         for number, rule in enumerate(policy.rules if not policy.if_id else ()):
-            whole = rule.remote.protocol == ANY_PROTOCOL and is_any_port(rule.remote)
+            whole = _whole(rule)
             if rule.local.family == rule.remote.family and (whole or rule.action is Action.PROTECT):
-                use = (policy.priority, policy.id), number, rule
+                use = (policy.priority, policy.id), number, rule, partial
                 for first, length in prefixes(rule.remote):
                     uses.append(((rule.remote.family, first, length), use))
         for prefix, use in uses:
@@ -143,7 +146,7 @@ class KernelRoutes:
 
     def _wanted(self, sock: RouteSocket, prefix: Prefix) -> Route | None:
         """As the first rule says that has something to say."""
-        for _, _, rule in self._uses.get(prefix, ()):
+        for _, _, rule, partial in self._uses.get(prefix, ()):
             if rule.action is not Action.PROTECT:
                 return Route(*prefix, METRIC, throw=True)
             remote = self._remote_of(rule.flow)
@@ -154,7 +157,7 @@ class KernelRoutes:
                 continue
             if remote not in self._ways:
                 self._ways[remote] = sock.towards(remote.version, int(remote), MARK)
-            way = self._ways[remote]
+            way = (sock.towards(*prefix[:2], MARK) if partial else None) or self._ways[remote]
             if way is not None:
                 return Route(*prefix, METRIC, way.device, source, way.gateway)
         return None
@@ -165,6 +168,10 @@ class KernelRoutes:
         if family not in self._anywhere:
             self._anywhere[family] = sock.towards(family, _NOWHERE_IN_USE[family], MARK) is not None
         return self._anywhere[family] or sock.towards(family, prefix[1], MARK) is not None
+
+
+def _whole(rule: PolicyRule) -> bool:
+    return all(side.protocol == ANY_PROTOCOL and is_any_port(side) for side in (rule.local, rule.remote))
 
 
 def _order(use: _Use) -> tuple[tuple[int, int], int]:
