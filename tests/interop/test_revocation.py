@@ -1,0 +1,114 @@
+"""Revoked and not revoked, by CRL and OCSP over HTTP, between Cygnet and strongSwan, either starting.
+
+`pki --signcrl` makes the lists; OpenSSL's `ocsp` and Python's `http.server` answer in Cygnet's namespace.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from cygnet.lab.namespaces import Namespace
+from tests.interop.sides import Setup, Sides, sides
+from tests.interop.test_certificates import BY, Authority, pki
+
+CRL_URL, OCSP_URL = "http://127.0.0.1:8880/ca.crl", "http://127.0.0.1:8881/"
+STRICT = Setup(
+    auth="pubkey",
+    moon_remote="auth = pubkey\n id = sun.example\n cacerts = ca.pem\n revocation = strict",
+    sun_connection="send_cert = always",
+)
+
+
+def equipped(directory: Path, *options: str) -> Authority:
+    ca = Authority(directory / "ca")
+    ca.equip(directory / "moon", "moon", "moon.example")
+    ca.equip(directory / "sun", "sun", "sun.example", *options)
+    return ca
+
+
+def sun_certificate(directory: Path) -> Path:
+    return directory / "sun" / "x509" / "sun.pem"
+
+
+def sign_list(ca: Authority, to: Path, *revoked: Path) -> None:
+    chosen = [word for one in revoked for word in ("--reason", "key-compromise", "--cert", str(one))]
+    to.parent.mkdir(parents=True, exist_ok=True)
+    to.write_bytes(
+        pki("--signcrl", "--cacert", str(ca.certificate), "--cakey", str(ca.key), "--lifetime", "9", *chosen)
+    )
+
+
+def serve_list(space: Namespace, folder: Path) -> None:
+    server = [sys.executable, "-u", "-m", "http.server", "8880", "--bind", "127.0.0.1", "-d", str(folder)]
+    started = space.start(*server)
+    assert started.stdout is not None
+    assert "Serving" in started.stdout.readline()
+
+
+def serve_ocsp(space: Namespace, ca: Authority, certificate: Path, *, revoked: bool) -> None:
+    serial = f"{x509.load_pem_x509_certificate(certificate.read_bytes()).serial_number:X}"
+    serial = serial.zfill(len(serial) + len(serial) % 2)
+    state = "R\t360101000000Z\t240101000000Z" if revoked else "V\t360101000000Z\t"
+    index = ca.directory / "index.txt"
+    index.write_text(f"{state}\t{serial}\tunknown\t/CN=sun\n")
+    started = space.start(
+        "openssl", "ocsp", "-index", str(index), "-port", "8881", "-CA", str(ca.certificate),
+        "-rsigner", str(ca.certificate), "-rkey", str(ca.key), "-rmd", "sha256",
+    )  # fmt: skip
+    assert started.stdout is not None
+    assert "ACCEPT" in started.stdout.readline()
+
+
+@contextmanager
+def strict(directory: Path) -> Iterator[Sides]:
+    with sides(directory, STRICT) as both:
+        yield both
+
+
+def outcome(both: Sides, by: str) -> str:
+    """Everything that Cygnet says of the attempt."""
+    if by == "cygnet":
+        done = both.moon.cygnet("up", "net")
+        return done.stdout + done.stderr
+    both.sun.swanctl("--initiate", "--child", "net", "--timeout", "15")
+    return both.moon.cygnet("status").stdout
+
+
+@BY
+@pytest.mark.parametrize("revoked", [False, True], ids=["good", "revoked"])
+@pytest.mark.parametrize("way", ["file", "crl", "ocsp"])
+def test_a_revoked_certificate_is_refused_and_another_passes(
+    tmp_path: Path, by: str, way: str, revoked: bool
+) -> None:
+    options = {"file": (), "crl": ("--crl", CRL_URL), "ocsp": ("--ocsp", OCSP_URL)}[way]
+    ca = equipped(tmp_path, *options)
+    certificate = sun_certificate(tmp_path)
+    listed = (certificate,) if revoked else ()
+    if way == "file":
+        sign_list(ca, tmp_path / "moon" / "x509crl" / "ca.crl", *listed)
+    with strict(tmp_path) as both:
+        if way == "crl":
+            sign_list(ca, tmp_path / "web" / "ca.crl", *listed)
+            serve_list(both.net.moon, tmp_path / "web")
+        elif way == "ocsp":
+            serve_ocsp(both.net.moon, ca, certificate, revoked=revoked)
+        if revoked:
+            said = outcome(both, by)
+            assert "certificate-revoked" in said, said + both.moon.log()[-2000:]
+        else:
+            both.up(by)
+            both.assert_traffic_passes()
+
+
+@BY
+def test_where_nobody_answers_strict_refuses(tmp_path: Path, by: str) -> None:
+    equipped(tmp_path, "--crl", CRL_URL)
+    with strict(tmp_path) as both:
+        said = outcome(both, by)
+        assert "certificate-status-unknown" in said, said + both.moon.log()[-2000:]
