@@ -104,3 +104,23 @@ def test_with_a_fault_at_any_position_both_ends_agree(name: str, act: str) -> No
             except AssertionError as error:
                 where = f"{name}: datagram {position} of {pair.both[side].name} {act}"
                 raise AssertionError(f"{where}: {error}") from error
+
+
+def test_who_was_refused_does_not_refuse_in_turn() -> None:
+    """An error is not answered by an error: the responder's reason would be the wrong one."""
+    pair = Pair(
+        3, connection=WATCHED, a_settings=ESP, b_settings='esp_proposals = ["aes256-sha512"]', version=1
+    )
+    operation = pair.a.initiate("peer", "net")
+    pair.settle()
+    failure = pair.a.operations[operation]
+    assert failure is not None
+    assert failure.reason is Reason.CHILD_PROPOSAL_MISMATCH
+    assert [[one.reason for one in gateway.failures()] for gateway in pair.both] == [
+        [Reason.CHILD_PROPOSAL_MISMATCH],
+        [Reason.CHILD_PROPOSAL_MISMATCH],
+    ]
+    assert [gateway.failures()[0].detail.split()[:2] for gateway in pair.both] == [
+        ["the", "peer"],
+        ["peer", "offers"],
+    ]

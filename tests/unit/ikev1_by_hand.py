@@ -67,9 +67,10 @@ secret = "{secret}"
 """
 
 
-def moon(version: int = 1, *, anywhere: bool = False, options: Options | None = None) -> Moon:
-    """`anywhere`: the peer may come from any address."""
+def moon(version: int = 1, *, anywhere: bool = False, options: Options | None = None, more: str = "") -> Moon:
+    """`anywhere`: the peer may come from any address. `more`: what its connection has besides."""
     text = TOML.format(version=version, aggressive="false", secret=SECRET.decode())
+    text = text.replace('encap = "no"', f'encap = "no"\n{more}')
     if anywhere:
         text = text.replace("192.0.2.2", "%any")
     loaded = load(FilePath("moon.toml"), text)

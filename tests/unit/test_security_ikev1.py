@@ -29,6 +29,7 @@ from cygnet.wire.v1.payloads import (
     NotifyPayload,
     Payload,
     SaPayload,
+    VendorIdPayload,
 )
 from tests.unit.ike_by_hand import Moon
 from tests.unit.ikev1_by_hand import PATH, SUITE, Sun, child_offer, moon, offer, subnet
@@ -220,14 +221,30 @@ def test_v39_t8_one_answer_for_each_question_and_none_unasked() -> None:
     assert not list(gateway.endpoint.sas())
 
 
-def test_t8_main_mode_sends_no_more_than_half_as_much_again_before_the_address_is_proven() -> None:
-    gateway, sun = moon(), Sun()
-    questions, answers = [], []
-    questions.append(sun.first(vendors=()))
-    answers += gateway.receive(questions[-1])
-    questions.append(sun.second(answers[-1]))
-    answers += gateway.receive(questions[-1])
-    assert sum(map(len, answers)) <= 1.5 * sum(map(len, questions))
+ANNOUNCED = (
+    vendor_ids.DPD,
+    vendor_ids.FRAGMENTATION,
+    vendor_ids.XAUTH,
+    vendor_ids.UNITY,
+    *vendor_ids.NAT_T_BEST_FIRST,
+)
+
+
+@pytest.mark.parametrize("vendors", [ANNOUNCED[:number] for number in range(len(ANNOUNCED) + 1)], ids=len)
+@pytest.mark.parametrize("where", ["gateway", "of clients"])
+def test_t8_main_mode_sends_no_more_than_half_as_much_again_before_the_address_is_proven(
+    where: str, vendors: tuple[bytes, ...]
+) -> None:
+    """Each answer by itself. The third message has our cookie in it, which proves the address."""
+    pools = "" if where == "gateway" else 'pools = ["10.3.0.0/24"]'
+    gateway, sun = moon(more=pools), Sun()
+    question = sun.first(vendors)
+    (answer,) = gateway.receive(question)
+    assert len(answer) <= 1.5 * len(question)
+    said = {one.data[:14] for one in wire.decode(answer).all(VendorIdPayload)}
+    assert said <= {one[:14] for one in vendors}
+    if vendor_ids.NAT_T_RFC in vendors:
+        assert {vendor_ids.NAT_T_RFC[:14], vendor_ids.DPD[:14], vendor_ids.FRAGMENTATION[:14]} <= said
 
 
 def fragment(sun: Sun, number: int, octets: bytes, *, last: bool = False, ident: int = 1) -> bytes:

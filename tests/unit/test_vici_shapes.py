@@ -284,7 +284,8 @@ def test_swanctl_loads_its_configuration_and_we_read_it(tmp_path: FilePath) -> N
             "remote_addrs = 192.0.2.2 ",
             "proposals = aes256-sha256-modp2048, default\n remote_addrs = 192.0.2.2, a.example ",
         )
-        + "pools {\n p {\n addrs = 10.9.0.0/24\n dns = 1.1.1.1, 8.8.8.8\n }\n}\n"
+        + "pools {\n p {\n addrs = 10.9.0.0/24\n dns = 1.1.1.1, 8.8.8.8\n"
+        + " banner = hello\n save_password = yes\n }\n}\n"
         + "authorities {\n a {\n cacert = ca.pem\n }\n}\n"
     )
     path = write(tmp_path, text, "swanctl.conf")
@@ -408,3 +409,15 @@ def test_a_child_that_comes_up_says_that_it_carried_nothing_yet() -> None:
     body = shapes.child_updown(SA, SA.children[0], True, NOW)[SA.connection]
     (child,) = body["child-sas"].values()
     assert (child["bytes-in"], child["packets-in"], child["bytes-out"], child["packets-out"]) == ("0",) * 4
+
+
+@pytest.mark.parametrize("banner", ["hello", "hello, world: be good"])
+def test_a_pool_with_a_banner_is_the_same_pool_over_the_socket(tmp_path: FilePath, banner: str) -> None:
+    pools = f'[pools.four]\naddrs = "10.3.0.0/24"\nbanner = "{banner}"\nsave_password = true\n'
+    (written,) = load(write(tmp_path, pools, "cygnet.toml")).pools
+    assert (written.settings.banner, written.settings.save_password) == (banner, True)
+    packet = encode_packet(PacketType.CMD_REQUEST, "load-pool", requests.pool_message(written))
+    assert requests.pool(decode_packet(packet[4:]).message) == written
+    # `swanctl` splits at commas.
+    split: dict[str, object] = {"banner": banner.encode().split(b", "), "save_password": [b"yes"]}
+    assert requests.pool({"four": {"addrs": b"10.3.0.0/24", **split}}) == written

@@ -303,10 +303,19 @@ def _single(message: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return name, section
 
 
+SINGLE_ATTRIBUTES = frozenset({"banner", "save_password"})
+"""Attributes of a pool that are one value, which travels as a list as all of them do."""
+
+
 def pool(message: Mapping[str, Any]) -> Pool:
     """`load-pool {<name>: {addrs, <attribute>[]}}`."""
     name, section = _single(message)
-    root, problems = validate(model.Root, message_tree({"pools": {name: plain(section, (name,))}}))
+    given = plain(section, (name,))
+    for key in SINGLE_ATTRIBUTES & given.keys():
+        if isinstance(given[key], list):
+            # `swanctl` makes a list of every attribute, and takes a text to pieces at its commas.
+            given[key] = ", ".join(map(str, given[key]))
+    root, problems = validate(model.Root, message_tree({"pools": {name: given}}))
     if root is None:
         raise ConfigurationError(problems)
     return pool_of(name, root.pools[name])

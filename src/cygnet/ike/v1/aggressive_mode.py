@@ -13,6 +13,8 @@ is asked for by name (T12). Status notifies are not sent inside of it, only afte
 
 from __future__ import annotations
 
+from typing import Final
+
 from cygnet.crypto.key_exchange import KeyExchange, generate
 from cygnet.ike.state import UseIsakmpKeys
 from cygnet.ike.steps import Context, Steps, apply
@@ -30,6 +32,9 @@ from cygnet.wire.v1.payloads import (
     Payload,
     SaPayload,
 )
+
+UNLIMITED: Final = 1 << 16
+"""Octets: the answer has to be larger than the question in any case."""
 
 # -- initiator ----------------------------------------------------------------------------------
 
@@ -125,7 +130,7 @@ def respond(context: Context, agreed: Agreed, received: Received) -> Steps[Prove
             idir,
             *phase1.certificate_requests(context, connection),
             *_nat_d(context, agreed),
-            *phase1.announcements(connection, answering=agreed.vendor_ids),
+            *phase1.answers(connection, agreed.vendor_ids, UNLIMITED),
             *proof,
         ),
         use,

@@ -124,7 +124,7 @@ def respond(context: Context, agreed: Agreed) -> Steps[Proved]:
     connection = context.connection
     # 2: the transform that we took, as it came
     sa = proposals.answer_phase1(agreed.choice)
-    yield from answer((sa, *phase1.announcements(connection, answering=agreed.vendor_ids)))
+    yield from answer((sa, *phase1.answers(connection, agreed.vendor_ids, agreed.room(sa))))
     # 3: a key of ours is made once the peer has shown one that is worth it
     third = yield from receive(_Third(agreed).third)
     public_i, ni = third.value

@@ -100,8 +100,14 @@ _CHILD: Final[dict[int, tuple[Reason, str]]] = {
 }
 
 
+class Refusal(PeerIncompatible):
+    """The peer's own error: it is not told of it again."""
+
+
 def notify_of(error: IkeError) -> int:
     """What tells the peer of this error; 0: nothing does."""
+    if isinstance(error, Refusal):
+        return 0
     if error.reason in _PROOF:
         return Notify.AUTHENTICATION_FAILED
     return 0 if error.reason in _NOTHING else _OUTWARD.get(error.reason, 0)
@@ -111,8 +117,8 @@ def error_of(notify: NotifyPayload, *, child: bool = False) -> IkeError:
     """What the peer's error means. `child`: it answers to a quick mode."""
     known = (_CHILD.get(notify.type) if child else None) or _INWARD.get(notify.type)
     if known is None:
-        return PeerIncompatible(Reason.PEER_REPORTED_ERROR, f"the peer reports {Notify.name_of(notify.type)}")
-    return PeerIncompatible(*known)
+        return Refusal(Reason.PEER_REPORTED_ERROR, f"the peer reports {Notify.name_of(notify.type)}")
+    return Refusal(*known)
 
 
 def wrong(detail: str) -> PeerMisbehaved:

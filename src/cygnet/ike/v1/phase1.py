@@ -5,7 +5,7 @@ A mode proves the peer and yields `Proved`; only that makes an established SA, a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from cygnet.auth.credentials import OwnKey
@@ -53,6 +53,7 @@ from cygnet.ike.v1.proposals import Phase1Choice
 from cygnet.ike.v1.steps import Received
 from cygnet.ike.world import Path
 from cygnet.records import dataclass
+from cygnet.wire.message import HEADER_LENGTH
 from cygnet.wire.numbers import TransformType
 from cygnet.wire.v1 import vendor_ids
 from cygnet.wire.v1.message import Message
@@ -66,6 +67,7 @@ from cygnet.wire.v1.payloads import (
     NoncePayload,
     NotifyPayload,
     Payload,
+    SaPayload,
     SignaturePayload,
     VendorIdPayload,
 )
@@ -76,6 +78,11 @@ HASH_OF_METHOD: Final = {
     Authentication.ECDSA_384: Hash.SHA2_384,
     Authentication.ECDSA_521: Hash.SHA2_512,
 }
+VENDOR_WORD: Final = 14
+"""Octets by which vendor IDs with and without a version are the same."""
+GENERIC_HEADER: Final = 4
+AMPLIFIED: Final = 1.5
+"""An answer to an address that is not proven is at most so many times the question (T8)."""
 MAX_CANDIDATES: Final = 32
 """Connections that one claimed identity is tried against; each may cost a signature check."""
 
@@ -113,6 +120,13 @@ class Agreed:
     @property
     def suite(self) -> Phase1Suite:
         return self.choice.suite
+
+    def room(self, answer: SaPayload) -> int:
+        """Octets that a main mode's second message may have beside this. The first had at least a header,
+        its SA and the vendor IDs."""
+        asked = HEADER_LENGTH + GENERIC_HEADER + len(self.sa_body)
+        asked += sum([GENERIC_HEADER + len(one) for one in self.vendor_ids])
+        return int(AMPLIFIED * asked) - HEADER_LENGTH - GENERIC_HEADER - len(answer.emit())
 
     @property
     def nat_t(self) -> bytes:
@@ -170,19 +184,32 @@ def methods(context: Context, connection: Connection) -> tuple[int, ...]:
     return (method_of(connection, context.state.original_initiator, key),)
 
 
-def announcements(
-    connection: Connection, *, answering: Collection[bytes] | None = None
-) -> tuple[Payload, ...]:
-    """Our vendor IDs. `answering`: what the peer announced; of NAT traversals one is said back."""
-    sent = [vendor_ids.DPD]
+def announcements(connection: Connection) -> tuple[Payload, ...]:
+    """Our vendor IDs."""
+    return tuple(map(VendorIdPayload, (*_extensions(connection), *nat.SPOKEN)))
+
+
+def answers(connection: Connection, theirs: Collection[bytes], room: int) -> tuple[Payload, ...]:
+    """Our vendor IDs in an answer: of what the peer announced, as much as `room` octets hold, what a tunnel
+    needs first. Of NAT traversals one is said back."""
+    sent = []
+    for one in (nat.choose(theirs), *_extensions(connection)):
+        said = any(other.startswith(one[:VENDOR_WORD]) for other in theirs)
+        size = GENERIC_HEADER + len(one)
+        if one and said and size <= room:
+            sent.append(VendorIdPayload(one))
+            room -= size
+    return tuple(sent)
+
+
+def _extensions(connection: Connection) -> Iterator[bytes]:
+    yield vendor_ids.DPD
     if local_login(connection) is not None or remote_login(connection) is not None:
-        sent.append(vendor_ids.XAUTH)
+        yield vendor_ids.XAUTH
     if connection.vips or connection.pools:
-        sent.append(vendor_ids.UNITY)
+        yield vendor_ids.UNITY
     if connection.fragmentation != "no":
-        sent.append(vendor_ids.FRAGMENTATION_CISCO)
-    sent.extend(nat.SPOKEN if answering is None else filter(None, (nat.choose(answering),)))
-    return tuple(map(VendorIdPayload, sent))
+        yield vendor_ids.FRAGMENTATION_CISCO
 
 
 def may_fragment(connection: Connection, theirs: Iterable[bytes]) -> bool:
