@@ -112,3 +112,14 @@ def test_where_nobody_answers_strict_refuses(tmp_path: Path, by: str) -> None:
     with strict(tmp_path) as both:
         said = outcome(both, by)
         assert "certificate-status-unknown" in said, said + both.moon.log()[-2000:]
+
+
+@BY
+def test_ikev1_asks_too(tmp_path: Path, by: str) -> None:
+    ca = equipped(tmp_path, "--crl", CRL_URL)
+    old = STRICT.but(ike="aes256-sha256-modp2048", esp="aes256-sha256", moon_version=1, sun_version=1)
+    with sides(tmp_path, old) as both:
+        sign_list(ca, tmp_path / "web" / "ca.crl", sun_certificate(tmp_path))
+        serve_list(both.net.moon, tmp_path / "web")
+        said = outcome(both, by)
+        assert "certificate-revoked" in said, said + both.moon.log()[-2000:]
