@@ -57,6 +57,9 @@ CONFIRM_AFTER: Final = 30.0
 """Seconds until a peer that began and has been silent since IKE_AUTH is asked whether it is there."""
 
 
+ONE_FOR_BOTH: Final = Failure(Reason.REPLACED, "replaced")
+
+
 class IkeSa(ABC):
     """`background` are exchanges that have answered and still wait for the world; `queue` what we want
     next, `later` what we want after its time, `first` what is to come up with the SA itself. `parent` is the
@@ -215,6 +218,9 @@ class IkeSa(ABC):
                 old = before.child(child.pair)
                 if child.announced and old is not None and not old.announced:
                     self._announce(before, child)
+                elif child.announced and (other := taken_over(before, child)) is not None:
+                    # Both were announced, under an IKE SA each: now one stands for both.
+                    self.gateway.event(ChildSaDown(self.view(), self.child_view(other), ONE_FOR_BOTH))
             case DropChild(pair, failure):
                 gone = before.child(pair)
                 if gone is not None:

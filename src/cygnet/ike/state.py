@@ -80,6 +80,7 @@ class Isakmp:
     `last_block` is phase 1's last ciphertext block, which the IVs of later exchanges are made from (RFC 2409,
     appendix B), empty until phase 1 is over. `nat_t` is the vendor ID of the NAT traversal that both speak,
     empty: none. `dpd`: the peer answers R-U-THERE. `vendor_ids` are the peer's, as they came.
+    `made`: when the keys were; what the peer proves in phase 1 it says later than that.
     """
 
     encryption: int
@@ -91,6 +92,7 @@ class Isakmp:
     nat_t: bytes = b""
     dpd: bool = False
     vendor_ids: tuple[bytes, ...] = ()
+    made: float = 0.0
 
 
 @lru_cache(maxsize=256)

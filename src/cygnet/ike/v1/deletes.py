@@ -57,8 +57,10 @@ def insist(sa: IkeV1Sa, half: Half, ours: bytes) -> None:
 
 
 def move(sa: IkeV1Sa, heir: IkeV1Sa) -> None:
-    """Another phase 1 goes on with all of it."""
-    heir.unheard = (*heir.unheard, *sa.unheard)[-MAX_UNHEARD:]
+    """Another phase 1 goes on with all of it, from the start: over this one perhaps nothing came."""
+    at = sa.now.monotonic + INTERVALS[0]
+    moved = [replace(one, repeats=0, due=at) for one in sa.unheard]
+    heir.unheard = (*heir.unheard, *moved)[-MAX_UNHEARD:]
     sa.unheard = ()
     for half, (ours, left) in sa.buried.items():
         bury(heir, half, ours, left)

@@ -215,6 +215,15 @@ def _here(context: Context, notify: NotifyPayload, sequence: int) -> Steps[None]
     yield from inform(context, NotifyPayload(Protocol.ISAKMP, notify.spi, Notify.R_U_THERE_ACK, notify.data))
 
 
+def _announced(context: Context, closed: list[ChildSa]) -> Steps[None]:
+    """Of the pairs that are left for the flows of those that were closed, one is announced."""
+    for flow in dict.fromkeys(child.flow for child in closed):
+        left = [one for one in context.state.children if one.flow == flow]
+        serving = [one for one in left if one.phase is ChildPhase.INSTALLED and one.outbound is None]
+        if serving and not any(one.announced for one in left):
+            yield from apply(ChangeChild(replace(serving[-1], announced=True)))
+
+
 def _closed(context: Context, closed: list[ChildSa]) -> Steps[None]:
     """The peer's halves are gone: ours go too, and we say so, unless we said it first (V21: each once)."""
     changes: list[Change] = []
@@ -250,6 +259,7 @@ def _closed(context: Context, closed: list[ChildSa]) -> Steps[None]:
     for pair in revived:
         # It may still wait to be sent on.
         yield from activate(context, pair)
+    yield from _announced(context, closed)
     for protocol in (Protocol.ESP, Protocol.AH):
         spis = tuple([one.spi_in.to_bytes(4, "big") for one in ours if one.ike_protocol == protocol])
         if spis:

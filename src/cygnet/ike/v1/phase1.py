@@ -313,6 +313,7 @@ def use_keys(
             nat_t=agreed.nat_t,
             dpd=any(one.startswith(vendor_ids.DPD[:14]) for one in agreed.vendor_ids),
             vendor_ids=agreed.vendor_ids,
+            made=context.now.monotonic if context.state.isakmp is None else context.state.isakmp.made,
         ),
         nat_local=behind,
         nat_remote=peer_behind,

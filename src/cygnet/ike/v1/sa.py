@@ -32,7 +32,7 @@ from cygnet.ike.steps import Step, Steps
 from cygnet.ike.v1 import deletes, driver, exchanges, quick_mode, receiving, session
 from cygnet.ike.v1.deletes import Half, Unheard
 from cygnet.ike.v1.driver import Dialogue
-from cygnet.ike.v1.protection import Reassembly
+from cygnet.ike.v1.protection import Reassembly, isakmp_of
 from cygnet.ike.v1.steps import Listen, Receive, Received
 from cygnet.ike.world import Path
 from cygnet.policy.sa import Direction
@@ -287,7 +287,7 @@ class IkeV1Sa(IkeSa):
         if initial_contact:
             self._forget_before(other)
         crossed = self.state.began != other.state.began and other.state.established >= self.state.created
-        if initial_contact and other.state.established < self.state.created:
+        if initial_contact and other.state.established < isakmp_of(self.state).made:
             # The peer has forgotten the other one, and its Child SAs.
             return False
         winner, loser = self, other
@@ -303,10 +303,10 @@ class IkeV1Sa(IkeSa):
         return True
 
     def _forget_before(self, other: IkeV1Sa) -> None:
-        """The peer had no SA with us when this phase 1 began: Child SAs that are older are gone there,
+        """The peer had no SA with us when it proved itself: Child SAs that are older are gone there,
         whichever phase 1 has taken them over since."""
         failure = Failure(Reason.PEER_RESTARTED, "the peer has forgotten it")
-        stale = [child for child in other.state.children if child.installed < self.state.created]
+        stale = [child for child in other.state.children if child.installed < isakmp_of(self.state).made]
         other.commit(tuple([DropChild(child.pair, failure) for child in stale]))
 
     def hand_over(self, heir: IkeV1Sa) -> None:
@@ -363,9 +363,12 @@ class IkeV1Sa(IkeSa):
     def dying_children(self, failure: Failure) -> tuple[ChildSa, ...]:
         """None that another phase 1 can take, unless it is for the sake of the Child SAs that this one
         ends."""
+        siblings = self.siblings()
+        if siblings:
+            deletes.move(self, siblings[-1])
         if failure.reason in SURVIVED:
             heir = self.serving()
-            siblings = self.siblings() if heir is self else [heir]
+            siblings = siblings if heir is self else [heir]
             if siblings:
                 # Whoever has left its place to this one is first again.
                 self.heir, heir = 0, siblings[-1]
