@@ -125,6 +125,7 @@ def delete_child(context: Context, pair: int, failure: Failure) -> Steps[None]:
         yield from insist(delete.protocol, ours, theirs)
     left = [one.pair for one in closing if context.state.child(one.pair) is not None]
     yield from apply(*[DropChild(number, _quietly(context, number, failure)) for number in left])
+    yield from _announced(context, closing)
 
 
 def _quietly(context: Context, pair: int, failure: Failure) -> Failure | None:

@@ -294,12 +294,14 @@ class IkeV1Sa(IkeSa):
         if crossed and collisions.loses(self.state.nonce, other.state.nonce):
             winner, loser = other, self
         loser.hand_over(winner)
-        replaced = reconnect.replaces(winner, loser)
-        if not replaced and loser.state.original_initiator:
+        if not reconnect.replaces(winner, loser):
             failure = Failure(Reason.REPLACED, "another one of the same peer serves")
-            close = CloseOther(loser.unique_id, failure)
             # Who began it closes it, sooner or later; unless the winner goes first.
-            running.postpone(winner, close, self.now.monotonic + (0.0 if crossed else GRACE))
+            pause = 0.0 if crossed else GRACE
+            if not loser.state.original_initiator:
+                # Nobody may, if the ends saw the two come in another order: then chance decides.
+                pause = GRACE * (3.0 + 3.0 * self.entropy.uniform())
+            running.postpone(winner, CloseOther(loser.unique_id, failure), self.now.monotonic + pause)
         return True
 
     def _forget_before(self, other: IkeV1Sa) -> None:
