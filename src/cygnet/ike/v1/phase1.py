@@ -5,6 +5,7 @@ A mode proves the peer and yields `Proved`; only that makes an established SA, a
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
@@ -485,7 +486,9 @@ def verify_initiator(
         if not suits(context, connection, material.agreed.choice):
             continue
         try:
-            if material.secret and secret_for(context, connection, claimed) != material.secret:
+            if material.secret and not hmac.compare_digest(
+                secret_for(context, connection, claimed), material.secret
+            ):
                 raise PeerIncompatible(
                     Reason.PSK_MISMATCH, f"the pre-shared key of {claimed} is another one than the address's"
                 )

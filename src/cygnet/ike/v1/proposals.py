@@ -414,13 +414,14 @@ def _read_phase2(protocol: int, transform: wire.Transform) -> tuple[Phase2Key, i
 def _phase2_choice(
     proposal: wire.Proposal, transform: wire.Transform, key: Phase2Key, encapsulation: int, life: Lifetime
 ) -> Phase2Choice:
-    protocol, (number, bits), mac, group, esn = key
+    protocol, (number, bits), authentication, group, esn = key
     transforms: list[Transform] = []
     if protocol == Protocol.ESP:
         cipher = next(v2 for v2, v1 in ESP.items() if v1 == number)
         transforms.append(Transform(_ENCR, cipher, bits))
-    if mac:
-        transforms.append(Transform(_INTEG, next(v2 for v2, v1 in MAC.items() if v1 == mac)))
+    if authentication:
+        integrity = next(v2 for v2, v1 in MAC.items() if v1 == authentication)
+        transforms.append(Transform(_INTEG, integrity))
     if group:
         transforms.append(Transform(_KE, group))
     transforms.append(Transform(_ESN, esn))
@@ -467,12 +468,12 @@ def _phase1_name(transform: wire.Transform) -> str:
 
 
 def _phase2_names(key: Phase2Key) -> tuple[str, ...]:
-    protocol, (number, bits), mac, group, esn = key
+    protocol, (number, bits), authentication, group, esn = key
     registry = AhTransform if protocol == Protocol.AH else EspTransform
     return (
         Protocol.name_of(protocol),
         _sized(registry.name_of(number), bits),
-        IntegrityAlgorithm.name_of(mac) if mac else "none",
+        IntegrityAlgorithm.name_of(authentication) if authentication else "none",
         KeMethod.name_of(group),
         "EXT_SEQ" if esn else "NO_EXT_SEQ",
     )
