@@ -31,6 +31,7 @@ import pytest
 from cygnet.lab import guest as lab
 from cygnet.lab.guest import Guest
 from cygnet.lab.namespaces import LabError, Namespace, require
+from tests.guest.extent import VARIABLE
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -55,6 +56,7 @@ class Outside:
         command = [sys.executable, "-m", "pytest", str(HERE.relative_to(ROOT)), "-q", "-p", "no:xdist"]
         command += ["-p", "no:cacheprovider", "--basetemp", "/var/tmp/cygnet-guest"]
         passed = {"PYTHONDONTWRITEBYTECODE": "1", "CYGNET_GUEST_TEST": "1"}
+        passed[VARIABLE] = os.environ.get(VARIABLE, "")  # there the same tests are collected
         self.guest = Guest(*command, directory=ROOT, environment=passed, tap=self.namespace)
         self._buffer = b""
 

@@ -6,6 +6,7 @@ The other end is our portable engine on the machine outside.
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,13 +14,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench.plane import Pair, Side, packed
+from bench.plane import Pair, Side, packed, selector
 from cygnet.dataplane import messages
 from cygnet.dataplane.xfrm import codec
 from cygnet.dataplane.xfrm.netlink import Message, XfrmSocket, attribute
 from cygnet.lab.namespaces import Namespace
-from cygnet.lab.topology import ALICE, BOB, MOON, MOON_NET, MOON_NET6, SUN, SUN_NET, SUN_NET6
+from cygnet.lab.topology import ALICE, ALICE6, BOB, BOB6, MOON, MOON_NET, MOON_NET6, SUN, SUN_NET, SUN_NET6
 from tests.guest.moon import Moon, echoed, moon_and_alice
+from tests.guest.peer import ECHO_PORT
 from tests.network.gateways import until
 
 pytestmark = pytest.mark.timeout(150)
@@ -256,3 +258,27 @@ def test_an_xfrm_interface_carries_what_is_routed_into_it(moon: Moon, sun: Host)
     assert "vpn0" in moon.space.run("ip", "link").stdout
     moon.clear()
     assert "vpn0" not in moon.space.run("ip", "link").stdout
+
+
+def test_what_is_forwarded_in_fragments_is_sealed_by_the_rules_of_its_ports(moon: Moon, sun: Host) -> None:
+    pair = tunnel(111)
+
+    def ruled(here: bool) -> Callable[[int], messages.Command]:
+        """UDP to bob's echo only."""
+        nets = ((MOON_NET, SUN_NET), (MOON_NET6, SUN_NET6))
+        rules = []
+        for near, far in nets:
+            sides = selector(near, 17), selector(far, 17, (ECHO_PORT, ECHO_PORT))
+            rules.append(messages.Rule(1, *(sides if here else sides[::-1]), 111))
+        command = pair.policy(here)(0)
+        assert isinstance(command, messages.InstallPolicy)
+        return lambda request: msgspec.structs.replace(command, request=request, rules=tuple(rules))
+
+    moon.do(ruled(True))
+    assert sun("tests.guest.peer:do", hexed(ruled(False))) == [""]
+    with moon.alice.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
+        sock.sendto(bytes(4000), (BOB, ECHO_PORT))  # no SA yet: dropped; the capture is judged at the end
+    set_up(moon, sun, pair, policy=False)
+    echoed(moon.alice, ALICE, BOB, sizes=(100, 4000))
+    echoed(moon.alice, ALICE6, BOB6, sizes=(4000,))
+    assert moon.counters()[111].packets_out >= 3

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from cygnet.daemon.plane import Names, Plane
+from cygnet.daemon.plane import START_WITHIN, Names, Plane
 from cygnet.dataplane import messages
 from cygnet.ike import effects
 from cygnet.ike.world import Path
@@ -181,11 +181,26 @@ def test_when_the_pair_ends_every_question_is_answered_with_nothing() -> None:
 
 def test_an_answer_that_takes_too_long_is_given_up() -> None:
     async def body(bench: Bench) -> None:
+        bench.plane.install_sa(sa(), bench.answer)
+        done = messages.Done(bench.command().request, "")
+        await bench.say(done)
         bench.plane.dump(bench.answer)
         present = asyncio.get_running_loop().time()
         bench.plane.give_up_late(present)
-        assert bench.answers == []
+        assert bench.answers == [done]
         bench.plane.give_up_late(present + 11)
+        assert bench.answers == [done, None]
+
+    on_loop(body)
+
+
+def test_a_data_plane_that_has_just_been_started_may_take_longer() -> None:
+    async def body(bench: Bench) -> None:
+        bench.plane.dump(bench.answer)
+        present = asyncio.get_running_loop().time()
+        bench.plane.give_up_late(present + START_WITHIN - 1)
+        assert bench.answers == []
+        bench.plane.give_up_late(present + START_WITHIN + 1)
         assert bench.answers == [None]
 
     on_loop(body)

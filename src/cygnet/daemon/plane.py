@@ -32,6 +32,8 @@ MAX_QUEUED = 1 << 26
 BATCH = 64
 ANSWER_WITHIN = 10.0
 """Seconds in which a data plane that owes answers gives one, or is taken for stopped."""
+START_WITHIN = 60.0
+"""The same for a data plane that has given none yet: its process starts."""
 PAIR_BITS = 32
 
 Answer = Callable[[messages.Report | None], None]
@@ -144,6 +146,7 @@ class Plane:
         self._queue: deque[bytes] = deque()
         self._queued = 0
         self._answered = 0.0
+        self._patience = START_WITHIN
         self._writing = False
         self._next = 0
         self._waiting: dict[int, tuple[float, Answer]] = {}
@@ -160,6 +163,8 @@ class Plane:
         self.detach()
         sock.setblocking(False)
         self._sock = sock
+        self._answered = self._loop.time()
+        self._patience = START_WITHIN
         self._loop.add_reader(sock, self._readable)
 
     def detach(self) -> None:
@@ -430,6 +435,7 @@ class Plane:
             if isinstance(report, messages.Done | messages.Counters | messages.Dumped):
                 waiting = self._waiting.pop(report.request, None)
                 self._answered = self._loop.time()
+                self._patience = ANSWER_WITHIN
                 if waiting is None:
                     self.counters["late"] += 1
                 else:
@@ -445,7 +451,7 @@ class Plane:
         """Answer None for the oldest, if the data plane owes it and answers nothing; called now and then."""
         while self._waiting:
             request, (asked, answer) = next(iter(self._waiting.items()))
-            if max(asked, self._answered) + ANSWER_WITHIN > now:
+            if max(asked, self._answered) + self._patience > now:
                 return
             del self._waiting[request]
             self.counters["late"] += 1
