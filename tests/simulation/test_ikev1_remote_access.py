@@ -9,6 +9,7 @@ import pytest
 
 from cygnet.ike.errors import Reason
 from cygnet.ike.events import IkeSaUp
+from cygnet.ike.v1.sa import CLIENTS_COME
 from cygnet.testing import ACTS, Fault, Gateway, assert_agreement, assert_nothing_left
 from cygnet.testing.remote_access import POOLS, RemoteAccess
 from tests.simulation.test_virtual_addresses import online, talk
@@ -153,14 +154,54 @@ def test_a_client_without_a_password_says_so_and_the_server_lets_nobody_in() -> 
     assert_nothing_left(*office.everybody)
 
 
-def test_a_new_phase_1_keeps_the_address_and_the_traffic() -> None:
-    office = Way(login="xauth").office().up()
-    number = office.client.sas()[0].unique_id
-    office.client.rekey()
-    office.settle(60)
-    assert [view.unique_id for view in office.client.sas()] != [number]
+@pytest.mark.parametrize("way", WAYS)
+def test_a_new_phase_1_keeps_the_address_and_the_traffic(way: str) -> None:
+    office = WAYS[way].office().up()
+    user = "joe11" if WAYS[way].login else "user11@example.org"
+    for _ in range(3):
+        number = office.client.sas()[-1].unique_id
+        office.client.rekey()
+        office.settle(60)
+        assert [view.unique_id for view in office.client.sas()] != [number]
+        settled(office)
+        assert online(office.server) == {"10.3.0.1": user}
+    office.client.terminate()
+    office.settle()
+    assert online(office.server) == {}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_server_leaves_the_new_phase_1_to_its_client(way: str) -> None:
+    """It would log in nobody, and give the address away."""
+    office = WAYS[way].office().up()
+    number = office.server.sas()[0].unique_id
+    operation = office.server.rekey()
+    office.settle(120)
+    failure = office.server.operations[operation]
+    assert failure is not None
+    assert failure.detail == CLIENTS_COME
+    assert [view.unique_id for view in office.server.sas()] == [number]
     settled(office)
-    assert online(office.server) == {"10.3.0.1": "joe11"}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("side", ["server_connection", "client_connection"])
+def test_the_shorter_lifetime_of_either_end_counts_for_both(way: str, side: str) -> None:
+    """RESPONDER-LIFETIME is the server's word; the client's is its offer. The client comes again in time."""
+    short: dict[str, object] = {side: 'rekey_time = "300s"\nover_time = "60s"\n'}
+    office = WAYS[way].office(**short).up()  # type: ignore[arg-type]
+    for _ in range(6):
+        office.network.run_for(200)
+        settled(office)
+        ends = []
+        for gateway in office.everybody:
+            (view,) = gateway.sas()
+            state = gateway.endpoint.by_number[view.unique_id].state
+            assert 0 < state.expires_at - state.established < 360.001
+            ends.append(state.expires_at)
+        assert abs(ends[0] - ends[1]) < 1
+    assert up(office.client) >= 4
+    assert all(view.state == "ESTABLISHED" for view in office.client.sas())
 
 
 def test_a_server_that_has_no_address_left_gives_none_and_serves_no_quick_mode() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cygnet.crypto.entropy import SeededEntropy
 from cygnet.crypto.proposals import Proposal, format_proposal, parse_proposals
+from cygnet.ike.configuration import Connection
 from cygnet.ike.errors import LocalMisuse, PeerIncompatible, PeerMisbehaved
 from cygnet.ike.v1 import lifetimes, proposals, vocabulary
 from cygnet.ike.v1.lifetimes import Lifetime
@@ -385,3 +389,31 @@ def test_a_responder_lifetime_tells_what_was_meant_and_floods_of_rekeys_cannot_b
     broken = lifetimes.responder_lifetime(Lifetime(1800), Protocol.ESP, SPI, 2)
     object.__setattr__(broken, "data", b"\x00\x02\x00\xff")
     assert lifetimes.told(broken, 2) is None
+
+
+@pytest.mark.parametrize(
+    ("ours", "life", "expected"),
+    [
+        # (rekey, reauthentication, over), what the peer says -> (renewed by us as initiator, end)
+        ((3000, 0, 300), 0, (3000, 3300)),
+        ((3000, 0, 300), 7000, (3000, 3300)),
+        ((3000, 0, 300), 2000, (1700, 2000)),
+        ((3000, 0, 300), 300, (150, 300)),
+        ((0, 0, 0), 1000, (900, 1000)),
+        ((0, 0, 0), 0, (0, 0)),
+        ((3000, 0, 300), 1, (30, 60)),
+    ],
+)
+def test_the_shorter_phase_1_lifetime_counts(
+    ours: tuple[float, float, float], life: int, expected: tuple[float, float]
+) -> None:
+    rekey, reauth, over = ours
+    connection = Connection(
+        "c", (), (), (), (), rekey_time=rekey, reauth_time=reauth, over_time=over, rand_time=0.0
+    )
+    entropy = SeededEntropy(1)
+    deadlines = lifetimes.phase_1_deadlines(connection, life, 0.0, entropy, is_initiator=True)
+    assert (deadlines[0], deadlines[2]) == expected
+    serving = replace(connection, pools=("four",))
+    served = lifetimes.phase_1_deadlines(serving, life, 0.0, entropy, is_initiator=False)
+    assert served == (0.0, 0.0, expected[1])

@@ -18,6 +18,7 @@ from cygnet.ike.connections import Connections
 from cygnet.ike.effects import RemoveSa, ReturnAddresses, UpdateSa
 from cygnet.ike.errors import Failure, IkeError, Reason
 from cygnet.ike.events import ChildSaDown, ChildSaRekeyed, ChildSaUp, IkeSaUp
+from cygnet.ike.remote_access import Lease
 from cygnet.ike.state import (
     AddChild,
     Adopt,
@@ -189,6 +190,20 @@ class IkeSa(ABC):
     def is_calling(self) -> bool:
         return self.gateway.is_calling(self)
 
+    def leases_of(self, user: Identity, connection: str) -> tuple[Lease, ...]:
+        here = self.state.path.remote, self.state.path.remote_port
+        return tuple(
+            [
+                lease
+                for other in self.gateway.by_connection.get(connection, {}).values()
+                if other is not self
+                and other.state.peer is not None
+                and other.state.peer.user == user
+                and (other.state.path.remote, other.state.path.remote_port) == here
+                for lease in other.state.leases
+            ]
+        )
+
     def addresses_wanted(self) -> tuple[IpAddress, ...]:
         return self.gateway.clients.wanted(self.connection.name, self.connection.vips)
 
@@ -241,9 +256,13 @@ class IkeSa(ABC):
             case MoveChildren(heir):
                 taking = gateway.by_number.get(heir)
                 if taking is not None:
-                    # Leases and addresses are each phase 1's own.
-                    theirs = taking.state
-                    taking.commit((Adopt(before.children, theirs.leases, theirs.given),))
+                    # What is leased goes along with the Child SAs that use it, once if both have it.
+                    held = taking.state.leases
+                    twice = tuple([one for one in before.leases if one in held])
+                    moving = tuple([one for one in before.leases if one not in held])
+                    taking.commit((Adopt(before.children, moving),))
+                    if twice:
+                        gateway.emit(ReturnAddresses(twice))
             case Adopt(children):
                 for child in children:
                     gateway.by_pair[child.pair] = self

@@ -80,7 +80,8 @@ class Isakmp:
     `last_block` is phase 1's last ciphertext block, which the IVs of later exchanges are made from (RFC 2409,
     appendix B), empty until phase 1 is over. `nat_t` is the vendor ID of the NAT traversal that both speak,
     empty: none. `dpd`: the peer answers R-U-THERE. `vendor_ids` are the peer's, as they came.
-    `made`: when the keys were; what the peer proves in phase 1 it says later than that.
+    `made`: when the keys were; what the peer proves in phase 1 it says later than that. `life`: the seconds
+    that the peer keeps this SA, 0 when it has not said so.
     """
 
     encryption: int
@@ -93,6 +94,7 @@ class Isakmp:
     dpd: bool = False
     vendor_ids: tuple[bytes, ...] = ()
     made: float = 0.0
+    life: int = 0
 
 
 @lru_cache(maxsize=256)
@@ -319,6 +321,16 @@ class EndPhase1:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteLife:
+    """IKEv1: the peer keeps this phase 1 SA only so many seconds; of an established one, what comes of it."""
+
+    seconds: int
+    rekey_at: float = 0.0
+    reauth_at: float = 0.0
+    expires_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class MoveChildren:
     """IKEv1: the Child SAs go on under another phase 1 of the same peer (its number)."""
 
@@ -468,8 +480,8 @@ class Adopt:
 
 Change = (
     UseKeys | ChangeKeys | Establish | Lend | Unlend | Take | AddChild | ChangeChild | DropChild | NoteAttempt
-    | ForgetAttempt | MeetPeer | UseIsakmpKeys | EndPhase1 | MoveChildren | NoteEarlyDelete | ChangePhase
-    | ChangePath | Postpone | PostponeReauthentication | Handover | Adopt
+    | ForgetAttempt | MeetPeer | UseIsakmpKeys | EndPhase1 | NoteLife | MoveChildren | NoteEarlyDelete
+    | ChangePhase | ChangePath | Postpone | PostponeReauthentication | Handover | Adopt
 )  # fmt: skip
 
 
@@ -634,8 +646,18 @@ def _changed(state: SaState, change: Change) -> SaState:
             if state.isakmp is None:
                 raise ImpossibleChange("phase 1 without keys")
             return replace(state, isakmp=replace(state.isakmp, last_block=last_block))
+        case NoteLife(seconds, rekey_at, reauth_at, expires_at):
+            if state.isakmp is None:
+                raise ImpossibleChange("phase 1 without keys")
+            return replace(
+                state,
+                isakmp=replace(state.isakmp, life=seconds),
+                rekey_at=rekey_at,
+                reauth_at=reauth_at,
+                expires_at=expires_at,
+            )
         case MoveChildren():
-            return replace(state, children=())
+            return replace(state, children=(), leases=())
         case ChangeKeys(keys):
             return replace(state, keys=keys)
         case Establish():

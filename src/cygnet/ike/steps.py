@@ -19,7 +19,7 @@ from cygnet.ike.configuration import Connection, Options
 from cygnet.ike.connections import Connections, LoadedChild
 from cygnet.ike.effects import Installed, InstallFailed, LeaseAddresses, Leased, Question, TimedOut
 from cygnet.ike.errors import Failure, IkeError
-from cygnet.ike.remote_access import Given, NetworkSettings
+from cygnet.ike.remote_access import Given, Lease, NetworkSettings
 from cygnet.ike.state import Attempt, Change, ChildSa, Lend, SaState, UseKeys, Wanted
 from cygnet.ike.world import Instant, Path
 from cygnet.policy.sa import SaParameters
@@ -63,6 +63,10 @@ class Context(Protocol):
 
     def is_calling(self) -> bool:
         """Whether we are setting up another IKE SA of the same connection ourselves."""
+        ...
+
+    def leases_of(self, user: Identity, connection: str) -> tuple[Lease, ...]:
+        """What this user has leased from the same address and port, over other IKE SAs of the connection."""
         ...
 
     def addresses_wanted(self) -> tuple[IpAddress, ...]:

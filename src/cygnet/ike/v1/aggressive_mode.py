@@ -18,7 +18,7 @@ from typing import Final
 from cygnet.crypto.key_exchange import KeyExchange, generate
 from cygnet.ike.state import UseIsakmpKeys
 from cygnet.ike.steps import Context, Steps, apply
-from cygnet.ike.v1 import nat, phase1, proposals, vocabulary
+from cygnet.ike.v1 import lifetimes, nat, phase1, proposals, vocabulary
 from cygnet.ike.v1.notifications import wrong
 from cygnet.ike.v1.phase1 import Agreed, Material, Proved
 from cygnet.ike.v1.steps import Received, answer, begin_exchange, last, receive
@@ -42,7 +42,7 @@ UNLIMITED: Final = 1 << 16
 def initiate(context: Context) -> Steps[Proved]:
     """1 ->  <- 2   3 ->"""
     connection = context.connection
-    methods, life = phase1.methods(context, connection), phase1.lifetime_of(connection)
+    methods, life = phase1.methods(context, connection), lifetimes.of_phase_1(connection)
     group = vocabulary.groups(vocabulary.usable(connection.proposals))[0]
     offer = proposals.offer_phase1(connection.proposals, methods, life, group)
     ours = generate(group, context.entropy)

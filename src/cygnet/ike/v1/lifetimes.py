@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from cygnet.records import dataclass
+from cygnet.crypto.entropy import Entropy
+from cygnet.ike.configuration import Connection
+from cygnet.ike.lifetimes import ike_deadlines
+from cygnet.ike.v1.methods import remote_login
+from cygnet.records import dataclass, replace
 from cygnet.wire.cursor import Cursor, Malformed
 from cygnet.wire.v1.numbers import LifeType, Notify, Phase1Attribute, Phase2Attribute
 from cygnet.wire.v1.payloads import MAX_ATTRIBUTES, Attribute, NotifyPayload
@@ -19,6 +23,8 @@ KILOBYTE: Final = 1024
 MIN_SECONDS: Final = 60
 """What a peer asks for below this is not obeyed: rekeying all the time is no service to anybody."""
 MIN_KILOBYTES: Final = 1024
+MIN_MARGIN: Final = 0.1
+"""Part of a lifetime that is left for the renewal, whatever the peer made of the lifetime."""
 
 _FIXED_LIMIT: Final = 1 << 16
 _PHASE: Final = {
@@ -83,6 +89,48 @@ def accepted(ours: Lifetime, theirs: Lifetime) -> Lifetime:
         max(theirs.kilobytes, MIN_KILOBYTES) if theirs.kilobytes else 0,
     )
     return ours.smaller(floor)
+
+
+def soft(ours: float, limit: float, agreed: float) -> float:
+    """When to renew what ends at `agreed`: the same margin before the end as configured (`ours` before
+    `limit`), at least a tenth and at most half of it all."""
+    margin = limit - ours if 0 < ours < limit else agreed * MIN_MARGIN
+    latest = agreed - min(max(margin, agreed * MIN_MARGIN), agreed / 2)
+    return min(ours, latest) if ours > 0 else latest
+
+
+def of_phase_1(connection: Connection) -> Lifetime:
+    """What we offer: until the new phase 1 must be there. `over_time` is what we grant ourselves beyond."""
+    limits = [limit for limit in (connection.rekey_time, connection.reauth_time) if limit > 0]
+    return Lifetime(int(min(limits) + connection.over_time)) if limits else Lifetime()
+
+
+def phase_1_deadlines(
+    connection: Connection, life: int, began: float, entropy: Entropy, *, is_initiator: bool
+) -> tuple[float, float, float]:
+    """(rekey at, reauthenticate at, expire at) of a phase 1 that was established at `began`, which the peer
+    keeps for `life` seconds (0: it has not said): the smaller of both. Whoever cannot begin the next one
+    leaves that to the peer."""
+    ours = of_phase_1(connection)
+    kept = accepted(ours, Lifetime(life)).seconds
+    rekey, reauth, spread = connection.rekey_time, connection.reauth_time, connection.rand_time
+    if kept != ours.seconds:
+        if rekey > 0 or (is_initiator and reauth <= 0):
+            rekey = soft(rekey, ours.seconds, kept)
+        if reauth > 0:
+            reauth = soft(reauth, ours.seconds, kept)
+        spread = min(spread, kept * MIN_MARGIN)
+    if not may_renew(connection, is_initiator=is_initiator):
+        rekey = reauth = 0.0
+    changed = replace(connection, rekey_time=rekey, reauth_time=reauth, rand_time=spread)
+    rekey_at, reauth_at, _ = ike_deadlines(changed, began, entropy)
+    return rekey_at, reauth_at, began + kept if kept else 0.0
+
+
+def may_renew(connection: Connection, *, is_initiator: bool) -> bool:
+    """Not who has clients: they log in, and ask for addresses, from where they are."""
+    serves = remote_login(connection) is not None or bool(connection.pools)
+    return is_initiator or not serves
 
 
 def responder_lifetime(life: Lifetime, protocol: int, spi: bytes, phase: int) -> NotifyPayload:

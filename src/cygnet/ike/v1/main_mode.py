@@ -18,7 +18,7 @@ from __future__ import annotations
 from cygnet.crypto.key_exchange import KeyExchange, generate
 from cygnet.ike.state import MeetPeer
 from cygnet.ike.steps import Context, Steps, apply
-from cygnet.ike.v1 import nat, phase1, proposals
+from cygnet.ike.v1 import lifetimes, nat, phase1, proposals
 from cygnet.ike.v1.methods import remote_auth
 from cygnet.ike.v1.notifications import wrong
 from cygnet.ike.v1.phase1 import Agreed, Material, Proved
@@ -33,7 +33,7 @@ from cygnet.wire.v1.payloads import CertReqPayload, IdPayload, KePayload, NonceP
 def initiate(context: Context) -> Steps[Proved]:
     """1 ->  <- 2   3 ->  <- 4   5 ->  <- 6"""
     connection = context.connection
-    methods, life = phase1.methods(context, connection), phase1.lifetime_of(connection)
+    methods, life = phase1.methods(context, connection), lifetimes.of_phase_1(connection)
     offer = proposals.offer_phase1(connection.proposals, methods, life)
     # 1, 2: algorithms, and what either end can do besides
     judge = _Initiator(context, offer)
@@ -69,6 +69,7 @@ def initiate(context: Context) -> Steps[Proved]:
         _Proof(context, material).responder,
     )
     yield from phase1.check(context, sixth.value)
+    yield from apply(*phase1.told_life(context, sixth.received.message))
     return sixth.value
 
 
@@ -153,7 +154,9 @@ def respond(context: Context, agreed: Agreed) -> Steps[Proved]:
     proof = phase1.prove(context, proved.connection, material, material.hash_r(idir.emit()), asked)
     remote_id = remote_auth(proved.connection).id
     contact = phase1.initial_contact(context, proved.connection, proved.local_id, remote_id)
-    yield from answer((idir, *proof, *contact))
+    yield from answer(
+        (idir, *proof, *contact, *phase1.shorter_life(context, proved.connection, agreed.choice))
+    )
     return proved
 
 

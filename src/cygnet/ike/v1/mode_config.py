@@ -138,7 +138,10 @@ def _printable(text: bytes) -> str:
 
 def push(context: Context, connection: Connection, peer: AuthenticatedPeer, *, alone: bool) -> Steps[None]:
     """Give the peer an address of each family that the pools have, unasked."""
-    leased = yield from lease(peer, connection.pools, ANY, context.state.path.remote, alone=alone)
+    # Who authenticates anew keeps what it has: its Child SAs use it.
+    had = {one.address.version: one.address for one in context.leases_of(peer.user, connection.name)}
+    wanted = tuple([had.get(one.version, one) for one in ANY])
+    leased = yield from lease(peer, connection.pools, wanted, context.state.path.remote, alone=alone)
     if not leased.leases:
         raise PeerIncompatible(
             Reason.ADDRESS_REFUSED, f"there is no address for {peer.user}: {leased.refused}"

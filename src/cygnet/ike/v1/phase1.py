@@ -35,11 +35,10 @@ from cygnet.crypto.ikev1 import (
 from cygnet.crypto.key_exchange import KeyExchange, check_public
 from cygnet.ike.configuration import AuthClass, Connection, SendCert, Unique
 from cygnet.ike.errors import Difference, IkeError, PeerIncompatible, PeerMisbehaved, Reason
-from cygnet.ike.lifetimes import ike_deadlines
 from cygnet.ike.revocation import check_revocation
-from cygnet.ike.state import Establish, IkeSuite, Isakmp, UseIsakmpKeys, ike_suite
+from cygnet.ike.state import Establish, IkeSuite, Isakmp, NoteLife, Phase, UseIsakmpKeys, ike_suite
 from cygnet.ike.steps import Context, Refused, Steps
-from cygnet.ike.v1 import nat, proposals
+from cygnet.ike.v1 import lifetimes, nat, proposals
 from cygnet.ike.v1.lifetimes import Lifetime
 from cygnet.ike.v1.methods import (
     local_auth,
@@ -51,6 +50,7 @@ from cygnet.ike.v1.methods import (
 )
 from cygnet.ike.v1.notifications import wrong
 from cygnet.ike.v1.proposals import Phase1Choice
+from cygnet.ike.v1.protection import isakmp_of
 from cygnet.ike.v1.steps import Received
 from cygnet.ike.world import Path
 from cygnet.records import dataclass
@@ -241,12 +241,6 @@ def check_public_value(group: int, public: bytes) -> None:
         raise wrong(str(error)) from None
 
 
-def lifetime_of(connection: Connection) -> Lifetime:
-    """What we offer: until the new phase 1 must be there. `over_time` is what we grant ourselves beyond."""
-    limits = [limit for limit in (connection.rekey_time, connection.reauth_time) if limit > 0]
-    return Lifetime(int(min(limits) + connection.over_time)) if limits else Lifetime()
-
-
 def nonce_of(message: Message, ours: bytes) -> bytes:
     """The peer's nonce; not our own (a reflection)."""
     theirs = message.one(NoncePayload).data
@@ -314,6 +308,7 @@ def use_keys(
             nat_t=agreed.nat_t,
             dpd=any(one.startswith(vendor_ids.DPD[:14]) for one in agreed.vendor_ids),
             vendor_ids=agreed.vendor_ids,
+            life=0 if context.state.original_initiator else choice.life.seconds,
             made=context.now.monotonic if context.state.isakmp is None else context.state.isakmp.made,
         ),
         nat_local=behind,
@@ -560,7 +555,9 @@ def failed(error: AuthenticationError) -> IkeError:
 
 def established(context: Context, proved: Proved, peer: AuthenticatedPeer) -> Establish:
     now = context.now.monotonic
-    rekey_at, reauth_at, expires_at = ike_deadlines(proved.connection, now, context.entropy)
+    rekey_at, reauth_at, expires_at = _deadlines(
+        context, proved.connection, now, isakmp_of(context.state).life
+    )
     return Establish(
         peer,
         proved.connection,
@@ -571,3 +568,41 @@ def established(context: Context, proved: Proved, peer: AuthenticatedPeer) -> Es
         expires_at,
         proved.initial_contact,
     )
+
+
+# -- how long it lasts (RFC 2407, section 4.6.3.1) --------------------------------------------------
+
+
+def shorter_life(context: Context, connection: Connection, choice: Phase1Choice) -> tuple[NotifyPayload, ...]:
+    """As responder: RESPONDER-LIFETIME, when we keep the SA for less time than was offered."""
+    ours = lifetimes.of_phase_1(connection)
+    if not ours.shorter_than(Lifetime(choice.life.seconds)):
+        return ()
+    spi = context.state.spi_i + context.state.spi_r
+    return (lifetimes.responder_lifetime(ours, Protocol.ISAKMP, spi, 1),)
+
+
+def told_life(context: Context, message: Message) -> tuple[NoteLife, ...]:
+    """As initiator: what a RESPONDER-LIFETIME for this SA says, and what it means."""
+    state = context.state
+    for notify in message.all(NotifyPayload):
+        ours = notify.protocol == Protocol.ISAKMP and notify.spi == state.spi_i + state.spi_r
+        if notify.type == Notify.RESPONDER_LIFETIME and ours and state.original_initiator:
+            told = lifetimes.told(notify, 1)
+            if told is not None and told.seconds:
+                return (_noted(context, told.seconds),)
+    return ()
+
+
+def _noted(context: Context, life: int) -> NoteLife:
+    state = context.state
+    if state.phase is not Phase.ESTABLISHED:
+        return NoteLife(life, state.rekey_at, state.reauth_at, state.expires_at)
+    return NoteLife(life, *_deadlines(context, context.connection, state.established, life))
+
+
+def _deadlines(
+    context: Context, connection: Connection, began: float, life: int
+) -> tuple[float, float, float]:
+    is_initiator = context.state.original_initiator
+    return lifetimes.phase_1_deadlines(connection, life, began, context.entropy, is_initiator=is_initiator)

@@ -72,8 +72,6 @@ LEFT_OVER: Final = 30.0
 MAX_CHILDREN: Final = 1024
 """Child SAs of one phase 1; beyond it the peer's quick modes are refused (T30)."""
 TRANSPORT_NEEDS_NAT_OA: Final = "there is a NAT on the way: through one, transport mode is for IKEv2 alone"
-MIN_MARGIN: Final = 0.1
-"""Part of a lifetime that is left for the rekey, whatever the peer made of the lifetime."""
 
 
 # -- initiator ----------------------------------------------------------------------------------
@@ -466,13 +464,13 @@ def _lasting(loaded: LoadedChild, life: Lifetime) -> LoadedChild:
         return loaded
     changed = child
     if life.seconds and life.seconds != int(child.life_time):
-        soft = _soft(child.rekey_time, child.life_time, life.seconds)
+        soft = lifetimes.soft(child.rekey_time, child.life_time, life.seconds)
         changed = replace(
             changed, life_time=float(life.seconds), rekey_time=soft, rand_time=min(child.rand_time, soft / 10)
         )
     octets = life.kilobytes * lifetimes.KILOBYTE
     if octets and octets != child.life_bytes:
-        soft = _soft(child.rekey_bytes, child.life_bytes, octets)
+        soft = lifetimes.soft(child.rekey_bytes, child.life_bytes, octets)
         changed = replace(
             changed,
             life_bytes=octets,
@@ -480,13 +478,6 @@ def _lasting(loaded: LoadedChild, life: Lifetime) -> LoadedChild:
             rand_bytes=min(child.rand_bytes, int(soft / 10)),
         )
     return replace(loaded, child=changed)
-
-
-def _soft(ours: float, limit: float, agreed: float) -> float:
-    """The same margin before the end as configured, at most half of it all."""
-    margin = limit - ours if 0 < ours < limit else agreed * MIN_MARGIN
-    latest = agreed - min(max(margin, agreed * MIN_MARGIN), agreed / 2)
-    return min(ours, latest) if ours > 0 else latest
 
 
 def _same(context: Context, name: str, index: int, local: Selectors, remote: Selectors) -> ChildSa | None:

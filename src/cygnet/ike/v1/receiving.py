@@ -15,7 +15,7 @@ from cygnet.ike.running import Task
 from cygnet.ike.state import ChangePath, CheckLiveness, Phase
 from cygnet.ike.steps import Refused, Steps
 from cygnet.ike.transport import digest, drop, seen
-from cygnet.ike.v1 import driver, legality, notifications, protection
+from cygnet.ike.v1 import driver, legality, notifications, phase1, protection
 from cygnet.ike.v1.driver import MAX_OPEN, PROOFS, Dialogue
 from cygnet.ike.v1.protection import Reassembly, check_hash, hash_1
 from cygnet.ike.v1.steps import Exchanged, Received, Unproven
@@ -338,6 +338,8 @@ def _informed(sa: IkeV1Sa, received: Received) -> None:
     for notify in received.message.all(NotifyPayload):
         if Notify.is_error(notify.type) and _refuses_ours(sa, notify):
             return
+    if not sa.heir:
+        sa.commit(phase1.told_life(sa, received.message))
     if sa.state.peer is None:
         return
     running.begin_local(sa, sa.serve(received))

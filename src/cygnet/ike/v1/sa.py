@@ -29,7 +29,7 @@ from cygnet.ike.state import (
     Wanted,
 )
 from cygnet.ike.steps import Step, Steps
-from cygnet.ike.v1 import deletes, driver, exchanges, quick_mode, receiving, session
+from cygnet.ike.v1 import deletes, driver, exchanges, lifetimes, quick_mode, receiving, session
 from cygnet.ike.v1.deletes import Half, Unheard
 from cygnet.ike.v1.driver import Dialogue
 from cygnet.ike.v1.protection import Reassembly, isakmp_of
@@ -49,6 +49,7 @@ _OUTSIDE: Final = {4: 28, 6: 48}
 _MARKER: Final = 4
 GRACE: Final = 10.0
 """Seconds that a phase 1 which another has taken over from stays, if nobody closes it."""
+CLIENTS_COME: Final = "the peer is a client: it logs in anew by itself, from where it is"
 BEGUN: Final = Failure(Reason.OPERATOR, "its end was begun under another phase 1")
 SURVIVED: Final = frozenset({Reason.PEER_CLOSED, Reason.EXPIRED, Reason.REPLACED})
 """Ends of a phase 1 that its Child SAs survive, where there is another one."""
@@ -198,6 +199,10 @@ class IkeV1Sa(IkeSa):
 
     def rekey(self, operation: int = 0) -> None:
         """IKEv1 has no rekeying of phase 1: there is a new one, and the Child SAs move."""
+        if not lifetimes.may_renew(self.connection, is_initiator=self.state.original_initiator):
+            failure = Failure(Reason.NO_SUCH_OBJECT, CLIENTS_COME)
+            self.gateway.operation_ended(operation, failure)
+            return
         reconnect.reauthenticate(self.gateway, self, operation)
 
     def start_next(self) -> None:

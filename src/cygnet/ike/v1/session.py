@@ -37,6 +37,10 @@ def respond(context: Context, agreed: Agreed, received: Received) -> Steps[None]
     else:
         proved = yield from main_mode.respond(context, agreed)
     yield from _establish(context, proved)
+    shorter = phase1.shorter_life(context, proved.connection, agreed.choice)
+    if shorter and context.connection.aggressive:
+        # Status is told only after it (RFC 2407, section 4.6.3); main mode had room in its last message.
+        yield from informational.inform(context, *shorter)
 
 
 def _establish(context: Context, proved: Proved) -> Steps[None]:
