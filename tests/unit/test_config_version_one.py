@@ -224,7 +224,8 @@ def test_our_name_in_xauth_is_kept(tmp_path: Path) -> None:
 
 
 def aggressive(secret: str = "twenty octets or more", answers: str = "") -> str:
-    text = with_key(V1, "aggressive = true").replace("a secret that nobody guesses", secret)
+    one_group = 'aggressive = true\nproposals = ["aes256-sha256-x25519"]'
+    text = with_key(V1, one_group).replace("a secret that nobody guesses", secret)
     return text + (f'\n[options]\n{OPTION} = "{answers}"\n' if answers else "")
 
 
@@ -283,3 +284,11 @@ def test_weak_algorithms_are_warned_of_where_they_are_named(tmp_path: Path) -> N
     text = with_key(V1, "proposals = '3des-md5-modp1024,aes128-sha1-modp2048'")
     (warning,) = warnings(tmp_path, text)
     assert warning.startswith("connections.branch.proposals: 3des, md5, prfmd5, modp1024: too weak")
+
+
+def test_check_says_that_aggressive_mode_offers_one_group(tmp_path: Path) -> None:
+    text = aggressive(answers="yes")
+    several = text.replace("-x25519", "-modp3072-x25519")
+    said = "aggressive mode offers one group, the first: MODP_3072; CURVE_25519 can only be answered"
+    assert f"connections.branch.proposals: {said}" in warnings(tmp_path, several)
+    assert not [note for note in warnings(tmp_path, text) if "one group" in note]

@@ -247,6 +247,22 @@ def test_t8_main_mode_sends_no_more_than_half_as_much_again_before_the_address_i
         assert {vendor_ids.NAT_T_RFC[:14], vendor_ids.DPD[:14], vendor_ids.FRAGMENTATION[:14]} <= said
 
 
+def test_a_phase_1_that_the_peer_has_replaced_and_left_empty_is_closed_in_the_end() -> None:
+    """strongSwan keeps its old ones until they expire."""
+    gateway, _, _ = up()
+    newer = Sun(2)
+    (two,) = gateway.receive(newer.first(vendors=()))
+    (four,) = gateway.receive(newer.second(two))
+    gateway.receive(newer.third(four))
+    assert state(gateway) == [("ESTABLISHED", []), ("ESTABLISHED", ["INSTALLED"])]
+    end = gateway.now.monotonic + 120
+    while (deadline := gateway.endpoint.next_timeout()) is not None and deadline < end:
+        gateway.now = replace(gateway.now, monotonic=deadline)
+        gateway.endpoint.handle_timeout(gateway.now)
+        gateway.carry_out()
+    assert state(gateway) == [("ESTABLISHED", ["INSTALLED"])]
+
+
 def fragment(sun: Sun, number: int, octets: bytes, *, last: bool = False, ident: int = 1) -> bytes:
     return encode(sun.header(Exchange.MAIN_MODE), [FragmentPayload(ident, number, octets, int(last))])
 

@@ -16,10 +16,10 @@ from cygnet.config.problems import Complaints, KeyPath
 from cygnet.config.requests import SharedSecret
 from cygnet.crypto.proposals import Proposal, default_proposals, keywords_of, legacy_keywords
 from cygnet.ike.configuration import AuthClass, Connection, LocalAuth, RemoteAuth
-from cygnet.ike.v1.vocabulary import phase1_fault, phase2_fault, usable
+from cygnet.ike.v1.vocabulary import groups, phase1_fault, phase2_fault, usable
 from cygnet.policy.selectors import PORT_MAX, PORT_MIN, AnySelector
 from cygnet.policy.spd import Flow
-from cygnet.wire.numbers import IdType
+from cygnet.wire.numbers import IdType, KeMethod
 
 MIN_AGGRESSIVE_SECRET: Final = 20
 """Octets: below this, a pre-shared key in aggressive mode can be guessed from what is given to anybody."""
@@ -42,6 +42,7 @@ def judge_version(connection: Connection, path: KeyPath, complaints: Complaints)
         if connection.aggressive:
             complaints.notes.append(((*path, "aggressive"), "has no effect in IKEv2"))
         return connection
+    _note_one_group(connection, path, complaints)
     faults = [
         *_proposal_faults(connection, path),
         *_auth_faults(connection, path),
@@ -56,6 +57,20 @@ def judge_version(connection: Connection, path: KeyPath, complaints: Complaints)
     place, text, _ = faults[0]
     complaints.notes.append((place, f"{text}: so this connection is IKEv2's alone (version = 0)"))
     return replace(connection, version=2)
+
+
+def _note_one_group(connection: Connection, path: KeyPath, complaints: Complaints) -> None:
+    """The first message of aggressive mode holds a public value, so it is of one group."""
+    known = groups(usable(connection.proposals)) if connection.aggressive else ()
+    if len(known) > 1:
+        first, *others = map(KeMethod.name_of, known)
+        complaints.notes.append(
+            (
+                (*path, "proposals"),
+                f"aggressive mode offers one group, the first: {first};"
+                f" {', '.join(others)} can only be answered",
+            )
+        )
 
 
 def _warn_of_legacy(connection: Connection, path: KeyPath, complaints: Complaints) -> None:
