@@ -108,6 +108,8 @@ impl Outward {
             let mut head = [0; VNET];
             let mut parts = [IoSliceMut::new(&mut head), IoSliceMut::new(&mut self.read[at..at + MAX_PACKET])];
             let size = match self.shared.read_tun(&mut parts) {
+                // A device never reads as empty: its other end is gone.
+                Ok(0) => return Err(Gone),
                 Ok(size) => size,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) if error.raw_os_error() == Some(libc::EBADFD) => return Err(Gone),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -164,8 +165,11 @@ class Running:
 
 
 @pytest.fixture
-def running(monkeypatch: pytest.MonkeyPatch) -> Running:
-    return Running(monkeypatch)
+def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    made = Running(monkeypatch)
+    yield made
+    # Its threads would read from the ends of all tests to come.
+    made.process.engine.close()
 
 
 def policy(request: int, number: int) -> messages.InstallPolicy:
