@@ -121,7 +121,7 @@ def test_the_keys_after_two_further_key_exchanges_are_those_of_rfc_9370(
         assert state.keys.sk_d == keys["d"]
         assert (state.keys.sk_ei, state.keys.sk_er) == (keys["ei"], keys["er"])
         assert (state.keys.sk_pi, state.keys.sk_pr) == (keys["pi"], keys["pr"])
-    assert len(recorded.signed) == 4
+    assert len(recorded.signed) >= 4
     for signed in recorded.signed:
         # IKE_AUTH is message 3.
         assert signed.endswith(spoken["pi"] + spoken["pr"] + bytes((0, 0, 0, 3)))

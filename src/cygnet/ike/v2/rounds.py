@@ -113,7 +113,9 @@ def initiate(
         idi = IdiPayload(local_id.type, local_id.data)
         plain, basis = initial, initial if key is None else ppk.mixed(initial, key)
         octets = octets_of(basis, basis.sent, basis.nonce_r, basis.keys.sk_pi, idi)
-        octets_plain = octets_of(plain, plain.sent, plain.nonce_r, plain.keys.sk_pi, idi)
+        octets_plain = octets
+        if key is not None:
+            octets_plain = octets_of(plain, plain.sent, plain.nonce_r, plain.keys.sk_pi, idi)
         follows = (ANOTHER,) if number + 1 < len(rounds) else ()
         opening: tuple[Payload, ...] = ()
         if first_id is None:
