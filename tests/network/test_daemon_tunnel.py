@@ -319,7 +319,7 @@ def test_the_real_swanctl_loads_initiates_lists_logs_and_terminates(tmp_path: Pa
             assert "successfully loaded 1 connections" in loaded
             assert "road: IKEv2" in swanctl("--list-conns")
             said = swanctl("--initiate", "--child", "home")
-            assert "IKE_AUTH request 1" in said
+            assert "IKE_AUTH request" in said
             assert "initiate completed successfully" in said
             assert both.ping()
             listed = swanctl("--list-sas")
