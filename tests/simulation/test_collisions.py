@@ -6,13 +6,16 @@ every message late. Nonces come from seeds, so that over a few seeds either end 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
-from cygnet.ike import collisions
+from cygnet.ike import collisions, steps
 from cygnet.ike.errors import Reason
 from cygnet.ike.events import ChildSaDown, ChildSaRekeyed, ChildSaUp, IkeSaRekeyed
+from cygnet.ike.state import Change
+from cygnet.ike.steps import Steps
+from cygnet.ike.v2 import create_child_sa
 from cygnet.testing import (
     Flight,
     Gateway,
@@ -24,7 +27,8 @@ from cygnet.testing import (
     exchange_is,
 )
 from cygnet.testing.faults import Act, drop
-from cygnet.wire.numbers import Exchange
+from cygnet.wire.numbers import Exchange, Notify, Protocol
+from cygnet.wire.payloads import NotifyPayload, Payload
 
 UP = [("peer", "net")]
 WATCHED = 'proposals = ["aes256gcm16-prfsha256-x25519"]\ndpd_delay = "60s"\n'
@@ -513,3 +517,34 @@ def test_a_peer_that_keeps_both_of_two_children_made_at_once_is_left_with_one(
     pair.a.initiate("peer", "more")
     pair.network.run_for(20)
     assert_agreement(*pair.both, up=[("peer", "net"), ("peer", "more")])
+
+
+# -- further key exchanges (RFC 9370, section 2.2.4) ------------------------------------------------
+
+HYBRID = 'proposals = ["aes256gcm16-prfsha256-x25519-ke1_mlkem768"]'
+HYBRID_CHILD = 'esp_proposals = ["aes256gcm16-x25519-ke1_mlkem768"]'
+
+
+def test_a_child_that_is_closed_between_its_rekey_and_the_further_key_exchange_is_not_replaced() -> None:
+    """The refusal names it by IKE's number of ESP, and by the SPI that its sender receives on."""
+    pair = Pair(3, connection=HYBRID, settings=HYBRID_CHILD).up()
+    told: list[NotifyPayload] = []
+    genuine = steps.answer
+
+    def answer(payloads: Sequence[Payload], *changes: Change) -> Steps[bytes]:
+        told.extend(one for one in payloads if isinstance(one, NotifyPayload))
+        return genuine(payloads, *changes)
+
+    (view,) = pair.a.sas()
+    (child,) = view.children
+    pair.network.meddlers.append(When(exchange_is(Exchange.IKE_FOLLOWUP_KE, response=False), late(3.0), 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(create_child_sa, "answer", answer)
+        pair.a.rekey("net")
+        pair.network.run_for(1)
+        pair.b.terminate("net")
+        pair.settle(60)
+    (refusal,) = [notify for notify in told if notify.type == Notify.CHILD_SA_NOT_FOUND]
+    assert refusal.protocol == Protocol.ESP
+    assert int.from_bytes(refusal.spi, "big") == child.spi_in
+    assert_agreement(*pair.both)

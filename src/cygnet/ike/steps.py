@@ -335,7 +335,8 @@ def use_policy(
 
 
 def begin(attempt: Attempt) -> Steps[None]:
-    """Put an attempt of ours on record; it is struck off when the exchange ends."""
+    """Put an attempt on record, ours or the one of the peer's that this exchange answers; it is struck off
+    when the exchange ends, however it ends."""
     yield Begin(attempt)
 
 

@@ -423,27 +423,26 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
         *additional(chosen),
     )
     further = b""
-    open_rival = Attempt(
-        AttemptKind.REKEY_CHILD, False, old.pair if old is not None else 0, min(theirs, nonce)
-    )
     if agreed.selected.additional:
         link = followup.new_link(context)
-        contested = old is not None and collisions.is_rekeying(context.state, old.pair)
-        yield from answer((*accepted, link), *((NoteAttempt(open_rival),) if contested else ()))
+        if old is not None and collisions.is_rekeying(context.state, old.pair):
+            yield from begin(Attempt(AttemptKind.REKEY_CHILD, False, old.pair, min(theirs, nonce)))
+        yield from answer((*accepted, link))
         followed = yield from followup.respond(context, agreed.selected.additional, link)
         if followed is None:
-            yield from apply(ForgetAttempt(open_rival))
             return
         if old is not None and context.state.child(old.pair) is None:
             # It was closed while the further key exchanges went on: there is nothing to replace any more.
-            gone = NotifyPayload(old.protocol, old.spi_out.to_bytes(4, "big"), Notify.CHILD_SA_NOT_FOUND, b"")
-            yield from answer((gone,), ForgetAttempt(open_rival))
+            gone = NotifyPayload(
+                old.ike_protocol, old.spi_out.to_bytes(4, "big"), Notify.CHILD_SA_NOT_FOUND, b""
+            )
+            yield from answer((gone,))
             return
         further, reply = followed
         accepted = (reply,)
     local_id = context.state.local_id
     at_once = any(a.ours and a.kind is AttemptKind.CREATE_CHILD for a in context.state.attempts) or (
-        local_id is not None and context.is_carried(local_id, peer.identity, policy[1])
+        local_id is not None and context.is_carried(local_id, peer.user, policy[1])
     )
     made = offers.make_pair(
         context,
@@ -496,7 +495,7 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
         changes.append(NoteAttempt(rival))
     elif present is not None and present.phase is ChildPhase.INSTALLED:
         changes.append(ChangeChild(replace(present, phase=ChildPhase.REKEYED)))
-    yield from answer(accepted, ForgetAttempt(open_rival), *changes)
+    yield from answer(accepted, *changes)
     if twin is not None and record.redundant:
         yield from enqueue(DeleteChild(pair, children.REDUNDANT), GRACE)
     elif twin is not None:

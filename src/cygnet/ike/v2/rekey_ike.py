@@ -204,19 +204,18 @@ def respond(context: Context, message: Message) -> Steps[None]:
         proposals.answer(selected, spi), NoncePayload(nonce), KePayload(ours.group, ours.public)
     )  # fmt: skip
     further = b""
-    open_rival = Attempt(AttemptKind.REKEY_IKE, ours=False, nonce=min(theirs, nonce))
     if selected.additional:
+        open_rival = Attempt(AttemptKind.REKEY_IKE, ours=False, nonce=min(theirs, nonce))
         link = followup.new_link(context)
-        yield from answer((*accepted, link), *((NoteAttempt(open_rival),) if _is_rekeying(context) else ()))
+        if _is_rekeying(context):
+            yield from begin(open_rival)
+        yield from answer((*accepted, link))
         followed = yield from followup.respond(context, selected.additional, link)
         if followed is None:
-            yield from apply(ForgetAttempt(open_rival))
             return
-        rest = replace(context.state, attempts=_without(context, open_rival))
-        if admit(rest, Request.REKEY_IKE, None):
-            yield from answer(
-                (NotifyPayload(0, b"", Notify.TEMPORARY_FAILURE, b""),), ForgetAttempt(open_rival)
-            )
+        yield from apply(ForgetAttempt(open_rival))
+        if admit(context.state, Request.REKEY_IKE, None):
+            yield from answer((NotifyPayload(0, b"", Notify.TEMPORARY_FAILURE, b""),))
             return
         further, reply = followed
         accepted = (reply,)
@@ -224,11 +223,7 @@ def respond(context: Context, message: Message) -> Steps[None]:
     successor = yield from create_successor(False, keys)
     rival = Attempt(AttemptKind.REKEY_IKE, ours=False, nonce=keys.nonce, result=successor)
     done = NoteAttempt(rival) if _is_rekeying(context) else Handover(successor)
-    yield from answer(accepted, ForgetAttempt(open_rival), done)
-
-
-def _without(context: Context, attempt: Attempt) -> tuple[Attempt, ...]:
-    return tuple([other for other in context.state.attempts if other != attempt])
+    yield from answer(accepted, done)
 
 
 def _is_rekeying(context: Context) -> bool:
