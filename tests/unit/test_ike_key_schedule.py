@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cygnet.crypto import key_exchange, ml_kem
-from cygnet.ike.v2 import fresh_keys, ike_sa_init, intermediate, proving
+from cygnet.ike.v2 import fresh_keys, ike_sa_init, proving, rounds
 from cygnet.ike.v2.sa import IkeV2Sa
 from cygnet.testing import Pair
 from cygnet.wire.message import decode
@@ -65,11 +65,7 @@ class Recorded:
             return signed
 
         patch.setattr(ike_sa_init, "respond_to", respond)
-        patch.setattr(intermediate, "respond_to", respond)
         patch.setattr(fresh_keys, "respond", respond)
-        from cygnet.ike.v2 import followup, rounds
-
-        patch.setattr(followup, "respond_to", respond)
         patch.setattr(rounds, "octets_of", octets_of)
 
 

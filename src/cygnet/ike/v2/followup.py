@@ -14,15 +14,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from cygnet.crypto.errors import InvalidPublicValue
 from cygnet.crypto.key_exchange import KeyExchange, generate
-from cygnet.crypto.key_exchange import respond as respond_to
 from cygnet.ike.effects import TimedOut
 from cygnet.ike.steps import Context, Received, Steps, answer, next_followup, send
-from cygnet.ike.v2.fresh_keys import Refusal, wrong
+from cygnet.ike.v2.fresh_keys import Further, Refusal, wrong
 from cygnet.records import dataclass
 from cygnet.wire.message import Message
-from cygnet.wire.numbers import Exchange, KeMethod, Notify
+from cygnet.wire.numbers import Exchange, Notify
 from cygnet.wire.payloads import KePayload, NotifyPayload
 
 LINK_LENGTH: Final = 8
@@ -43,7 +41,7 @@ def initiate(context: Context, methods: Methods, answered: Message) -> Steps[byt
     link, secrets = _required_link(answered), b""
     for position, (_, method) in enumerate(methods, 1):
         ours = generate(method, context.entropy)
-        judge = _Judge(ours, position == len(methods))
+        judge = _Judge(Further(method), ours, position == len(methods))
         exchanged = yield from send(
             Exchange.IKE_FOLLOWUP_KE, (KePayload(method, ours.public), link), judge.expect
         )
@@ -57,6 +55,7 @@ def initiate(context: Context, methods: Methods, answered: Message) -> Steps[byt
 
 @dataclass(frozen=True, slots=True)
 class _Judge:
+    further: Further
     ours: KeyExchange
     last: bool
 
@@ -66,10 +65,7 @@ class _Judge:
             return Refusal(error)
         if not self.last:
             _required_link(received.message)
-        try:
-            return self.ours.shared(_public(received, self.ours.group))
-        except InvalidPublicValue as invalid:
-            raise wrong(str(invalid)) from None
+        return self.further.secret(self.ours, received)
 
 
 def respond(context: Context, methods: Methods, link: NotifyPayload) -> Steps[tuple[bytes, KePayload] | None]:
@@ -77,27 +73,17 @@ def respond(context: Context, methods: Methods, link: NotifyPayload) -> Steps[tu
     go on."""
     secrets = b""
     for position, (_, method) in enumerate(methods, 1):
-        exchanged = yield from next_followup(link.data, _Public(method).value)
+        further = Further(method)
+        exchanged = yield from next_followup(link.data, further.public)
         if isinstance(exchanged, TimedOut):
             return None
-        try:
-            ours = respond_to(method, exchanged.value, context.entropy)
-        except InvalidPublicValue as error:
-            raise wrong(str(error)) from None
+        ours = further.respond(exchanged.value, context)
         secrets += ours.shared
         reply = KePayload(method, ours.public)
         if position < len(methods):
             link = new_link(context)
             yield from answer((reply, link))
     return secrets, reply
-
-
-@dataclass(frozen=True, slots=True)
-class _Public:
-    method: int
-
-    def value(self, received: Received) -> bytes:
-        return _public(received, self.method)
 
 
 def not_found() -> Steps[None]:
@@ -121,10 +107,3 @@ def _required_link(message: Message) -> NotifyPayload:
 
 def _link(data: bytes) -> NotifyPayload:
     return NotifyPayload(0, b"", Notify.ADDITIONAL_KEY_EXCHANGE, data)
-
-
-def _public(received: Received, method: int) -> bytes:
-    public = received.message.one(KePayload)
-    if public.group != method:
-        raise wrong(f"{KeMethod.name_of(public.group)} where {KeMethod.name_of(method)} was agreed on")
-    return public.data

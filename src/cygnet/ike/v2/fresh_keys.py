@@ -12,7 +12,7 @@ from cygnet.crypto.errors import InvalidPublicValue
 from cygnet.crypto.key_exchange import KeyExchange, Response, respond
 from cygnet.ike.errors import PeerIncompatible, PeerMisbehaved, Reason
 from cygnet.ike.proposals import Selected
-from cygnet.ike.steps import Context
+from cygnet.ike.steps import Context, Received
 from cygnet.records import dataclass
 from cygnet.wire.message import Message
 from cygnet.wire.numbers import KeMethod, Notify
@@ -85,6 +85,37 @@ def answer_keys(context: Context, public: KePayload | None, selected: Selected) 
         return respond(group, public.data, context.entropy)
     except InvalidPublicValue as error:
         raise wrong(str(error)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Further:
+    """A further key exchange (RFC 9370), in IKE_INTERMEDIATE and in IKE_FOLLOWUP_KE alike: one KE payload
+    each way, of the method whose turn it is."""
+
+    method: int
+
+    def public(self, received: Received) -> bytes:
+        """The peer's value. Raises `PeerMisbehaved`."""
+        public = received.message.one(KePayload)
+        if public.group != self.method:
+            raise wrong(
+                f"{KeMethod.name_of(public.group)} where {KeMethod.name_of(self.method)} was agreed on"
+            )
+        return public.data
+
+    def secret(self, ours: KeyExchange, received: Received) -> bytes:
+        """The secret in the answer to our value. Raises `PeerMisbehaved`."""
+        try:
+            return ours.shared(self.public(received))
+        except InvalidPublicValue as error:
+            raise wrong(str(error)) from None
+
+    def respond(self, public: bytes, context: Context) -> Response:
+        """Our half, for the peer's value. Raises `PeerMisbehaved`."""
+        try:
+            return respond(self.method, public, context.entropy)
+        except InvalidPublicValue as error:
+            raise wrong(str(error)) from None
 
 
 def pause_before_retry(context: Context) -> float:

@@ -11,20 +11,18 @@ said is added to what AUTH covers (RFC 9242, section 3.3.2): so nobody in the mi
 
 from __future__ import annotations
 
-from cygnet.crypto.errors import InvalidPublicValue
 from cygnet.crypto.kdf import IkeKeys, further_ike_keys
 from cygnet.crypto.key_exchange import KeyExchange, generate
-from cygnet.crypto.key_exchange import respond as respond_to
 from cygnet.crypto.prf import prf
 from cygnet.crypto.suites import suite
-from cygnet.ike.errors import PeerMisbehaved, Reason
 from cygnet.ike.state import ChangeKeys
 from cygnet.ike.steps import Context, Received, Steps, answer, apply, next_request, send
+from cygnet.ike.v2.fresh_keys import Further
 from cygnet.ike.v2.ike_sa_init import Initial, Spoken
 from cygnet.ike.v2.notifications import error_of
 from cygnet.records import dataclass, replace
 from cygnet.wire.message import HEADER_LENGTH, Header, encode_header, encode_payloads
-from cygnet.wire.numbers import Exchange, Flags, KeMethod, Notify, PayloadType
+from cygnet.wire.numbers import Exchange, Flags, PayloadType
 from cygnet.wire.payloads import KePayload, Payload
 
 
@@ -33,7 +31,7 @@ def initiate(context: Context, initial: Initial) -> Steps[Initial]:
     for _, method in initial.suite.additional:
         ours = generate(method, context.entropy)
         request = (KePayload(method, ours.public),)
-        exchanged = yield from send(Exchange.IKE_INTERMEDIATE, request, _Expect(ours).value)
+        exchanged = yield from send(Exchange.IKE_INTERMEDIATE, request, _Judge(Further(method), ours).secret)
         received = exchanged.received.message
         asked = _ours(received.header, Flags.INITIATOR)
         initial = _spoken(initial, asked, request, received.header, received.payloads)
@@ -45,11 +43,9 @@ def initiate(context: Context, initial: Initial) -> Steps[Initial]:
 def respond(context: Context, initial: Initial) -> Steps[Initial]:
     """-->  HDR, SK {KEi(n)}  <--  HDR, SK {KEr(n)}   for each further key exchange."""
     for _, method in initial.suite.additional:
-        exchanged = yield from next_request(Exchange.IKE_INTERMEDIATE, _Public(method).value)
-        try:
-            ours = respond_to(method, exchanged.value, context.entropy)
-        except InvalidPublicValue as error:
-            raise _wrong(str(error)) from None
+        further = Further(method)
+        exchanged = yield from next_request(Exchange.IKE_INTERMEDIATE, further.public)
+        ours = further.respond(exchanged.value, context)
         received = exchanged.received.message
         reply = (KePayload(method, ours.public),)
         said = _ours(received.header, Flags.RESPONSE)
@@ -60,36 +56,15 @@ def respond(context: Context, initial: Initial) -> Steps[Initial]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Expect:
-    """The answer to our value: the secret."""
-
+class _Judge:
+    further: Further
     ours: KeyExchange
 
-    def value(self, received: Received) -> bytes:
+    def secret(self, received: Received) -> bytes:
         error = received.message.error()
         if error is not None:
             raise error_of(error)
-        try:
-            return self.ours.shared(_public(received, self.ours.group))
-        except InvalidPublicValue as invalid:
-            raise _wrong(str(invalid)) from None
-
-
-@dataclass(frozen=True, slots=True)
-class _Public:
-    """The peer's value, of the method that comes next."""
-
-    method: int
-
-    def value(self, received: Received) -> bytes:
-        return _public(received, self.method)
-
-
-def _public(received: Received, method: int) -> bytes:
-    public = received.message.one(KePayload)
-    if public.group != method:
-        raise _wrong(f"{KeMethod.name_of(public.group)} where {KeMethod.name_of(method)} was agreed on")
-    return public.data
+        return self.further.secret(self.ours, received)
 
 
 def _further(context: Context, initial: Initial, shared: bytes) -> Initial:
@@ -138,7 +113,3 @@ def authenticated(header: Header, payloads: tuple[Payload, ...]) -> bytes:
     first, inner = encode_payloads(payloads)
     sealed = bytes((first, 0)) + (4 + len(inner)).to_bytes(2, "big")
     return encode_header(header, PayloadType.SK, HEADER_LENGTH + len(sealed) + len(inner)) + sealed + inner
-
-
-def _wrong(detail: str) -> PeerMisbehaved:
-    return PeerMisbehaved(Reason.PEER_MISBEHAVED, detail, notify=Notify.INVALID_SYNTAX)
