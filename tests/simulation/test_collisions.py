@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from cygnet.ike import collisions, steps
+from cygnet.ike.changes import Change
 from cygnet.ike.errors import Reason
 from cygnet.ike.events import ChildSaDown, ChildSaRekeyed, ChildSaUp, IkeSaRekeyed
-from cygnet.ike.state import Change
 from cygnet.ike.steps import Steps
 from cygnet.ike.v2 import create_child_sa
 from cygnet.testing import (

@@ -19,32 +19,25 @@ from cygnet.crypto.kdf import IkeKeys
 from cygnet.crypto.proposals import parse_proposals
 from cygnet.ike import collisions
 from cygnet.ike.admission import MAX_SOURCES, SECRET_LIFE, Cookies, HalfOpen, RateLimit
-from cygnet.ike.configuration import AddressRange, AuthClass, Child, Connection, LocalAuth, RemoteAuth
-from cygnet.ike.connections import Connections, LoadedChild
-from cygnet.ike.errors import Failure, Reason
-from cygnet.ike.history import SIZE, Entry, History
-from cygnet.ike.lifetimes import child_deadlines, child_volume, ike_deadlines
-from cygnet.ike.state import (
+from cygnet.ike.changes import (
     AddChild,
-    Attempt,
-    AttemptKind,
     ChangeChild,
     ChangePhase,
-    ChildPhase,
-    ChildSa,
     DropChild,
     ForgetAttempt,
     Handover,
     ImpossibleChange,
     NoteAttempt,
     NoteEarlyDelete,
-    Phase,
     Postpone,
-    SaState,
-    child_suite,
-    ike_suite,
     transition,
 )
+from cygnet.ike.configuration import AddressRange, AuthClass, Child, Connection, LocalAuth, RemoteAuth
+from cygnet.ike.connections import Connections, LoadedChild
+from cygnet.ike.errors import Failure, Reason
+from cygnet.ike.history import SIZE, Entry, History
+from cygnet.ike.lifetimes import child_deadlines, child_volume, ike_deadlines
+from cygnet.ike.state import Attempt, AttemptKind, ChildPhase, ChildSa, Phase, SaState, child_suite, ike_suite
 from cygnet.ike.timers import Timers
 from cygnet.ike.v2 import nat, protection
 from cygnet.ike.v2.collisions import Request, admit

@@ -11,9 +11,9 @@ from cygnet.auth.credentials import Credentials
 from cygnet.auth.identity import Identity
 from cygnet.config.from_vici import connections
 from cygnet.config.requests import implicit_pool
+from cygnet.ike.changes import Lend
 from cygnet.ike.effects import LeaseAddresses
 from cygnet.ike.events import IkeSaUp, MessageSeen
-from cygnet.ike.state import Lend
 from cygnet.ike.steps import lease
 from cygnet.testing import Gateway, Network, assert_nothing_left
 from cygnet.wire.v1.numbers import Exchange

@@ -133,7 +133,8 @@ def test_v6_create_child_sa_before_authentication_is_refused(we_answer: bool, st
 def test_v6_establishing_takes_a_proof_as_an_argument() -> None:
     """`Establish` and every Child SA take an AuthenticatedPeer, which only a verification can make."""
     from cygnet.auth.peer import AuthenticatedPeer
-    from cygnet.ike.state import AddChild, Establish, ImpossibleChange, Phase, SaState, transition
+    from cygnet.ike.changes import AddChild, Establish, ImpossibleChange, transition
+    from cygnet.ike.state import Phase, SaState
 
     state = SaState(Phase.CONNECTING, True, b"\1" * 8, b"\2" * 8, PATH, 0.0)
     with pytest.raises(TypeError, match="verification"):

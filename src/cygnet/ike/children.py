@@ -15,6 +15,7 @@ from cygnet.crypto.integrity import integrity
 from cygnet.crypto.kdf import ChildKeys, KeyLengths
 from cygnet.crypto.proposals import Proposal
 from cygnet.crypto.suites import suite
+from cygnet.ike.changes import ChangeChild
 from cygnet.ike.configuration import Connection
 from cygnet.ike.connections import Loaded, LoadedChild
 from cygnet.ike.effects import Installed, InstallFailed, TimedOut
@@ -29,8 +30,9 @@ from cygnet.ike.errors import (
 )
 from cygnet.ike.lifetimes import child_deadlines, child_volume
 from cygnet.ike.proposals import Selected
-from cygnet.ike.state import ChangeChild, ChildSa, DeleteChild, SaState, child_suite
+from cygnet.ike.state import ChildSa, SaState, child_suite
 from cygnet.ike.steps import Context, Steps, apply, complain, enqueue, install
+from cygnet.ike.wanted import DeleteChild
 from cygnet.policy.narrowing import narrow
 from cygnet.policy.sa import Direction, Mode, SaParameters, SaProtocol, UdpEncapsulation
 from cygnet.policy.selectors import IpAddress, TrafficSelector, format_selector, resolve_all

@@ -18,6 +18,7 @@ from cygnet.crypto.entropy import Entropy
 from cygnet.ike import children, reconnect, running, succession, upkeep
 from cygnet.ike.admission import Cookies, HalfOpen, RateLimit
 from cygnet.ike.books import ZERO_SPI, Books
+from cygnet.ike.changes import ChangePath, UseKeys
 from cygnet.ike.clients import Clients
 from cygnet.ike.configuration import Connection, Options, Unique
 from cygnet.ike.connections import Connections
@@ -35,15 +36,7 @@ from cygnet.ike.operations import Operations
 from cygnet.ike.policies import Policies
 from cygnet.ike.running import Task
 from cygnet.ike.sa import IkeSa
-from cygnet.ike.state import (
-    ChangePath,
-    ChildSa,
-    DeleteChild,
-    Phase,
-    RekeyChild,
-    SaState,
-    UseKeys,
-)
+from cygnet.ike.state import ChildSa, Phase, SaState
 from cygnet.ike.timers import Timers
 from cygnet.ike.transport import NON_ESP_MARKER
 from cygnet.ike.v1 import first as first_v1
@@ -51,6 +44,7 @@ from cygnet.ike.v1.sa import IkeV1Sa
 from cygnet.ike.v2 import first
 from cygnet.ike.v2.sa import IkeV2Sa
 from cygnet.ike.view import IkeSaView
+from cygnet.ike.wanted import DeleteChild, RekeyChild
 from cygnet.ike.world import Instant, Path
 from cygnet.policy.selectors import IpAddress, TrafficSelector
 from cygnet.wire.cursor import Malformed

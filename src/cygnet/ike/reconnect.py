@@ -17,8 +17,9 @@ from cygnet.ike import collisions, running
 from cygnet.ike.configuration import Child, Connection, StartAction
 from cygnet.ike.connections import Loaded, LoadedChild, single_address
 from cygnet.ike.errors import Failure, Reason
-from cygnet.ike.state import ChildPhase, ChildSa, CloseOther, CreateChild, DeleteChild, Phase, SaState, Wanted
+from cygnet.ike.state import ChildPhase, ChildSa, Phase, SaState
 from cygnet.ike.timers import Timers
+from cygnet.ike.wanted import CloseOther, CreateChild, DeleteChild, Wanted
 from cygnet.ike.world import Path
 
 if TYPE_CHECKING:

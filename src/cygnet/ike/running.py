@@ -11,24 +11,21 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from cygnet.ike import steps
-from cygnet.ike.effects import Ask, InstallFailed, InstallSa, RemoveSa, TimedOut
-from cygnet.ike.errors import Failure, IkeError, PeerMisbehaved, Reason
-from cygnet.ike.state import (
+from cygnet.ike.changes import (
     AddChild,
     Change,
     ChangePhase,
-    DeleteIke,
     DropChild,
     ForgetAttempt,
     Handover,
     NoteAttempt,
-    Phase,
-    RekeyIke,
-    Report,
     Take,
-    Wanted,
 )
+from cygnet.ike.effects import Ask, InstallFailed, InstallSa, RemoveSa, TimedOut
+from cygnet.ike.errors import Failure, IkeError, PeerMisbehaved, Reason
+from cygnet.ike.state import Phase
 from cygnet.ike.steps import Step
+from cygnet.ike.wanted import DeleteIke, RekeyIke, Report, Wanted
 from cygnet.policy.sa import SaParameters
 from cygnet.wire.cursor import Malformed
 from cygnet.wire.numbers import Notify

@@ -13,35 +13,30 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cygnet.auth.identity import Identity
 from cygnet.crypto.entropy import Entropy
+from cygnet.ike.changes import (
+    AddChild,
+    Adopt,
+    Change,
+    ChangeChild,
+    ChangePath,
+    DropChild,
+    Establish,
+    Handover,
+    MoveChildren,
+    Take,
+    Unlend,
+    taken_over,
+    transition,
+)
 from cygnet.ike.configuration import Connection, Options
 from cygnet.ike.connections import Connections
 from cygnet.ike.effects import RemoveSa, ReturnAddresses, UpdateSa
 from cygnet.ike.errors import Failure, IkeError, Reason
 from cygnet.ike.events import ChildSaDown, ChildSaRekeyed, ChildSaUp, IkeSaUp
 from cygnet.ike.remote_access import Lease
-from cygnet.ike.state import (
-    AddChild,
-    Adopt,
-    AttemptKind,
-    Change,
-    ChangeChild,
-    ChangePath,
-    ChildPhase,
-    ChildSa,
-    CreateChild,
-    DropChild,
-    Establish,
-    Handover,
-    MoveChildren,
-    Phase,
-    SaState,
-    Take,
-    Unlend,
-    Wanted,
-    taken_over,
-    transition,
-)
+from cygnet.ike.state import AttemptKind, ChildPhase, ChildSa, Phase, SaState
 from cygnet.ike.view import ChildSaView, IkeSaView
+from cygnet.ike.wanted import CreateChild, Wanted
 from cygnet.ike.world import Instant, Path
 from cygnet.policy.sa import Direction
 from cygnet.policy.selectors import IpAddress

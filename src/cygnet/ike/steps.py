@@ -15,12 +15,14 @@ from cygnet.auth.credentials import Credentials
 from cygnet.auth.identity import Identity
 from cygnet.auth.peer import AuthenticatedPeer
 from cygnet.crypto.entropy import Entropy
+from cygnet.ike.changes import Change, Lend, UseKeys
 from cygnet.ike.configuration import Connection, Options
 from cygnet.ike.connections import Connections, LoadedChild
 from cygnet.ike.effects import Installed, InstallFailed, LeaseAddresses, Leased, Question, TimedOut
 from cygnet.ike.errors import Failure, IkeError
 from cygnet.ike.remote_access import Given, Lease, NetworkSettings
-from cygnet.ike.state import Attempt, Change, ChildSa, Lend, SaState, UseKeys, Wanted
+from cygnet.ike.state import Attempt, ChildSa, SaState
+from cygnet.ike.wanted import Wanted
 from cygnet.ike.world import Instant, Path
 from cygnet.policy.sa import SaParameters
 from cygnet.policy.selectors import IpAddress, TrafficSelector

@@ -9,22 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cygnet.ike import children, reconnect, running, upkeep
+from cygnet.ike.changes import Adopt, ChangePhase, ForgetAttempt, Handover, UseKeys
 from cygnet.ike.errors import Failure, Reason
 from cygnet.ike.events import IkeSaRekeyed
-from cygnet.ike.state import (
-    Adopt,
-    AttemptKind,
-    ChangePhase,
-    CheckLiveness,
-    ChildSa,
-    DeleteIke,
-    ForgetAttempt,
-    Handover,
-    Phase,
-    RekeyIke,
-    SaState,
-    UseKeys,
-)
+from cygnet.ike.state import AttemptKind, ChildSa, Phase, SaState
+from cygnet.ike.wanted import CheckLiveness, DeleteIke, RekeyIke
 
 if TYPE_CHECKING:
     from cygnet.ike.endpoint import Endpoint

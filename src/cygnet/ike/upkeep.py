@@ -6,23 +6,14 @@ from typing import TYPE_CHECKING, Final
 
 from cygnet.crypto.entropy import Entropy
 from cygnet.ike import children, collisions, reconnect, running
+from cygnet.ike.changes import ChangeChild, DropChild, Postpone, PostponeReauthentication
 from cygnet.ike.configuration import Connection
 from cygnet.ike.effects import SendDatagram
 from cygnet.ike.errors import Failure, Reason
 from cygnet.ike.events import Noted
 from cygnet.ike.lifetimes import ike_deadlines
-from cygnet.ike.state import (
-    ChangeChild,
-    CheckLiveness,
-    ChildPhase,
-    DeleteChild,
-    DropChild,
-    Phase,
-    Postpone,
-    PostponeReauthentication,
-    RekeyChild,
-    SaState,
-)
+from cygnet.ike.state import ChildPhase, Phase, SaState
+from cygnet.ike.wanted import CheckLiveness, DeleteChild, RekeyChild
 from cygnet.records import replace
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Final
 
 from cygnet.crypto.key_exchange import KeyExchange, generate
-from cygnet.ike.state import UseIsakmpKeys
+from cygnet.ike.changes import UseIsakmpKeys
 from cygnet.ike.steps import Context, Steps, apply
 from cygnet.ike.v1 import lifetimes, nat, phase1, proposals, vocabulary
 from cygnet.ike.v1.notifications import wrong

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from cygnet.ike import running
+from cygnet.ike.changes import EndPhase1, UseIsakmpKeys
 from cygnet.ike.errors import IkeError, PeerIncompatible, Reason
 from cygnet.ike.running import REFUSALS_BELIEVED, Task, settle
-from cygnet.ike.state import EndPhase1, Phase, UseIsakmpKeys
+from cygnet.ike.state import Phase
 from cygnet.ike.steps import Step
 from cygnet.ike.transport import seen, transmit
 from cygnet.ike.v1 import deletes, notifications, protection

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 from cygnet.ike import collisions
 from cygnet.ike.children import REDUNDANT, REPLACED
 from cygnet.ike.errors import PeerMisbehaved, Reason
-from cygnet.ike.state import (
+from cygnet.ike.state import ChildPhase
+from cygnet.ike.steps import Steps
+from cygnet.ike.v1 import deletes, informational, mode_config, quick_mode
+from cygnet.ike.v1.steps import Received
+from cygnet.ike.wanted import (
     CheckLiveness,
-    ChildPhase,
     CloseOther,
     CreateChild,
     DeleteChild,
@@ -19,9 +22,6 @@ from cygnet.ike.state import (
     Report,
     Wanted,
 )
-from cygnet.ike.steps import Steps
-from cygnet.ike.v1 import deletes, informational, mode_config, quick_mode
-from cygnet.ike.v1.steps import Received
 from cygnet.wire.v1.message import Message
 from cygnet.wire.v1.numbers import Exchange, Notify
 from cygnet.wire.v1.payloads import AttributesPayload, DeletePayload

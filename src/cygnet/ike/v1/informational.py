@@ -10,20 +10,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from cygnet.ike.changes import Change, ChangeChild, ChangePhase, DropChild
 from cygnet.ike.children import activate
 from cygnet.ike.effects import TimedOut
 from cygnet.ike.errors import Drop, Failure, Reason
-from cygnet.ike.state import (
-    Attempt,
-    AttemptKind,
-    Change,
-    ChangeChild,
-    ChangePhase,
-    ChildPhase,
-    ChildSa,
-    DropChild,
-    Phase,
-)
+from cygnet.ike.state import Attempt, AttemptKind, ChildPhase, ChildSa, Phase
 from cygnet.ike.steps import Context, SaClosed, Steps, apply, begin, close_sa, complain, pause
 from cygnet.ike.v1.notifications import error_of
 from cygnet.ike.v1.protection import hash_1, isakmp_of

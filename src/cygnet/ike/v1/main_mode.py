@@ -16,7 +16,7 @@ pre-shared key the fifth can be read only by who has that key: it is found by ad
 from __future__ import annotations
 
 from cygnet.crypto.key_exchange import KeyExchange, generate
-from cygnet.ike.state import MeetPeer
+from cygnet.ike.changes import MeetPeer
 from cygnet.ike.steps import Context, Steps, apply
 from cygnet.ike.v1 import lifetimes, nat, phase1, proposals
 from cygnet.ike.v1.methods import remote_auth

@@ -17,11 +17,12 @@ from typing import Final
 
 from cygnet.auth.peer import AuthenticatedPeer
 from cygnet.ike import configuration_attributes as common
+from cygnet.ike.changes import Unlend
 from cygnet.ike.configuration import Connection, Unique
 from cygnet.ike.effects import Installed, InstallFailed
 from cygnet.ike.errors import IkeError, LocalMisuse, PeerIncompatible, Reason
 from cygnet.ike.remote_access import Given, Lease, NetworkSettings
-from cygnet.ike.state import SaState, Unlend
+from cygnet.ike.state import SaState
 from cygnet.ike.steps import Context, Steps, apply, complain, lease, use_given
 from cygnet.ike.v1 import transaction
 from cygnet.ike.v1.protection import isakmp_of

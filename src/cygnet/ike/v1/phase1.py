@@ -33,10 +33,11 @@ from cygnet.crypto.ikev1 import (
     skeyid_of_signatures,
 )
 from cygnet.crypto.key_exchange import KeyExchange, check_public
+from cygnet.ike.changes import Establish, NoteLife, UseIsakmpKeys
 from cygnet.ike.configuration import AuthClass, Connection, SendCert, Unique
 from cygnet.ike.errors import Difference, IkeError, PeerIncompatible, PeerMisbehaved, Reason
 from cygnet.ike.revocation import check_revocation
-from cygnet.ike.state import Establish, IkeSuite, Isakmp, NoteLife, Phase, UseIsakmpKeys, ike_suite
+from cygnet.ike.state import IkeSuite, Isakmp, Phase, ike_suite
 from cygnet.ike.steps import Context, Refused, Steps
 from cygnet.ike.v1 import lifetimes, nat, proposals
 from cygnet.ike.v1.lifetimes import Lifetime

@@ -26,24 +26,12 @@ from cygnet.crypto.ikev1 import quick_keymat
 from cygnet.crypto.kdf import ChildKeys
 from cygnet.crypto.key_exchange import KeyExchange, generate
 from cygnet.ike import children, collisions
+from cygnet.ike.changes import AddChild, Change, ChangeChild, Postpone
 from cygnet.ike.children import Agreed, Pair, Selectors, flow_selectors, format_selectors
 from cygnet.ike.configuration import Child
 from cygnet.ike.connections import Loaded, LoadedChild
 from cygnet.ike.errors import Difference, IkeError, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
-from cygnet.ike.state import (
-    AddChild,
-    Attempt,
-    AttemptKind,
-    Change,
-    ChangeChild,
-    ChildPhase,
-    ChildSa,
-    CreateChild,
-    DeleteChild,
-    Postpone,
-    RekeyChild,
-    SaState,
-)
+from cygnet.ike.state import Attempt, AttemptKind, ChildPhase, ChildSa, SaState
 from cygnet.ike.steps import Context, Steps, apply, begin, enqueue, install, obtain_child, pause, use_policy
 from cygnet.ike.v1 import client_ids, lifetimes, proposals
 from cygnet.ike.v1.lifetimes import Lifetime
@@ -54,6 +42,7 @@ from cygnet.ike.v1.proposals import TRANSPORTS, TUNNELS, Phase2Choice
 from cygnet.ike.v1.protection import check_hash, hash_1, hash_2, hash_3, isakmp_of, suite_of
 from cygnet.ike.v1.steps import Received, answer, begin_exchange, send
 from cygnet.ike.v1.vocabulary import pfs_group
+from cygnet.ike.wanted import CreateChild, DeleteChild, RekeyChild
 from cygnet.policy.narrowing import choose, within
 from cygnet.policy.sa import Mode
 from cygnet.records import dataclass, replace

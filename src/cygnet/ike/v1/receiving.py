@@ -10,15 +10,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from cygnet.ike import running
+from cygnet.ike.changes import ChangePath
 from cygnet.ike.errors import Drop, IkeError
 from cygnet.ike.running import Task
-from cygnet.ike.state import ChangePath, CheckLiveness, Phase
+from cygnet.ike.state import Phase
 from cygnet.ike.steps import Refused, Steps
 from cygnet.ike.transport import digest, drop, seen
 from cygnet.ike.v1 import driver, legality, notifications, phase1, protection
 from cygnet.ike.v1.driver import MAX_OPEN, PROOFS, Dialogue
 from cygnet.ike.v1.protection import Reassembly, check_hash, hash_1
 from cygnet.ike.v1.steps import Exchanged, Received, Unproven
+from cygnet.ike.wanted import CheckLiveness
 from cygnet.ike.world import Path
 from cygnet.wire.cursor import Malformed
 from cygnet.wire.message import Header

@@ -6,34 +6,20 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from cygnet.ike import collisions, reconnect, running
+from cygnet.ike.changes import ChangeChild, DropChild, MoveChildren, Postpone, PostponeReauthentication
 from cygnet.ike.children import REDUNDANT, REPLACED
 from cygnet.ike.configuration import AuthClass, Connection
 from cygnet.ike.errors import Failure, IkeError, PeerIncompatible, Reason
 from cygnet.ike.running import Task
 from cygnet.ike.sa import IkeSa
-from cygnet.ike.state import (
-    AttemptKind,
-    ChangeChild,
-    CheckLiveness,
-    ChildPhase,
-    ChildSa,
-    CloseOther,
-    CreateChild,
-    DeleteChild,
-    DropChild,
-    MoveChildren,
-    Phase,
-    Postpone,
-    PostponeReauthentication,
-    SaState,
-    Wanted,
-)
+from cygnet.ike.state import AttemptKind, ChildPhase, ChildSa, Phase, SaState
 from cygnet.ike.steps import Step, Steps
 from cygnet.ike.v1 import deletes, driver, exchanges, lifetimes, quick_mode, receiving, session
 from cygnet.ike.v1.deletes import Half, Unheard
 from cygnet.ike.v1.driver import Dialogue
 from cygnet.ike.v1.protection import Reassembly, isakmp_of
 from cygnet.ike.v1.steps import Listen, Receive, Received
+from cygnet.ike.wanted import CheckLiveness, CloseOther, CreateChild, DeleteChild, Wanted
 from cygnet.ike.world import Path
 from cygnet.policy.sa import Direction
 from cygnet.records import replace

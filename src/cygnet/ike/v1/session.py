@@ -6,8 +6,8 @@ find a path -> main or aggressive mode -> [XAUTH -> mode config ->] established
 from __future__ import annotations
 
 from cygnet.auth.peer import AuthenticatedPeer, Phase1Peer
+from cygnet.ike.changes import ChangePath
 from cygnet.ike.errors import IkeError
-from cygnet.ike.state import ChangePath
 from cygnet.ike.steps import Context, Steps, apply
 from cygnet.ike.v1 import aggressive_mode, informational, main_mode, mode_config, phase1, xauth
 from cygnet.ike.v1.methods import local_login

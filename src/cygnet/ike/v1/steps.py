@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
+from cygnet.ike.changes import Change
 from cygnet.ike.effects import TimedOut
 from cygnet.ike.errors import Drop
-from cygnet.ike.state import Change
 from cygnet.ike.steps import MessageStep, Steps
 from cygnet.ike.world import Path
 from cygnet.records import dataclass

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from cygnet.ike.changes import Change
 from cygnet.ike.effects import TimedOut
 from cygnet.ike.errors import PeerIncompatible, Reason
-from cygnet.ike.state import Change
 from cygnet.ike.steps import Context, Steps
 from cygnet.ike.v1.notifications import wrong
 from cygnet.ike.v1.protection import check_hash, hash_1, isakmp_of

@@ -20,24 +20,10 @@ from typing import Final
 from cygnet.auth.peer import AuthenticatedPeer
 from cygnet.crypto.key_exchange import KeyExchange, generate
 from cygnet.ike import children, collisions, proposals
+from cygnet.ike.changes import AddChild, ChangeChild, DropChild, ForgetAttempt, NoteAttempt, Postpone
 from cygnet.ike.effects import Installed
 from cygnet.ike.errors import IkeError, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
-from cygnet.ike.state import (
-    AddChild,
-    Attempt,
-    AttemptKind,
-    ChangeChild,
-    ChildPhase,
-    ChildSa,
-    CreateChild,
-    DeleteChild,
-    DropChild,
-    ForgetAttempt,
-    NoteAttempt,
-    Postpone,
-    RekeyChild,
-    SaState,
-)
+from cygnet.ike.state import Attempt, AttemptKind, ChildPhase, ChildSa, SaState
 from cygnet.ike.steps import (
     Context,
     Received,
@@ -68,6 +54,7 @@ from cygnet.ike.v2.ike_auth import additional
 from cygnet.ike.v2.ike_sa_init import NONCE_LENGTH, check_nonce
 from cygnet.ike.v2.informational import anything
 from cygnet.ike.v2.notifications import error_of
+from cygnet.ike.wanted import CreateChild, DeleteChild, RekeyChild
 from cygnet.records import dataclass, replace
 from cygnet.wire.message import Message
 from cygnet.wire.numbers import Exchange, Notify, Protocol

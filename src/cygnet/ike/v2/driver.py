@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from cygnet.ike import steps
+from cygnet.ike.changes import Change, ChangePhase
 from cygnet.ike.effects import TimedOut
 from cygnet.ike.errors import Failure, IkeError, PeerMisbehaved, Reason
 from cygnet.ike.running import (
@@ -25,10 +26,11 @@ from cygnet.ike.running import (
     settle,
     unreachable,
 )
-from cygnet.ike.state import Change, ChangePhase, CreateChild, Phase, Report, Window
+from cygnet.ike.state import Phase, Window
 from cygnet.ike.steps import Received, Step
 from cygnet.ike.transport import seen, transmit
 from cygnet.ike.v2.sending import header_of, seal
+from cygnet.ike.wanted import CreateChild, Report
 from cygnet.ike.world import Path
 from cygnet.wire.message import Header, Message
 from cygnet.wire.numbers import Exchange, Notify

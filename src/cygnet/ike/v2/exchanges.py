@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from cygnet.ike.errors import PeerMisbehaved, Reason
-from cygnet.ike.state import (
+from cygnet.ike.state import ChildPhase
+from cygnet.ike.steps import Context, Received, Steps
+from cygnet.ike.v2 import create_child_sa, followup, informational, rekey_ike
+from cygnet.ike.wanted import (
     CheckLiveness,
-    ChildPhase,
     CloseOther,
     CreateChild,
     DeleteChild,
@@ -17,8 +19,6 @@ from cygnet.ike.state import (
     Report,
     Wanted,
 )
-from cygnet.ike.steps import Context, Received, Steps
-from cygnet.ike.v2 import create_child_sa, followup, informational, rekey_ike
 from cygnet.wire.numbers import Exchange, Notify, Protocol
 from cygnet.wire.payloads import DeletePayload
 

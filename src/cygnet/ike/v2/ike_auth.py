@@ -19,12 +19,13 @@ from typing import Final
 from cygnet.auth.identity import Identity
 from cygnet.auth.peer import AuthenticatedPeer
 from cygnet.ike import children, proposals
+from cygnet.ike.changes import AddChild, ChangeKeys, Establish
 from cygnet.ike.configuration import Connection, Unique
 from cygnet.ike.effects import Installed, InstallFailed, Leased
 from cygnet.ike.errors import Difference, IkeError, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
 from cygnet.ike.lifetimes import ike_deadlines
 from cygnet.ike.remote_access import NetworkSettings
-from cygnet.ike.state import AddChild, Attempt, AttemptKind, ChangeKeys, CreateChild, Establish
+from cygnet.ike.state import Attempt, AttemptKind
 from cygnet.ike.steps import (
     Context,
     Steps,
@@ -44,6 +45,7 @@ from cygnet.ike.v2 import configuration_payload, modes, rounds
 from cygnet.ike.v2.ike_sa_init import Initial
 from cygnet.ike.v2.notifications import error_of
 from cygnet.ike.v2.proving import certificate_requests, remote_of
+from cygnet.ike.wanted import CreateChild
 from cygnet.policy.selectors import IpAddress
 from cygnet.records import replace
 from cygnet.wire.message import Message

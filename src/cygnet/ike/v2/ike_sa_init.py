@@ -23,9 +23,10 @@ from cygnet.crypto.prf import prf
 from cygnet.crypto.proposals import has_additional
 from cygnet.crypto.suites import suite
 from cygnet.ike import proposals
+from cygnet.ike.changes import UseKeys
 from cygnet.ike.errors import Difference, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
 from cygnet.ike.proposals import Selected
-from cygnet.ike.state import IkeSuite, UseKeys, ike_suite
+from cygnet.ike.state import IkeSuite, ike_suite
 from cygnet.ike.steps import Context, Received, Refused, Steps, answer, apply, send
 from cygnet.ike.v2 import nat
 from cygnet.ike.v2.notifications import error_of

@@ -13,22 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cygnet.ike import collisions
+from cygnet.ike.changes import Change, ChangeChild, ChangePhase, DropChild, Handover, NoteEarlyDelete
 from cygnet.ike.children import activate
 from cygnet.ike.errors import Failure, Reason
 from cygnet.ike.remote_access import NetworkSettings
-from cygnet.ike.state import (
-    Attempt,
-    AttemptKind,
-    Change,
-    ChangeChild,
-    ChangePhase,
-    ChildPhase,
-    ChildSa,
-    DropChild,
-    Handover,
-    NoteEarlyDelete,
-    Phase,
-)
+from cygnet.ike.state import Attempt, AttemptKind, ChildPhase, ChildSa, Phase
 from cygnet.ike.steps import Context, Received, SaClosed, Steps, answer, apply, begin, close_sa, send
 from cygnet.ike.v2 import configuration_payload
 from cygnet.records import replace

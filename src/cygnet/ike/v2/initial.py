@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from cygnet.ike.state import ChangePath, CreateChild
+from cygnet.ike.changes import ChangePath
 from cygnet.ike.steps import Context, Steps, apply
 from cygnet.ike.v2 import ike_auth, ike_sa_init, intermediate
 from cygnet.ike.v2.ike_sa_init import Admitted
+from cygnet.ike.wanted import CreateChild
 from cygnet.ike.ways import find_path
 
 

@@ -15,7 +15,7 @@ from cygnet.crypto.kdf import IkeKeys, further_ike_keys
 from cygnet.crypto.key_exchange import KeyExchange, generate
 from cygnet.crypto.prf import prf
 from cygnet.crypto.suites import suite
-from cygnet.ike.state import ChangeKeys
+from cygnet.ike.changes import ChangeKeys
 from cygnet.ike.steps import Context, Received, Steps, answer, apply, next_request, send
 from cygnet.ike.v2.fresh_keys import Further
 from cygnet.ike.v2.ike_sa_init import Initial, Spoken

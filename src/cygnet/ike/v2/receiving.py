@@ -11,15 +11,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from cygnet.crypto.errors import IntegrityFailure
+from cygnet.ike.changes import ChangePath
 from cygnet.ike.errors import Drop, IkeError
 from cygnet.ike.running import Task, enqueue, malformed, resume_error, run
-from cygnet.ike.state import ChangePath, CheckLiveness, Phase, Window
+from cygnet.ike.state import Phase, Window
 from cygnet.ike.steps import Exchanged, Received, Refused, Steps
 from cygnet.ike.transport import digest, drop, seen, transmit
 from cygnet.ike.v2 import legality, protection
 from cygnet.ike.v2.driver import Outstanding, Serving, fail, forget_fragments
 from cygnet.ike.v2.followup import link_of
 from cygnet.ike.v2.fragments import FragmentRefused, Reassembly
+from cygnet.ike.wanted import CheckLiveness
 from cygnet.ike.world import Path
 from cygnet.wire.cursor import Malformed
 from cygnet.wire.message import Header, Message, decode, decode_payloads

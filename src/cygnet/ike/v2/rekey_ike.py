@@ -21,19 +21,10 @@ from cygnet.crypto.key_exchange import KeyExchange, generate
 from cygnet.crypto.prf import prf
 from cygnet.crypto.suites import suite
 from cygnet.ike import collisions, proposals
+from cygnet.ike.changes import ForgetAttempt, Handover, NoteAttempt, Postpone, UseKeys
 from cygnet.ike.errors import Failure, LocalMisuse, Reason
 from cygnet.ike.proposals import Selected
-from cygnet.ike.state import (
-    Attempt,
-    AttemptKind,
-    ForgetAttempt,
-    Handover,
-    NoteAttempt,
-    Phase,
-    Postpone,
-    UseKeys,
-    ike_suite,
-)
+from cygnet.ike.state import Attempt, AttemptKind, Phase, ike_suite
 from cygnet.ike.steps import (
     Context,
     Received,

@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cygnet.ike import succession
+from cygnet.ike.changes import Change, Establish, transition
 from cygnet.ike.configuration import Connection
 from cygnet.ike.errors import IkeError
 from cygnet.ike.running import Task, enqueue
 from cygnet.ike.sa import IkeSa
-from cygnet.ike.state import Change, CreateChild, Establish, RekeyIke, SaState, Wanted, Window, transition
+from cygnet.ike.state import SaState, Window
 from cygnet.ike.steps import AwaitFollowup, AwaitRequest, Received, Step, Steps
 from cygnet.ike.v2 import driver, exchanges, initial, receiving
 from cygnet.ike.v2.driver import Outstanding, Serving
 from cygnet.ike.v2.fragments import Reassembly
+from cygnet.ike.wanted import CreateChild, RekeyIke, Wanted
 from cygnet.ike.world import Path
 from cygnet.wire.message import Header
 
