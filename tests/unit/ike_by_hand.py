@@ -195,7 +195,8 @@ def selectors(network: str) -> tuple[WireSelector, ...]:
 
 @dataclass
 class Sun:
-    """The peer by hand (192.0.2.2). `initiator`: it starts the IKE SA."""
+    """The peer by hand (192.0.2.2). `initiator`: it starts the IKE SA. `more`: what else its IKE_SA_INIT
+    carries."""
 
     initiator: bool
     announce: bool = True
@@ -208,6 +209,8 @@ class Sun:
     their_nonce: bytes = b""
     iv: int = 0
     exchange_key: bytes = field(default=b"")
+    proposal: SaPayload | None = None
+    more: tuple[Payload, ...] = ()
 
     def header(self, exchange: int, message_id: int, *, response: bool) -> Header:
         flags = (Flags.INITIATOR if self.initiator else 0) | (Flags.RESPONSE if response else 0)
@@ -220,10 +223,11 @@ class Sun:
             0, b"", Notify.SIGNATURE_HASH_ALGORITHMS, b"".join(n.to_bytes(2, "big") for n in sorted(HASHES))
         )
         payloads: list[Payload] = [
-            ike_proposal(),
+            self.proposal or ike_proposal(),
             KePayload(KeMethod.CURVE_25519, ours.public),
             NoncePayload(self.nonce),
             *([hashes] if self.announce else []),
+            *self.more,
         ]
         if self.initiator:
             self.spi_r = bytes(8)

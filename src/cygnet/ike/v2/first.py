@@ -185,6 +185,7 @@ def _candidates(gateway: Endpoint, path: Path) -> list[Loaded]:
 def _select(candidates: list[Loaded], message: Message) -> tuple[Selected, Loaded]:
     """The first connection whose proposals meet the offer."""
     offered, group = message.one(SaPayload), message.one(KePayload).group
+    further = message.notify(Notify.INTERMEDIATE_EXCHANGE_SUPPORTED) is not None
     first: IkeError | None = None
     tried: set[int] = set()
     for loaded in candidates:
@@ -193,7 +194,7 @@ def _select(candidates: list[Loaded], message: Message) -> tuple[Selected, Loade
             continue
         tried.add(id(configured))
         try:
-            return proposals.select(offered, configured, prefer_group=group), loaded
+            return proposals.select(offered, configured, prefer_group=group, additional=further), loaded
         except PeerIncompatible as error:
             first = first or error
     raise first or PeerIncompatible(Reason.NO_CONNECTION, "no connection", notify=Notify.NO_PROPOSAL_CHOSEN)
