@@ -192,6 +192,30 @@ def two_rounds(tmp_path: Path, client: str) -> Setup:
     )
 
 
+@BY
+def test_a_gateway_proves_itself_in_two_rounds(tmp_path: Path, client: str) -> None:
+    """RFC 4739 the other way. To our client the second comes in the middle of the user's EAP; strongSwan's
+    client does not bear that."""
+    equip(tmp_path)
+    gateway = "moon" if client == "strongswan" else "sun"
+    secret = 'ike-two { id = two.example\n secret = "a shared secret of thirty octets" }'
+    shared = PASSWORD.replace("secrets {", f"secrets {{ {secret}\n")
+    two = "auth = psk\n id = two.example\n"
+    setup = setup_for(client, "eap-mschapv2").but(moon_extra=shared, sun_extra=shared)
+    if client == "strongswan":
+        setup = setup.but(sun_local=GATEWAY_SUN, moon_remote="auth = pubkey\n id = sun.example")
+    first = {"moon": GATEWAY_MOON, "sun": GATEWAY_SUN}[gateway]
+    own, theirs = {"moon": ("moon_local", "sun_remote"), "sun": ("sun_local", "moon_remote")}[gateway]
+    rounds = {
+        own: f"local-1 {{ round = 1\n {first}\n }}\nlocal-2 {{ round = 2\n {two} }}",
+        theirs: f"remote-1 {{ round = 1\n auth = pubkey\n id = {gateway}.example\n }}\n"
+        f"remote-2 {{ round = 2\n {two} }}",
+    }
+    with sides(tmp_path, setup.but(**rounds)) as both:
+        both.up(client)
+        both.assert_traffic_passes()
+
+
 NATIVE = {
     # What each native client offers by its documentation, after the profile that `cygnet client add` makes.
     "windows": ("aes256gcm16-prfsha384-ecp384", "aes256gcm16-ecp384"),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cygnet.crypto import key_exchange, ml_kem
-from cygnet.ike.v2 import candidates, fresh_keys, ike_sa_init, proving, rounds
+from cygnet.ike.v2 import fresh_keys, ike_sa_init, mutual, proving, rounds
 from cygnet.ike.v2.sa import IkeV2Sa
 from cygnet.testing import Pair
 from cygnet.wire.message import decode
@@ -66,7 +66,7 @@ class Recorded:
 
         patch.setattr(ike_sa_init, "respond_to", respond)
         patch.setattr(fresh_keys, "respond", respond)
-        for module in (rounds, candidates):
+        for module in (rounds, mutual):
             patch.setattr(module, "octets_of", octets_of)
 
 

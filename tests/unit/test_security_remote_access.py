@@ -186,6 +186,46 @@ def test_v37_a_good_certificate_with_a_wrong_password_is_no_way_in(aggressive: s
     assert all(pool.online == pool.offline == 0 for pool in office.gateway.leases.views())
 
 
+@pytest.mark.parametrize("demanded", ["eap-mschapv2", "eap-md5", "eap-radius", "eap-tls", "psk"])
+def test_t25_a_good_certificate_is_no_way_into_a_connection_that_demands_another_proof(demanded: str) -> None:
+    """Under a CA that the gateway trusts for other connections: what this one demands alone counts."""
+    ours, theirs = certificate("", CLIENT), certificate("", GATEWAY)
+    network = Network(3)
+    common = {"version": "2", "proposals": ["aes256-sha256-x25519"], "encap": "no", "send_cert": "always"}
+    there = {
+        "local_addrs": ["192.0.2.1"],
+        "local": {"auth": "pubkey", "id": GATEWAY, "certs": [theirs.der]},
+        "remote": {"auth": demanded},
+        "children": {"net": {"local_ts": ["10.1.0.0/16"]}},
+    }
+    here = {
+        "local_addrs": ["192.0.2.11"],
+        "remote_addrs": ["192.0.2.1"],
+        "local": {"auth": "pubkey", "id": CLIENT, "certs": [ours.der]},
+        "remote": {"auth": "pubkey", "id": GATEWAY},
+        "children": {"net": {"remote_ts": ["10.1.0.0/16"]}},
+    }
+    gateway = Gateway(
+        network,
+        "gateway",
+        "192.0.2.1",
+        connections=connections(encoded({"people": common | there})),
+        credentials=credentials(theirs),
+    )
+    client = Gateway(
+        network,
+        "client",
+        "192.0.2.11",
+        connections=connections(encoded({"office": common | here})),
+        credentials=credentials(ours),
+    )
+    operation = client.initiate("office", "net")
+    network.run_for(60)
+    assert client.operations[operation] is not None
+    assert not gateway.sas()
+    assert gateway.failures()[0].reason == "auth-method-mismatch"
+
+
 def test_a_lease_takes_an_authenticated_peer() -> None:
     """security.md, I4: the token is an argument wherever addresses are leased."""
     for function in (LeaseAddresses, Lend, lease):

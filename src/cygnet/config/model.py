@@ -194,7 +194,8 @@ class Local(Section):
 
     round: Count = _key(
         0,
-        "Order of the rounds (RFC 4739); a connection with several rounds of `local` can only be initiated.",
+        "Order of the rounds (RFC 4739). Who is asked proves itself by `psk` and `pubkey` only, where it has "
+        "several; two where the peer does EAP.",
     )
     auth: Auth = _key(
         None,

@@ -27,13 +27,12 @@ from cygnet.ike.state import IkeSuite
 from cygnet.ike.steps import Context, Steps
 from cygnet.ike.v2 import eap, ppk
 from cygnet.ike.v2.ike_sa_init import Initial
+from cygnet.ike.v2.mutual import OwnRounds, can_answer
 from cygnet.ike.v2.notifications import of_authentication
 from cygnet.ike.v2.proving import (
     identity_of,
     local_of,
-    octets_of,
     own_identity,
-    prove,
     remote_of,
     unauthenticated,
     verify,
@@ -47,7 +46,6 @@ from cygnet.wire.payloads import (
     IdiPayload,
     IdrPayload,
     NotifyPayload,
-    Payload,
 )
 
 MAX_CANDIDATES: Final = 32
@@ -169,7 +167,7 @@ def claiming(
     found = []
     for loaded in context.connections.for_identity(path.local, path.remote, claimed, 2):
         connection = loaded.connection
-        if not _accept(connection.proposals, initial.suite) or len(connection.local) > 1:
+        if not _accept(connection.proposals, initial.suite) or not can_answer(connection, message):
             continue
         try:
             local_id = own_identity(context, local_of(connection))
@@ -292,32 +290,24 @@ def with_eap(candidates: list[Candidate], first: Message) -> list[Candidate]:
     return found
 
 
-def prove_ourselves(
-    context: Context, initial: Initial, candidates: list[Candidate], claimed: Identity, first: Message
-) -> tuple[list[Candidate], IdrPayload, tuple[Payload, ...]]:
-    """IDr, and our certificates and AUTH unless EAP alone proves us. From here on only connections remain by
-    which we are the same."""
+def ourselves(
+    context: Context, candidates: list[Candidate], claimed: Identity, first: Message
+) -> tuple[list[Candidate], OwnRounds]:
+    """How we prove ourselves. From here on only connections remain by which we are the same."""
     chosen = candidates[0]
-    local = local_of(chosen.loaded.connection)
+    connection = chosen.loaded.connection
     same = [
         one
         for one in candidates
-        if one.local_id == chosen.local_id and local_of(one.loaded.connection) == local
+        if one.local_id == chosen.local_id and one.loaded.connection.local == connection.local
     ]
-    idr = IdrPayload(chosen.local_id.type, chosen.local_id.data)
-    if local.method is AuthClass.EAP:
-        if first.maybe(AuthPayload) is not None:
-            raise of_authentication(
-                AuthenticationError(
-                    Kind.AUTH_METHOD_MISMATCH, "we prove ourselves by EAP, which the peer leaves out"
-                )
+    if local_of(connection).method is AuthClass.EAP and first.maybe(AuthPayload) is not None:
+        raise of_authentication(
+            AuthenticationError(
+                Kind.AUTH_METHOD_MISMATCH, "we prove ourselves by EAP, which the peer leaves out"
             )
-        return same, idr, (idr,)
-    octets = octets_of(initial, initial.sent, initial.nonce_i, initial.keys.sk_pr, idr)
-    proof, certificates = prove(
-        context, local, chosen.local_id, claimed, octets, initial, first.all(CertReqPayload)
-    )
-    return same, idr, (idr, *certificates, AuthPayload(proof.method, proof.data))
+        )
+    return same, OwnRounds(context, connection, chosen.local_id, claimed, first.all(CertReqPayload))
 
 
 @lru_cache(maxsize=256)

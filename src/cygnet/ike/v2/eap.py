@@ -12,6 +12,7 @@ What a method is stands in `auth.eap`, which knows nothing of IKE; the AUTH payl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from cygnet.auth.eap import methods
@@ -25,6 +26,7 @@ from cygnet.ike.errors import IkeError
 from cygnet.ike.steps import Context, Steps, answer, ask, next_request, send
 from cygnet.ike.v2.notifications import error_of, of_authentication
 from cygnet.ike.v2.proving import unauthenticated, whole
+from cygnet.wire.message import Message
 from cygnet.wire.numbers import Exchange
 from cygnet.wire.payloads import EapPayload, NotifyPayload, Payload
 
@@ -35,8 +37,8 @@ PATIENCE: Final = 25.0
 # -- server -------------------------------------------------------------------------------------
 
 
-def serve(conversation: Conversation, leading: tuple[Payload, ...]) -> Steps[Finished]:
-    """Authenticate the initiator; `leading` goes with the first answer. Its AUTH is still to come then."""
+def serve(conversation: Conversation, beside: Callable[[], tuple[Payload, ...]]) -> Steps[Finished]:
+    """Authenticate the initiator; `beside`: what goes with our next answer. Its AUTH is still to come."""
     value: object = None
     received = b""
     while True:
@@ -44,7 +46,7 @@ def serve(conversation: Conversation, leading: tuple[Payload, ...]) -> Steps[Fin
             step = conversation.send(value)
         except StopIteration as end:
             finished: Finished = end.value
-            yield from answer((*leading, EapPayload(finished.packet)))
+            yield from answer((*beside(), EapPayload(finished.packet)))
             return finished
         except AuthenticationError as error:
             raise _failed(error, received) from None
@@ -53,8 +55,7 @@ def serve(conversation: Conversation, leading: tuple[Payload, ...]) -> Steps[Fin
             if isinstance(value, TimedOut):
                 value = None
             continue
-        yield from answer((*leading, EapPayload(step)))
-        leading = ()
+        yield from answer((*beside(), EapPayload(step)))
         exchanged = yield from next_request(Exchange.IKE_AUTH, whole)
         response = exchanged.value.maybe(EapPayload)
         if response is None:
@@ -98,8 +99,8 @@ def client(
     return running
 
 
-def converse(running: Client, first: EapPayload) -> Steps[Finished]:
-    """Answer the responder until it says success and our method agrees."""
+def converse(running: Client, first: EapPayload, beside: Callable[[Message], Steps[None]]) -> Steps[Finished]:
+    """Answer the responder until it says success and our method agrees; `beside` judges what else comes."""
     packet = first.data
     while True:
         try:
@@ -118,6 +119,7 @@ def converse(running: Client, first: EapPayload) -> Steps[Finished]:
         request = exchanged.value.maybe(EapPayload)
         if request is None:
             raise refused(exchanged.value.error(), "an answer without EAP in the middle of it")
+        yield from beside(exchanged.value)
         packet = request.data
 
 

@@ -129,6 +129,12 @@ def verify(
             raise AuthenticationError(
                 Kind.PEER_ID_MISMATCH, f"the peer says it is {claimed}, expected was {remote.id}"
             )
+        if remote.method is not AuthClass.PUBKEY:
+            # Whatever certificate it shows: EAP is demanded, and no other proof stands in for it (T25).
+            raise AuthenticationError(
+                Kind.AUTH_METHOD_MISMATCH,
+                f"the peer authenticates with {AuthMethod.name_of(auth.method)}, EAP is expected",
+            )
         if auth.method == AuthMethod.PSK:
             raise AuthenticationError(
                 Kind.AUTH_METHOD_MISMATCH,

@@ -13,12 +13,14 @@
     HDR, SK {AUTH}  -->
                                                   <--  HDR, SK {AUTH, SAr2, TSi, TSr}
 
-Which connection it is, the responder learns on the way (`candidates`). The last answer is left to `ike_auth`.
+Which connection it is, the responder learns on the way (`candidates`). It may have several rounds itself,
+which go beside (`mutual`). The last answer is left to `ike_auth`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from cygnet.auth.eap.session import Finished, serve
@@ -30,7 +32,6 @@ from cygnet.crypto.kdf import IkeKeys
 from cygnet.ike.configuration import AuthClass, Connection, LocalAuth, RemoteAuth
 from cygnet.ike.connections import Loaded
 from cygnet.ike.errors import Difference, IkeError, PeerIncompatible, Reason
-from cygnet.ike.revocation import check_revocation
 from cygnet.ike.steps import Context, Steps, answer, next_request, send
 from cygnet.ike.v2 import eap, ppk
 from cygnet.ike.v2.candidates import (
@@ -38,7 +39,7 @@ from cygnet.ike.v2.candidates import (
     Candidates,
     check_stands_alone,
     claiming,
-    prove_ourselves,
+    ourselves,
     proving,
     unrevoked,
     with_eap,
@@ -46,6 +47,7 @@ from cygnet.ike.v2.candidates import (
     with_rounds,
 )
 from cygnet.ike.v2.ike_sa_init import Initial
+from cygnet.ike.v2.mutual import ANOTHER, OwnRounds, TheirRounds
 from cygnet.ike.v2.notifications import error_of, of_authentication
 from cygnet.ike.v2.proving import (
     identity_of,
@@ -55,7 +57,6 @@ from cygnet.ike.v2.proving import (
     prove,
     remote_of,
     unauthenticated,
-    verify,
     wanted_identity,
     whole,
 )
@@ -74,7 +75,6 @@ from cygnet.wire.payloads import (
 MAX_ROUNDS: Final = 4
 EAP_ONLY: Final = NotifyPayload(0, b"", Notify.EAP_ONLY_AUTHENTICATION, b"")
 MULTIPLE: Final = NotifyPayload(0, b"", Notify.MULTIPLE_AUTH_SUPPORTED, b"")
-ANOTHER: Final = NotifyPayload(0, b"", Notify.ANOTHER_AUTH_FOLLOWS, b"")
 
 
 # -- initiator ----------------------------------------------------------------------------------
@@ -99,11 +99,10 @@ def initiate(
     connection = context.connection
     rounds = connection.local or (local_of(connection),)
     remote = remote_of(connection)
-    alone = remote.method is AuthClass.EAP
-    peer: AuthenticatedPeer | None = None
-    idr: IdrPayload | None = None
+    theirs = TheirRounds(context)
+    several = len(rounds) > 1 or len(theirs.wanted) > 1
     first_id: Identity | None = None
-    if len(rounds) > 1 and not initial.multiple:
+    if several and not initial.multiple:
         raise PeerIncompatible(
             Reason.AUTH_METHOD_MISMATCH, "the peer takes one round of authentication only (RFC 4739)"
         )
@@ -123,8 +122,8 @@ def initiate(
             opening = (
                 *along(local_id),
                 *wanted_identity(remote),
-                *((EAP_ONLY,) if alone else ()),
-                *((MULTIPLE,) if len(rounds) > 1 else ()),
+                *((EAP_ONLY,) if theirs.alone else ()),
+                *((MULTIPLE,) if several else ()),
             )
         if local.method is not AuthClass.EAP:
             requests = initial.certificate_requests
@@ -138,26 +137,24 @@ def initiate(
             message = (yield from send(Exchange.IKE_AUTH, request, whole)).value
             if key is not None:
                 initial, key = _decided(connection, plain, basis, message), None
-            if peer is None:
-                peer, idr = _judge(context, initial, local, local_id, remote, message)
-                yield from check_revocation(context, remote, peer)
-            elif message.error() is not None:
+            if theirs.lacks(message) or (not theirs.due and message.error() is not None):
                 raise _refused(message, local, local_id, remote)
+            yield from theirs.judge(initial, local_id, message)
             continue
         message = (yield from send(Exchange.IKE_AUTH, (idi, *opening), whole)).value
-        if peer is None and not alone:
-            # Before any answer that depends on our password (V9).
-            peer, idr = _judge(context, initial, local, local_id, remote, message)
-            yield from check_revocation(context, remote, peer)
-        elif idr is None:
-            idr = message.maybe(IdrPayload)
-        start = message.maybe(EapPayload)
-        if start is None or idr is None:
+        if theirs.lacks(message):
             raise _refused(message, local, local_id, remote)
-        server = local.aaa_id or identity_of(idr)
-        running = eap.client(context, local, local_id, server, alone=alone and peer is None)
-        finished = yield from eap.converse(running, start)
-        if peer is None:
+        # Before any answer that depends on our password (V9).
+        yield from theirs.judge(initial, local_id, message)
+        if theirs.idr is None:
+            theirs.idr = message.maybe(IdrPayload)
+        start = message.maybe(EapPayload)
+        if start is None or theirs.idr is None:
+            raise _refused(message, local, local_id, remote)
+        server = local.aaa_id or identity_of(theirs.idr)
+        running = eap.client(context, local, local_id, server, alone=not theirs.proved)
+        finished = yield from eap.converse(running, start, partial(theirs.judge, initial, local_id))
+        if not theirs.proved:
             check_stands_alone(finished)
         msk = finished.outcome.msk
         proof = prove_with_secret(msk or basis.keys.sk_pi, initial.suite.prf, octets)
@@ -167,24 +164,23 @@ def initiate(
         message = (yield from send(Exchange.IKE_AUTH, request, whole)).value
         if key is not None:
             initial, key = _decided(connection, plain, basis, message), None
-        theirs = message.maybe(AuthPayload)
-        if theirs is None:
+        answered = message.maybe(AuthPayload)
+        if answered is None:
             raise _refused(message, local, local_id, remote)
         confirmed = _verify_eap(
             initial,
-            Proof(theirs.method, theirs.data),
-            idr,
-            remote.id,
+            Proof(answered.method, answered.data),
+            theirs.idr,
+            theirs.wanted[max(len(theirs.passed) - 1, 0)].id,
             finished,
-            octets_of(initial, initial.received, initial.nonce_i, initial.keys.sk_pr, idr),
+            octets_of(initial, initial.received, initial.nonce_i, initial.keys.sk_pr, theirs.idr),
             initial.keys.sk_pr,
         )
-        if peer is None:
-            yield from check_revocation(context, remote, confirmed)
-            peer = confirmed
-    if peer is None or first_id is None:
+        yield from theirs.confirm(confirmed)
+    if first_id is None:
         raise unauthenticated("no round of authentication is configured")
-    return Met(peer, first_id, message, initial.keys)
+    message = yield from theirs.rest(initial, first_id, message)
+    return Met(theirs.peer, first_id, message, initial.keys)
 
 
 def _keyed(connection: Connection, key: bytes | None, without: Proof | None) -> tuple[NotifyPayload, ...]:
@@ -203,21 +199,6 @@ def _decided(connection: Connection, plain: Initial, mixed: Initial, message: Me
     if connection.ppk_required and message.error() is None:
         raise ppk.missing("the peer went on without the postquantum pre-shared key, which is required")
     return plain
-
-
-def _judge(
-    context: Context,
-    initial: Initial,
-    local: LocalAuth,
-    local_id: Identity,
-    remote: RemoteAuth,
-    message: Message,
-) -> tuple[AuthenticatedPeer, IdrPayload]:
-    auth, idr = message.maybe(AuthPayload), message.maybe(IdrPayload)
-    if auth is None or idr is None:
-        raise _refused(message, local, local_id, remote)
-    octets = octets_of(initial, initial.received, initial.nonce_i, initial.keys.sk_pr, idr)
-    return verify(context, local_id, remote, idr, auth, message, octets, initial), idr
 
 
 def _refused(message: Message, local: LocalAuth, local_id: Identity, remote: RemoteAuth) -> IkeError:
@@ -250,8 +231,7 @@ def respond(context: Context, initial: Initial) -> Steps[Admitted]:
     """Let the initiator prove itself in as many rounds as one connection demands, and prove ourselves."""
     first = message = (yield from next_request(Exchange.IKE_AUTH, whole)).value
     candidates: list[Candidate] = []
-    proven: tuple[Payload, ...] = ()
-    ours: IdrPayload | None = None
+    ours: OwnRounds | None = None
     used: tuple[NotifyPayload, ...] | None = None
     for number in range(MAX_ROUNDS):
         idi = message.maybe(IdiPayload)
@@ -272,15 +252,15 @@ def respond(context: Context, initial: Initial) -> Steps[Admitted]:
             follows = _follows(message)
             candidates = with_rounds(candidates, follows=follows)
             if ours is None:
-                candidates, ours, proven = prove_ourselves(context, initial, candidates, claimed, first)
-            proven += used
+                candidates, ours = ourselves(context, candidates, claimed, first)
+            proven = (*ours.next(initial), *used)
         else:
             candidates = with_eap(candidates, first)
             if ours is None:
-                candidates, ours, proven = prove_ourselves(context, initial, candidates, claimed, first)
+                candidates, ours = ourselves(context, candidates, claimed, first)
             alone = local_of(candidates[0].loaded.connection).method is AuthClass.EAP
             table = Candidates(context, candidates, alone=alone)
-            finished = yield from eap.serve(serve(table.choose, context.entropy), proven)
+            finished = yield from eap.serve(serve(table.choose, context.entropy), partial(ours.next, initial))
             message = (yield from next_request(Exchange.IKE_AUTH, whole)).value
             auth = message.maybe(AuthPayload)
             if auth is None:
@@ -308,16 +288,21 @@ def respond(context: Context, initial: Initial) -> Steps[Admitted]:
             proof = prove_with_secret(
                 finished.outcome.msk or initial.keys.sk_pr,
                 initial.suite.prf,
-                octets_of(initial, initial.sent, initial.nonce_i, initial.keys.sk_pr, ours),
+                octets_of(initial, initial.sent, initial.nonce_i, initial.keys.sk_pr, ours.idr),
             )
             proven = (AuthPayload(proof.method, proof.data), *used)
         if not follows:
+            while ours.pending:
+                yield from answer(proven)
+                message = (yield from next_request(Exchange.IKE_AUTH, whole)).value
+                if message.maybe(IdiPayload) is not None or message.maybe(AuthPayload) is not None:
+                    raise unauthenticated("a round too many")
+                proven = ours.next(initial)
             chosen = candidates[0]
             return Admitted(
                 chosen.loaded, join_rounds(chosen.passed), chosen.local_id, first, proven, initial.keys
             )
         yield from answer(proven)
-        proven = ()
         message = (yield from next_request(Exchange.IKE_AUTH, whole)).value
     raise unauthenticated(f"more than {MAX_ROUNDS} rounds of authentication")
 
