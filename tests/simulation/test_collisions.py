@@ -13,7 +13,7 @@ import pytest
 from cygnet.ike import collisions, steps
 from cygnet.ike.changes import Change
 from cygnet.ike.errors import Reason
-from cygnet.ike.events import ChildSaDown, ChildSaRekeyed, ChildSaUp, IkeSaRekeyed
+from cygnet.ike.events import ChildSaDown, ChildSaRekeyed, ChildSaUp, IkeSaRekeyed, NegotiationFailed, Noted
 from cygnet.ike.steps import Steps
 from cygnet.ike.v2 import create_child_sa
 from cygnet.testing import (
@@ -366,6 +366,22 @@ def test_c34_a_peer_that_is_busy_for_ever_is_not_asked_at_once_again() -> None:
     assert pair.network.ike_datagrams_of(pair.a.address) < 12
     pair.b.plane.install_delay = 0.0
     finish(pair)
+
+
+def test_rekeys_that_cross_are_put_off_and_are_no_failures() -> None:
+    """All fall due at both ends at once; who is told TEMPORARY_FAILURE tries again (section 2.25)."""
+    postponed = 0
+    for seed in SEEDS:
+        ike = WATCHED + 'rekey_time = "60s"\nrand_time = "0s"\n'
+        pair = Pair(seed, connection=ike, settings='rekey_time = "60s"\nrand_time = "0s"').up()
+        pair.network.run_for(310)
+        for gateway in pair.both:
+            assert not gateway.of(NegotiationFailed)
+            assert len(gateway.of(IkeSaRekeyed)) >= 4
+            assert len(gateway.of(ChildSaRekeyed)) >= 4
+            postponed += sum(noted.code == "rekey-postponed" for noted in gateway.of(Noted))
+        assert_agreement(*pair.both, up=UP)
+    assert postponed
 
 
 # -- the rest -----------------------------------------------------------------------------------

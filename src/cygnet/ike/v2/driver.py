@@ -13,6 +13,7 @@ from cygnet.ike import steps
 from cygnet.ike.changes import Change, ChangePhase
 from cygnet.ike.effects import TimedOut
 from cygnet.ike.errors import Failure, IkeError, PeerMisbehaved, Reason
+from cygnet.ike.events import Noted
 from cygnet.ike.running import (
     REFUSALS_BELIEVED,
     Task,
@@ -30,7 +31,7 @@ from cygnet.ike.state import Phase, Window
 from cygnet.ike.steps import Received, Step
 from cygnet.ike.transport import seen, transmit
 from cygnet.ike.v2.sending import header_of, seal
-from cygnet.ike.wanted import CreateChild, Report
+from cygnet.ike.wanted import CreateChild, RekeyChild, RekeyIke, Report
 from cygnet.ike.world import Path
 from cygnet.wire.message import Header, Message
 from cygnet.wire.numbers import Exchange, Notify
@@ -203,7 +204,10 @@ def fail(sa: IkeV2Sa, task: Task, error: IkeError) -> None:
     serving = sa.serving is task
     connecting = sa.state.phase is Phase.CONNECTING
     ours = sa.own is task
-    gateway.complain(sa, failure, error.child, initiator=ours)
+    if ours and _crossed(task, error):
+        gateway.event(Noted("rekey-postponed", failure.detail, sa.connection.name, sa.unique_id))
+    else:
+        gateway.complain(sa, failure, error.child, initiator=ours)
     if serving:
         notify = error.notify or Notify.INVALID_SYNTAX
         refusal = NotifyPayload(0, b"", notify, error.notify_data)
@@ -227,6 +231,12 @@ def fail(sa: IkeV2Sa, task: Task, error: IkeError) -> None:
         begin_closing(sa, failure)
     elif error.reason is Reason.PEER_BUSY:
         _busy(sa)
+
+
+def _crossed(task: Task, error: IkeError) -> bool:
+    """A rekey that nobody waits for met the peer's: it is tried again, nothing failed (RFC 7296, 2.25)."""
+    rekey = isinstance(task.wanted, RekeyChild | RekeyIke)
+    return rekey and not task.operation and error.reason is Reason.PEER_BUSY
 
 
 def _busy(sa: IkeV2Sa) -> None:
