@@ -21,6 +21,7 @@ from cygnet.auth.errors import AuthenticationError, Kind
 from cygnet.auth.identity import Identity
 from cygnet.auth.peer import AuthenticatedPeer
 from cygnet.auth.proof import Proof, prove_with_key, prove_with_secret, verify_secret, verify_signature
+from cygnet.crypto import signatures
 from cygnet.crypto.prf import prf
 from cygnet.crypto.signatures import PrivateKey
 from cygnet.ike.errors import Reason
@@ -388,3 +389,11 @@ def test_messages_of_failures_hold_no_key() -> None:
     text = caught.value.detail + repr(caught.value)
     assert hashlib.sha256(private_octets(moon.key)).hexdigest() not in text
     assert private_octets(moon.key).hex() not in text
+
+
+def test_of_the_signatures_that_we_can_make_one_that_the_peer_names_comes_first() -> None:
+    """RFC 9593: a hint; where none of them can be made, it changes nothing."""
+    wanted = next(one for one in signatures.SCHEMES if one.name == "rsa/pss-sha512").algorithm_identifier
+    made = prove_with_key(own("rsa"), OCTETS, HASHES, (), (b"another", wanted))
+    assert made.data[1 : 1 + len(wanted)] == wanted
+    assert prove_with_key(own("rsa"), OCTETS, HASHES, (), (b"another",)).data[1:] != made.data[1:]

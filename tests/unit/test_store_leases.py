@@ -303,3 +303,25 @@ def test_addresses_of_a_pool_are_an_address_range() -> None:
     assert made is not None
     assert made.addresses == AddressRange(ip_address("10.3.0.0"), ip_address("10.3.0.255"))
     assert implicit_pool("road") is None
+
+
+def test_t27_an_address_of_a_nobody_is_never_a_somebodys_nor_the_reverse() -> None:
+    """RFC 7619, section 2.5: though the pool has nothing else left, and an address is asked for by name."""
+    remembered: list[str] = []
+    leases = Leases(lambda: 1000.0, lambda name, address, identity: remembered.append(str(identity)))
+    leases.load(pool("10.3.0.0/30"))
+
+    def nobody(mark: bytes, wanted: str = "0.0.0.0") -> Leased:
+        who = attest(Identity.nobody(mark), 13, "null")
+        return leases.lease(LeaseAddresses(who, ("road",), (ip_address(wanted),), HOME, False))
+
+    first, second = nobody(b"1"), ask(leases, "joe")
+    assert (got(first), got(second)) == (["10.3.0.1"], ["10.3.0.2"])
+    leases.give_back(first.leases)
+    leases.give_back(second.leases)
+    assert got(ask(leases, "ann", "10.3.0.1")) == ["10.3.0.2"]
+    assert got(ask(leases, "eve", "10.3.0.1")) == []
+    assert got(nobody(b"2", "10.3.0.2")) == ["10.3.0.1"]
+    assert got(nobody(b"3", "10.3.0.1")) == []
+    assert remembered == ["joe", "ann"]
+    assert [str(identity) for _, _, identity in leases.assignments()] == ["ann"]

@@ -114,6 +114,8 @@ class Identity:
             return cls._parse_as(int(number), value)
         if text in _ANY_SPELLINGS:
             return cls.any()
+        if text == "%null":
+            return cls.nobody()
         if text.startswith("@#"):
             return cls(IdType.KEY_ID, _from_hex(text[2:]))
         if text.startswith("@@"):
@@ -139,9 +141,19 @@ class Identity:
             _check_name(data)
         if id_type == IdType.DER_ASN1_DN:
             _decode_name(data)
+        if id_type == IdType.NULL:
+            # RFC 7619, section 2.2. What we tell nobodies apart by must not come from outside.
+            if data:
+                raise BadIdentity("an ID_NULL that says something")
+            return cls(id_type, data)
         if not data:
             raise BadIdentity("empty identity")
         return cls(id_type, data)
+
+    @classmethod
+    def nobody(cls, mark: bytes = b"") -> Self:
+        """Who proves nothing (ID_NULL, RFC 7619). `mark` tells one from another; it never travels."""
+        return cls(IdType.NULL, mark)
 
     @classmethod
     def of_address(cls, address: ipaddress.IPv4Address | ipaddress.IPv6Address | str) -> Self:
@@ -152,6 +164,11 @@ class Identity:
     @property
     def is_any(self) -> bool:
         return self.type == ANY
+
+    @property
+    def is_nobody(self) -> bool:
+        """Whether nobody is named: such an identity is no one's, and only `%null` matches it."""
+        return self.type == IdType.NULL
 
     @property
     def has_wildcards(self) -> bool:
@@ -172,6 +189,9 @@ class Identity:
 
         Of overlapping policies the most specific must be used (RFC 4945, section 3.1.10).
         """
+        if self.type == IdType.NULL:
+            # Not `%any` either: who takes anybody still wants to be told who it is.
+            return PERFECT if pattern is not None and pattern.type == IdType.NULL else NO_MATCH
         if pattern is None or pattern.type == ANY:
             return _ANY_MATCHES
         if pattern.type in _BLOCK_OF:
@@ -206,6 +226,8 @@ class Identity:
         return False
 
     def __str__(self) -> str:
+        if self.type == IdType.NULL:
+            return "%null"
         text = self._plain()
         if text is not None and _parses_to(text, self):
             return text

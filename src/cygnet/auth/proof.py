@@ -58,12 +58,17 @@ def prove_with_secret(secret: bytes, prf_number: int, octets: bytes) -> Proof:
 
 
 def prove_with_key(
-    own: OwnKey, octets: bytes, peer_hashes: Collection[int] | None, schemes: Collection[str] = ()
+    own: OwnKey,
+    octets: bytes,
+    peer_hashes: Collection[int] | None,
+    schemes: Collection[str] = (),
+    taken: Collection[bytes] = (),
 ) -> Proof:
     """The AUTH payload of a signature.
 
     `peer_hashes`: the peer's SIGNATURE_HASH_ALGORITHMS, None if it sent none or was sent none; then a classic
-    method is left (RFC 7427, section 3). `schemes`: names that are allowed; empty: any.
+    method is left (RFC 7427, section 3). `schemes`: names that are allowed; empty: any. `taken`: the
+    AlgorithmIdentifiers that the peer would like (RFC 9593), a hint.
     Raises `AuthenticationError` (AUTH_METHOD_MISMATCH) if nothing fits.
     """
     if peer_hashes is None:
@@ -75,7 +80,7 @@ def prove_with_key(
             )
         return Proof(classic.method, signatures.sign(own.key, classic, octets))
     able = signatures.schemes_for(own.key)
-    for scheme in able:
+    for scheme in sorted(able, key=lambda one: bool(taken) and one.algorithm_identifier not in taken):
         if scheme.hash_number in peer_hashes and (not schemes or scheme.name in schemes):
             identifier = scheme.algorithm_identifier
             signature = signatures.sign(own.key, scheme, octets)
@@ -120,6 +125,32 @@ def verify_secret(
             Kind.PSK_MISMATCH, f"the pre-shared key of {claimed} is not the one that is loaded here"
         )
     return attest(claimed, AuthMethod.PSK, "psk")
+
+
+def prove_nothing(sk_p: bytes, prf_number: int, octets: bytes) -> Proof:
+    """The AUTH payload of who stays unauthenticated (RFC 7619, section 2.1). `sk_p`: SK_pi or SK_pr, ours."""
+    return Proof(AuthMethod.NULL, _mac(sk_p, prf_number, octets))
+
+
+def verify_nothing(
+    proof: Proof, expected: Identity | None, mark: bytes, sk_p: bytes, prf_number: int, octets: bytes
+) -> AuthenticatedPeer:
+    """The peer proves nothing but that it is the one that sent the first message: whatever it says that it
+    is, it is nobody. `mark` tells it from all others; `sk_p`: SK_pi or SK_pr, the peer's.
+
+    Raises `AuthenticationError`: AUTH_METHOD_MISMATCH where somebody is expected, SIGNATURE_INVALID.
+    """
+    nobody = Identity.nobody(mark)
+    if proof.method != AuthMethod.NULL:
+        raise _other_method(proof.method, "NULL authentication")
+    if not nobody.matches(expected):
+        raise AuthenticationError(
+            Kind.AUTH_METHOD_MISMATCH, f"the peer proves nothing, expected was {expected or 'somebody'}"
+        )
+    outcome: object = hmac.compare_digest(_mac(sk_p, prf_number, octets), proof.data)
+    if outcome is not True:
+        raise AuthenticationError(Kind.SIGNATURE_INVALID, "the AUTH of a peer that proves nothing is wrong")
+    return attest(nobody, AuthMethod.NULL, "null")
 
 
 def verify_eap(

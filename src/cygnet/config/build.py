@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from cygnet.auth.eap import tls_engine
 from cygnet.auth.eap.packet import MUTUAL, EapType, name_of
+from cygnet.auth.identity import Identity
 from cygnet.auth.revocation import Policy
 from cygnet.config import model
 from cygnet.config.problems import Complaints, KeyPath
@@ -40,6 +41,7 @@ from cygnet.policy.expansion import Expansion, TooManyRanges, expand, from_selec
 from cygnet.policy.sa import Mode, TunnelHeader
 from cygnet.policy.selectors import AnySelector, DynamicSelector, IpAddress, TrafficSelector
 from cygnet.policy.spd import Action
+from cygnet.records import replace
 from cygnet.wire.numbers import Protocol
 
 Round = TypeVar("Round", model.Local, model.Remote)
@@ -216,6 +218,7 @@ def build_connection(
         pull=section.pull,
     )
     _check_alone(connection, path, complaints)
+    connection = _with_nobody(connection, path, complaints)
     connection = judge_version(connection, path, complaints)
     return connection if len(complaints.found) == before else None
 
@@ -345,6 +348,41 @@ def _check_alone(connection: Connection, path: KeyPath, complaints: Complaints) 
                 f"{name_of(methods[0])} cannot prove a gateway, and EAP stands on both sides (RFC 5998)",
                 "eap-tls, eap-ttls, eap-peap, or pubkey for the gateway",
             )
+
+
+def _with_nobody(connection: Connection, path: KeyPath, complaints: Complaints) -> Connection:
+    """NULL authentication (RFC 7619) is walled off: it stands alone, for nobody in particular, and a peer
+    that may come from anywhere gets its own address and no other's."""
+    sides: dict[str, tuple[LocalAuth | RemoteAuth, ...]] = {
+        "local": connection.local,
+        "remote": connection.remote,
+    }
+    nothing = {side for side, rounds in sides.items() if any(one.method is AuthClass.NULL for one in rounds)}
+    for side in sorted(nothing):
+        if len(sides[side]) > 1:
+            complaints.add((*path, side), "has null among several rounds", "null alone, or without null")
+        if any(one.id is not None for one in sides[side]):
+            complaints.add((*path, side, "id"), "is not proved by null", "no id")
+    other = {one.method for rounds in sides.values() for one in rounds}
+    if nothing and AuthClass.EAP in other:
+        complaints.add((*path, "remote", "auth"), "is null on one side and EAP on the other", "pubkey, psk")
+    if "remote" not in nothing:
+        return connection
+    if connection.unique is not Unique.NO:
+        complaints.add((*path, "unique"), "tells peers apart, and nobodies are not", "nothing")
+    anywhere = not any(entry.first == entry.last for entry in connection.remote_addrs)
+    for child in connection.children if anywhere and not connection.remote_host else ():
+        if any(not isinstance(rule.remote, DynamicSelector) for rule in child.rules):
+            complaints.add(
+                (*path, "children", child.name, "remote_ts"),
+                "gives a peer that proves nothing more than its own address",
+                "dynamic, or one address in remote_addrs",
+            )
+    complaints.notes.append(
+        ((*path, "remote", "auth"), "is null: nobody knows who is at the other end, an attacker perhaps")
+    )
+    remote = replace(connection.remote[0], id=Identity.nobody())
+    return replace(connection, remote=(remote, *connection.remote[1:]), unique=Unique.NEVER)
 
 
 def _certificates(

@@ -176,6 +176,7 @@ class _Loader:
         answers = root.options.i_dont_care_about_security_and_use_aggressive_mode_psk
         judge_secrets(connections, secrets, answers, self.complaints)
         self._pool_references(connections, pools)
+        self._shared_pools(connections)
         self.complaints.notes.extend(oddities(connections))
         if root.options.port == root.options.port_nat_t:
             self.complaints.add(("options", "port_nat_t"), "is the same as options.port", "another port")
@@ -403,6 +404,24 @@ class _Loader:
                         f"names {name}, which is no pool and no range of addresses",
                         ", ".join(sorted(known)) or "a section pools.<name>",
                     )
+
+    def _shared_pools(self, connections: list[Connection]) -> None:
+        """Who proves nothing gets no address that anybody else could have (RFC 7619, section 2.5)."""
+        of_nobody = {
+            pool
+            for connection in connections
+            if any(one.method is AuthClass.NULL for one in connection.remote)
+            for pool in connection.pools
+        }
+        for connection in connections:
+            if any(one.method is AuthClass.NULL for one in connection.remote):
+                continue
+            for pool in of_nobody.intersection(connection.pools):
+                self.complaints.add(
+                    ("connections", connection.name, "pools"),
+                    f"names {pool}, which peers that prove nothing get addresses of",
+                    "a pool of its own for remote.auth = null",
+                )
 
     def _references(self, connections: list[Connection], secrets: tuple[SharedSecret, ...]) -> None:
         """What a connection needs to authenticate must be there at all."""

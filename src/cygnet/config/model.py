@@ -204,6 +204,7 @@ class Local(Section):
         "`eap` (any method that makes a key) or one method: `eap-mschapv2`, `eap-tls`, `eap-ttls`, "
         "`eap-peap`, `eap-md5`, `eap-gtc`; `eap-ttls-pap` and "
         "`eap-ttls-mschapv2` say so inside the tunnel without EAP. "
+        "`null`: it proves nothing (RFC 7619). "
         "With IKEv1, as a second round or (hybrid) the only one: `xauth`.",
         "pubkey",
     )
@@ -233,7 +234,8 @@ class Remote(Section):
         None,
         "How the peer must prove who it is; as for `local`, and `eap-dynamic` (what the peer names) and "
         "`eap-radius` (a RADIUS server authenticates it). `eap-tls`, `eap-ttls` or `eap-peap` on both sides: "
-        "EAP alone (RFC 5998).",
+        "EAP alone (RFC 5998). `null`: it proves nothing, and the connection is for such peers alone "
+        "(RFC 7619).",
         "pubkey",
     )
     eap_id: Id = _key(None, "Names of users that are taken in EAP; may hold wildcards.", "%any")

@@ -42,15 +42,15 @@ _XAUTH = {
 }
 _AUTH_ALLOWED = (
     "psk, pubkey, xauth, xauth-chap, xauth-radius (IKEv1), eap-mschapv2, eap-tls, eap-ttls, eap-peap, "
-    "eap-md5, eap-gtc, eap-dynamic, eap-radius, for `local` also eap (any of them), or signature schemes: "
-    "ike:pubkey-sha256, ike:rsa-sha256, ike:rsa/pss-sha256, ike:ecdsa-sha384, ike:ed25519, ike:ed448; "
-    "several joined by -"
+    "eap-md5, eap-gtc, eap-dynamic, eap-radius, null (nothing), for `local` also eap (any of them), "
+    "or signature schemes: ike:pubkey-sha256, ike:rsa-sha256, ike:rsa/pss-sha256, ike:ecdsa-sha384, "
+    "ike:ed25519, ike:ed448; several joined by -"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class AuthChoice:
-    """`method` is psk, pubkey, eap or xauth; `schemes` limits the signatures, as names of
+    """`method` is psk, pubkey, eap, xauth or null; `schemes` limits the signatures, as names of
     `crypto.signatures`; `eap` are EAP's method types, best first; `xauth` is how a peer logs in."""
 
     method: str
@@ -133,7 +133,7 @@ def auth_choice(value: Any) -> AuthChoice:
 
 @lru_cache(maxsize=256)
 def _auth_choice(text: str) -> AuthChoice:
-    if text in ("psk", "pubkey"):
+    if text in ("psk", "pubkey", "null"):
         return AuthChoice(text)
     if text == "xauth-radius":
         return AuthChoice("xauth", radius=True)

@@ -116,6 +116,9 @@ def _auth_faults(connection: Connection, path: KeyPath) -> Iterator[Fault]:
         if AuthClass.EAP in kinds:
             yield (*path, side, "auth"), "is EAP, which is IKEv2's; IKEv1 has xauth", allowed
             return
+        if AuthClass.NULL in kinds:
+            yield (*path, side, "auth"), "is null, which is IKEv2's", allowed
+            return
         if len(kinds) != 1 and kinds not in _TWO_ROUNDS:
             yield (*path, side), "has rounds that IKEv1 does not know", allowed
             return

@@ -33,6 +33,8 @@ class Books:
         # Those of them that come up: few, where a connection may have thousands.
         self._coming: dict[str, dict[int, IkeSa]] = {}
         # Nearly always one, so a tuple: it costs a tenth of a dict.
+        self.nobodies: dict[int, None] = {}
+        """IKE SAs, by number, whose peers prove nothing."""
         self.by_peer: dict[tuple[Identity, Identity], tuple[IkeSa, ...]] = {}
         self._child_spis: set[int] = set()
         self._last_number = 0
@@ -124,12 +126,15 @@ class Books:
         if state.peer is not None and state.local_id is not None:
             key = (state.local_id, state.peer.user)
             self.by_peer[key] = (*self.by_peer.get(key, ()), sa)
+            if state.peer.identity.is_nobody:
+                self.nobodies[sa.unique_id] = None
 
     def leave_peer(self, sa: IkeSa) -> bool:
         """Whether it was one of the peer's IKE SAs: one that never came into use is not."""
         state = sa.state
         if state.peer is None or state.local_id is None:
             return False
+        self.nobodies.pop(sa.unique_id, None)
         key = (state.local_id, state.peer.user)
         members = self.by_peer.get(key, ())
         left = tuple([other for other in members if other is not sa])

@@ -21,6 +21,8 @@ class AuthClass(StrEnum):
     PSK = "psk"
     PUBKEY = "pubkey"
     EAP = "eap"
+    NULL = "null"
+    """Nothing is proved (RFC 7619); the only round of its side. Of `remote`, `id` is `Identity.nobody()`."""
     XAUTH = "xauth"
     """IKEv1: a login after phase 1; the only round of its side: hybrid, phase 1 proves nothing of it."""
 

@@ -176,6 +176,9 @@ class IkeSa(ABC):
     def now(self) -> Instant:
         return self.gateway.now
 
+    def nobodies(self) -> int:
+        return len(self.gateway.nobodies)
+
     def has_contact(self, local: Identity, remote: Identity) -> bool:
         return self.gateway.has_contact(local, remote, self)
 

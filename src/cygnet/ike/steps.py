@@ -63,6 +63,10 @@ class Context(Protocol):
         """Whether packets of this flow go to the peer already, on a pair of another IKE SA with it."""
         ...
 
+    def nobodies(self) -> int:
+        """How many IKE SAs there are with peers that prove nothing."""
+        ...
+
     def is_calling(self) -> bool:
         """Whether we are setting up another IKE SA of the same connection ourselves."""
         ...

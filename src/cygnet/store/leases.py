@@ -144,7 +144,9 @@ class _Addresses:
                 self.fresh += 1
             if self.fresh < self.size:
                 return self.fresh
-        return next(iter(self.offline), None)
+        # Of those away only one of the same kind: nobodies' addresses (RFC 7619) are never another's.
+        nobody = identity.is_nobody
+        return next((one for one in self.offline if self.held[one].identity.is_nobody is nobody), None)
 
     def _may_have(self, held: Held, request: LeaseAddresses) -> bool:
         return not held.users or request.alone or held.remote == request.remote
@@ -253,7 +255,8 @@ class Leases:
             address = addresses.address(offset)
             if held is None or held.identity != identity:
                 addresses.assign(offset, identity)
-                self._remember(name, address, identity)
+                if not identity.is_nobody:
+                    self._remember(name, address, identity)
             addresses.use(offset, request.remote, self._clock())
             return Lease(name, address)
         return None
@@ -307,11 +310,14 @@ class Leases:
         """All, those longest away first: what is to be remembered."""
         for name, kept in self._kept.items():
             for address, identity in kept.items():
-                yield name, address, identity
+                if not identity.is_nobody:
+                    yield name, address, identity
         for name, addresses in self._addresses.items():
             order = [*addresses.offline, *[o for o, held in addresses.held.items() if held.users]]
             for offset in order:
-                yield name, addresses.address(offset), addresses.held[offset].identity
+                identity = addresses.held[offset].identity
+                if not identity.is_nobody:
+                    yield name, addresses.address(offset), identity
 
     def views(self, name: str = "", *, leases: bool = False) -> Iterator[PoolView]:
         for one in self._addresses.values():

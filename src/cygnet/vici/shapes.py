@@ -215,6 +215,7 @@ _CLASSES = {
     AuthClass.PUBKEY: "public key",
     AuthClass.EAP: "EAP",
     AuthClass.XAUTH: "XAuth",
+    AuthClass.NULL: "null",
 }
 
 

@@ -132,6 +132,8 @@ def shown(local: LocalAuth) -> str:
     """How we prove ourselves, for a sentence."""
     if local.method is AuthClass.EAP:
         return " or ".join(name_of(kind) for kind in local.eap_methods) or "EAP"
+    if local.method is AuthClass.NULL:
+        return "nothing"
     return "a pre-shared key" if local.method is AuthClass.PSK else "a certificate"
 
 

@@ -25,6 +25,7 @@ from cygnet.ike.state import Phase, SaState
 from cygnet.ike.steps import Received
 from cygnet.ike.transport import digest
 from cygnet.ike.v2 import ike_sa_init, initial, legality, proving, receiving
+from cygnet.ike.v2.announced import announcement
 from cygnet.ike.v2.sa import IkeV2Sa
 from cygnet.ike.world import Path
 from cygnet.wire.cursor import Malformed
@@ -83,16 +84,21 @@ def receive(gateway: Endpoint, header: Header, datagram: bytes, path: Path) -> N
     if selected.key_exchange != group:
         _other_group(gateway, header, path, selected.key_exchange)
         return
-    requests = proving.certificate_requests(
-        gateway.credentials, [c.connection for c in candidates[:MAX_ASKED]]
-    )
+    asked = [c.connection for c in candidates[:MAX_ASKED]]
+    requests = proving.certificate_requests(gateway.credentials, asked)
+    announced = announcement(asked) if len(candidates) <= MAX_ASKED else ()
+    if _is_large((*requests, *announced), datagram):
+        # A hint is not worth a round trip.
+        announced = ()
     if _is_large(requests, datagram) and not _has_cookie(gateway, message, path):
         _demand_cookie(gateway, message, path)
         return
     if not _make_room(gateway, path):
         return
     try:
-        admitted = ike_sa_init.admit(Received(message, datagram, path), selected, gateway.entropy, requests)
+        admitted = ike_sa_init.admit(
+            Received(message, datagram, path), selected, gateway.entropy, requests, announced
+        )
     except IkeError as error:
         _drop(gateway, Drop.ILLEGAL_PAYLOAD, error.detail, path)
         return
@@ -159,10 +165,10 @@ def _demand_cookie(gateway: Endpoint, message: Message, path: Path) -> None:
     gateway.answer_in_clear(message.header, path, (NotifyPayload(0, b"", Notify.COOKIE, data),))
 
 
-def _is_large(requests: tuple[CertReqPayload, ...], datagram: bytes) -> bool:
+def _is_large(saying: tuple[CertReqPayload | NotifyPayload, ...], datagram: bytes) -> bool:
     """Whether the answer would be more than half as large again as the request (T8). All but CERTREQ answers
     something that stands in the request, in `ANSWERED_MORE` octets more at most."""
-    asking = sum([4 + 1 + len(request.data) for request in requests])
+    asking = sum([4 + (1 if type(one) is CertReqPayload else 4) + len(one.data) for one in saying])
     return asking + ANSWERED_MORE > len(datagram) // 2
 
 

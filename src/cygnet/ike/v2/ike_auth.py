@@ -42,6 +42,7 @@ from cygnet.ike.steps import (
 )
 from cygnet.ike.v2 import child as offers
 from cygnet.ike.v2 import configuration_payload, modes, rounds
+from cygnet.ike.v2.announced import announcement
 from cygnet.ike.v2.ike_sa_init import Initial
 from cygnet.ike.v2.notifications import error_of
 from cygnet.ike.v2.proving import certificate_requests, remote_of
@@ -61,6 +62,8 @@ REAUTH_MARGIN: Final = 30.0
 """Seconds before the end of AUTH_LIFETIME at which we authenticate anew, at the latest."""
 MIN_LIFETIME: Final = 60
 """Shortest AUTH_LIFETIME that is obeyed: a peer does not make us authenticate without end."""
+MAX_NOBODIES: Final = 256
+"""IKE SAs with peers that prove nothing (RFC 7619, section 3.2): they must not keep others out."""
 INITIAL_CONTACT: Final = NotifyPayload(0, b"", Notify.INITIAL_CONTACT, b"")
 
 
@@ -86,6 +89,7 @@ def initiate(context: Context, initial: Initial, wanted: CreateChild | None) -> 
         return (
             *_initial_contact(context, connection, local_id, remote_of(connection).id),
             *certificate_requests(context.credentials, (connection,)),
+            *announcement((connection,)),
             *configuration_payload.request(asked),
             *child_payloads,
         )
@@ -198,6 +202,12 @@ def respond(context: Context, initial: Initial) -> Steps[None]:
     if admitted.keys != initial.keys:
         yield from apply(ChangeKeys(admitted.keys))
     connection = loaded.connection
+    if peer.identity.is_nobody and context.nobodies() >= MAX_NOBODIES:
+        raise PeerIncompatible(
+            Reason.LIMIT_REACHED,
+            f"there are {MAX_NOBODIES} IKE SAs with peers that prove nothing",
+            notify=Notify.AUTHENTICATION_FAILED,
+        )
     initial_contact = message.notify(Notify.INITIAL_CONTACT) is not None
     has_contact = context.has_contact(local_id, peer.user) and not initial_contact
     if connection.unique is Unique.KEEP and has_contact:
@@ -368,6 +378,7 @@ def _initial_contact(
     context: Context, connection: Connection, local_id: Identity, remote_id: Identity | None
 ) -> tuple[NotifyPayload, ...]:
     """RFC 7296, section 2.4: this is our only IKE SA with that peer."""
-    if connection.unique is Unique.NEVER or remote_id is None or remote_id.has_wildcards:
+    unknown = remote_id is None or remote_id.has_wildcards or remote_id.is_nobody or local_id.is_nobody
+    if connection.unique is Unique.NEVER or remote_id is None or unknown:
         return ()
     return () if context.has_contact(local_id, remote_id) else (INITIAL_CONTACT,)

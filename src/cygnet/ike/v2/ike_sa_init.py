@@ -29,6 +29,7 @@ from cygnet.ike.proposals import Selected
 from cygnet.ike.state import IkeSuite, ike_suite
 from cygnet.ike.steps import Context, Received, Refused, Steps, answer, apply, send
 from cygnet.ike.v2 import nat
+from cygnet.ike.v2.announced import taken_by
 from cygnet.ike.v2.notifications import error_of
 from cygnet.ike.world import Path
 from cygnet.records import dataclass
@@ -101,6 +102,8 @@ class Initial:
     spoken: Spoken = NOTHING_SPOKEN
     ppk: bool = False
     """Both ends may mix a pre-shared key in (RFC 8784)."""
+    taken: frozenset[bytes] = frozenset()
+    """AlgorithmIdentifiers of the signatures that the peer says it takes (RFC 9593); empty: it does not."""
 
 
 # -- initiator ----------------------------------------------------------------------------------
@@ -196,6 +199,7 @@ def initiate(context: Context) -> Steps[Initial]:
         message.notify(Notify.CHILDLESS_IKEV2_SUPPORTED) is not None,
         message.notify(Notify.MULTIPLE_AUTH_SUPPORTED) is not None,
         ppk=with_ppk and message.notify(Notify.USE_PPK) is not None,
+        taken=taken_by(message),
     )
 
 
@@ -269,7 +273,7 @@ class _Judge:
 class Admitted:
     """A first request that passed everything that can be judged without state; an SA may be made for it.
 
-    `certificate_requests`: what CERTREQs the answer carries.
+    `certificate_requests` and `announced`: what the answer says of proofs that we take.
     """
 
     received: Received
@@ -277,6 +281,7 @@ class Admitted:
     ours: Response
     nonce: bytes
     certificate_requests: tuple[CertReqPayload, ...]
+    announced: tuple[NotifyPayload, ...]
 
 
 def admit(
@@ -284,6 +289,7 @@ def admit(
     selected: Selected,
     entropy: Entropy,
     certificate_requests: tuple[CertReqPayload, ...],
+    announced: tuple[NotifyPayload, ...],
 ) -> Admitted:
     """The stateless part of the responder: its key exchange. Raises `PeerMisbehaved` for a bad value."""
     message = received.message
@@ -294,7 +300,7 @@ def admit(
         ours = respond_to(public.group, public.data, entropy)
     except InvalidPublicValue as error:
         raise _wrong(str(error)) from None
-    return Admitted(received, selected, ours, theirs, certificate_requests)
+    return Admitted(received, selected, ours, theirs, certificate_requests, announced)
 
 
 def respond(context: Context, admitted: Admitted) -> Steps[Initial]:
@@ -335,6 +341,7 @@ def respond(context: Context, admitted: Admitted) -> Steps[Initial]:
             NoncePayload(nonce),
             *(nat.notifies(state.spi_i, state.spi_r, received.path, pretend=forced) if asked else ()),
             *admitted.certificate_requests,
+            *admitted.announced,
             *announcements,
             *((CHILDLESS,) if connection.childless != "never" else ()),
             MULTIPLE_AUTH,

@@ -14,9 +14,11 @@ from cygnet.auth.identity import BadIdentity, Identity
 from cygnet.auth.peer import AuthenticatedPeer
 from cygnet.auth.proof import (
     Proof,
+    prove_nothing,
     prove_with_key,
     prove_with_secret,
     signed_octets,
+    verify_nothing,
     verify_secret,
     verify_signature,
 )
@@ -56,7 +58,18 @@ def identity_of(payload: IdiPayload | IdrPayload) -> Identity:
         raise unauthenticated(f"the peer's identity: {error}") from None
 
 
+def claimed_by(payload: IdiPayload | IdrPayload, message: Message) -> Identity:
+    """Whom a connection is looked up for. What a peer says that it is counts for nothing where it proves
+    nothing (RFC 7619, section 2.2), so that it finds no connection but those for nobody."""
+    auth = message.maybe(AuthPayload)
+    if auth is not None and auth.method == AuthMethod.NULL:
+        return Identity.nobody()
+    return identity_of(payload)
+
+
 def own_identity(context: Context, local: LocalAuth) -> Identity:
+    if local.method is AuthClass.NULL:
+        return Identity.nobody()
     try:
         return context.credentials.own_identity(local.id, local.certificates, context.state.path.local)
     except CredentialError as error:
@@ -81,6 +94,9 @@ def prove(
 ) -> tuple[Proof, tuple[CertPayload, ...]]:
     """Our AUTH, and the certificates that go with it."""
     path = context.state.path
+    if local.method is AuthClass.NULL:
+        sk_p = initial.keys.sk_pi if context.state.original_initiator else initial.keys.sk_pr
+        return prove_nothing(sk_p, initial.suite.prf, octets), ()
     try:
         if local.method is AuthClass.PSK:
             whom = remote_id
@@ -93,7 +109,7 @@ def prove(
         hashes = [request.data for request in requests]
         wanted = [data[at : at + 20] for data in hashes for at in range(0, len(data), 20)]
         own = context.credentials.own_key(local.certificates, local_id, wanted)
-        proof = prove_with_key(own, octets, initial.peer_hashes, local.schemes)
+        proof = prove_with_key(own, octets, initial.peer_hashes, local.schemes, initial.taken)
     except AuthenticationError as error:
         raise of_authentication(error) from None
     return proof, _certificates(own, context.connection.send_cert, asked=bool(hashes))
@@ -118,8 +134,12 @@ def verify(
     """The peer's AUTH, judged by what the connection demands."""
     claimed = identity_of(id_payload)
     proof = Proof(auth.method, auth.data)
-    path = context.state.path
+    path, state = context.state.path, context.state
     try:
+        if remote.method is AuthClass.NULL:
+            sk_p = initial.keys.sk_pr if state.original_initiator else initial.keys.sk_pi
+            mark = state.spi_i + state.spi_r
+            return verify_nothing(proof, remote.id, mark, sk_p, initial.suite.prf, octets)
         if remote.method is AuthClass.PSK:
             secret = None
             if auth.method == AuthMethod.PSK and claimed.matches(remote.id):
@@ -155,7 +175,7 @@ def verify(
 
 
 def wanted_identity(remote: RemoteAuth) -> tuple[IdrPayload, ...]:
-    if remote.id is None or remote.id.has_wildcards:
+    if remote.id is None or remote.id.has_wildcards or remote.id.is_nobody:
         return ()
     return (IdrPayload(remote.id.type, remote.id.data),)
 

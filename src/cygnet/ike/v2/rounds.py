@@ -34,6 +34,7 @@ from cygnet.ike.connections import Loaded
 from cygnet.ike.errors import Difference, IkeError, PeerIncompatible, Reason
 from cygnet.ike.steps import Context, Steps, answer, next_request, send
 from cygnet.ike.v2 import eap, ppk
+from cygnet.ike.v2.announced import taken_by
 from cygnet.ike.v2.candidates import (
     Candidate,
     Candidates,
@@ -50,6 +51,7 @@ from cygnet.ike.v2.ike_sa_init import Initial
 from cygnet.ike.v2.mutual import ANOTHER, OwnRounds, TheirRounds
 from cygnet.ike.v2.notifications import error_of, of_authentication
 from cygnet.ike.v2.proving import (
+    claimed_by,
     identity_of,
     local_of,
     octets_of,
@@ -60,7 +62,7 @@ from cygnet.ike.v2.proving import (
     wanted_identity,
     whole,
 )
-from cygnet.records import dataclass
+from cygnet.records import dataclass, replace
 from cygnet.wire.message import Message
 from cygnet.wire.numbers import Exchange, Notify
 from cygnet.wire.payloads import (
@@ -230,6 +232,7 @@ class Admitted:
 def respond(context: Context, initial: Initial) -> Steps[Admitted]:
     """Let the initiator prove itself in as many rounds as one connection demands, and prove ourselves."""
     first = message = (yield from next_request(Exchange.IKE_AUTH, whole)).value
+    initial = replace(initial, taken=taken_by(first))
     candidates: list[Candidate] = []
     ours: OwnRounds | None = None
     used: tuple[NotifyPayload, ...] | None = None
@@ -238,7 +241,7 @@ def respond(context: Context, initial: Initial) -> Steps[Admitted]:
         if idi is None:
             raise unauthenticated("a request without IDi, or without AUTH")
         octets = octets_of(initial, initial.received, initial.nonce_r, initial.keys.sk_pi, idi)
-        claimed = identity_of(idi)
+        claimed = claimed_by(idi, message)
         candidates = claiming(context, initial, message, claimed, candidates, first=not number)
         auth = message.maybe(AuthPayload)
         if auth is not None:
