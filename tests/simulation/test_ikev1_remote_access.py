@@ -191,7 +191,7 @@ def test_the_shorter_lifetime_of_either_end_counts_for_both(way: str, side: str)
     short: dict[str, object] = {side: 'rekey_time = "300s"\nover_time = "60s"\n'}
     office = WAYS[way].office(**short).up()  # type: ignore[arg-type]
     for _ in range(6):
-        office.network.run_for(200)
+        office.settle(200)
         settled(office)
         ends = []
         for gateway in office.everybody:

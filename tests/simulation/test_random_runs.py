@@ -27,6 +27,8 @@ SETTINGS = (
 
 
 V1 = 'proposals = ["aes256-sha256-x25519"]\ndpd_delay = "20s"\n'
+AGGRESSIVE = V1 + "aggressive = true\n"
+AGGRESSIVE_PSK = "i_dont_care_about_security_and_use_aggressive_mode_psk = true"
 V1_SETTINGS = (
     "",
     'esp_proposals = ["aes256-sha256-x25519"]\n',
@@ -73,7 +75,11 @@ def act(gateway: Gateway, random: Random) -> None:
 
 
 def run(
-    seed: int, connection: str = CONNECTION, settings: tuple[str, ...] = SETTINGS, version: int = 2
+    seed: int,
+    connection: str = CONNECTION,
+    settings: tuple[str, ...] = SETTINGS,
+    version: int = 2,
+    options: str = "",
 ) -> Pair:
     random = Random(seed)
     pair = Pair(
@@ -83,6 +89,7 @@ def run(
         settings=random.choice(settings),
         children=CHILDREN,
         version=version,
+        options=options,
     )
     network = pair.network
     end = network.now.monotonic + 40.0
@@ -126,6 +133,18 @@ def test_after_any_turmoil_with_further_key_exchanges_both_ends_agree(first: int
 def test_after_any_turmoil_both_ends_of_ikev1_agree(first: int) -> None:
     for seed in range(first, min(first + CHUNK, seeds().stop // 5)):
         run(seed, V1, V1_SETTINGS, version=1)
+
+
+@pytest.mark.parametrize("first", range(seeds().start, seeds().stop // 10, CHUNK))
+def test_after_any_turmoil_in_aggressive_mode_both_ends_agree(first: int) -> None:
+    for seed in range(first, min(first + CHUNK, seeds().stop // 10)):
+        run(seed, AGGRESSIVE, V1_SETTINGS, version=1, options=AGGRESSIVE_PSK)
+
+
+def test_a_peer_that_never_used_its_phase_1_is_told_that_there_is_no_other() -> None:
+    """Main mode's last message, lost, had the INITIAL-CONTACT of a gateway that had restarted: once another
+    seed found that, its later ones had none, and the peer kept the Child SAs of the time before."""
+    run(413, V1, V1_SETTINGS, version=1)
 
 
 def test_a_run_can_be_repeated_from_its_seed() -> None:

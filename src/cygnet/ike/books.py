@@ -147,8 +147,14 @@ class Books:
     def has_contact(self, local: Identity, remote: Identity, besides: IkeSa) -> bool:
         members = self.by_peer.get((local, remote), ())
         if besides.state.version == 1:
-            # There it kills what is older than the exchange that says it, and nothing else.
-            return any(sa is not besides for sa in members)
+            # There it kills what is older than the exchange that says it, and nothing else. One that the peer
+            # is not known to hold does not count, unless it came up just now.
+            since = besides.state.created
+            return any(
+                sa is not besides
+                and (sa.confirmed or bool(sa.state.children) or sa.state.established >= since)
+                for sa in members
+            )
         # One that the peer is just beginning counts: to say that there is none would kill it (section 2.4).
         coming = self._coming.get(besides.connection.name, {})
         return any(sa is not besides for sa in members) or any(

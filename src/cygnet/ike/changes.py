@@ -66,6 +66,11 @@ class NoteLife:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteContact:
+    """IKEv1: before its login the peer says that it has no other SA with us."""
+
+
+@dataclass(frozen=True, slots=True)
 class MoveChildren:
     """IKEv1: the Child SAs go on under another phase 1 of the same peer (its number)."""
 
@@ -215,7 +220,8 @@ class Adopt:
 
 Change = (
     UseKeys | ChangeKeys | Establish | Lend | Unlend | Take | AddChild | ChangeChild | DropChild | NoteAttempt
-    | ForgetAttempt | MeetPeer | UseIsakmpKeys | EndPhase1 | NoteLife | MoveChildren | NoteEarlyDelete
+    | ForgetAttempt | MeetPeer | UseIsakmpKeys | EndPhase1 | NoteLife | NoteContact | MoveChildren
+    | NoteEarlyDelete
     | ChangePhase | ChangePath | Postpone | PostponeReauthentication | Handover | Adopt
 )  # fmt: skip
 
@@ -328,6 +334,10 @@ def _changed(state: SaState, change: Change) -> SaState:
                 reauth_at=reauth_at,
                 expires_at=expires_at,
             )
+        case NoteContact():
+            if state.isakmp is None:
+                raise ImpossibleChange("phase 1 without keys")
+            return replace(state, isakmp=replace(state.isakmp, contact=True))
         case MoveChildren():
             return replace(state, children=(), leases=())
         case ChangeKeys(keys):

@@ -76,7 +76,8 @@ class Isakmp:
     appendix B), empty until phase 1 is over. `nat_t` is the vendor ID of the NAT traversal that both speak,
     empty: none. `dpd`: the peer answers R-U-THERE. `vendor_ids` are the peer's, as they came.
     `made`: when the keys were; what the peer proves in phase 1 it says later than that. `life`: the seconds
-    that the peer keeps this SA, 0 when it has not said so.
+    that the peer keeps this SA, 0 when it has not said so. `contact`: it has said, behind aggressive mode and
+    before its login, that it has no other SA with us.
     """
 
     encryption: int
@@ -90,6 +91,7 @@ class Isakmp:
     vendor_ids: tuple[bytes, ...] = ()
     made: float = 0.0
     life: int = 0
+    contact: bool = False
 
 
 @lru_cache(maxsize=256)

@@ -41,7 +41,11 @@ class DeleteIke:
 
 @dataclass(frozen=True, slots=True)
 class CheckLiveness:
+    """`contact`: behind IKEv1's aggressive mode, that this is our only SA with the peer is told with it, if
+    it is true."""
+
     operation: int = 0
+    contact: bool = False
 
 
 @dataclass(frozen=True, slots=True)

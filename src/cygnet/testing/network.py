@@ -215,6 +215,11 @@ class Network:
             times.append(self._queue[0][0])
         return min(times) if times else None
 
+    @property
+    def under_way(self) -> bool:
+        """Whether a datagram or an answer of the world is on its way; timers do not count."""
+        return bool(self._queue)
+
     def step(self, until: float = float("inf")) -> bool:
         """Go to the next event that is not later than `until` and let it happen. False: there is none.
 
@@ -241,6 +246,11 @@ class Network:
     def run_for(self, seconds: float, *, steps: int = 100_000) -> int:
         """Let `seconds` pass. Returns the number of events; raises `Livelock` above `steps` of them."""
         return self.drive_bounded(self._monotonic + seconds, steps)
+
+    def settle(self, seconds: float) -> None:
+        """Let `seconds` pass, and what leaves in the last moment come to its end."""
+        self.run_for(seconds)
+        self.run_until(lambda: not self.under_way, timeout=5.0)
 
     def drive_bounded(self, until: float, steps: int) -> int:
         """Run until the monotonic time `until`; at most `steps` events, else `Livelock`."""

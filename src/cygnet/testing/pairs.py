@@ -83,7 +83,7 @@ class Pair:
 
     def settle(self, seconds: float = QUIET) -> None:
         """Let everything that is under way come to its end."""
-        self.network.run_for(seconds)
+        self.network.settle(seconds)
 
     def restart(self, name: str) -> Gateway:
         """The gateway `a` or `b` loses power and comes back with nothing but its configuration."""

@@ -170,7 +170,7 @@ class RemoteAccess:
 
     def settle(self, seconds: float = QUIET) -> None:
         """Let everything that is under way come to its end."""
-        self.network.run_for(seconds)
+        self.network.settle(seconds)
 
     def restart_client(self, index: int = 0) -> Gateway:
         """It loses power and comes back with nothing but its configuration."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from cygnet.ike import collisions
+from cygnet.ike import collisions, running
 from cygnet.ike.children import REDUNDANT, REPLACED
 from cygnet.ike.errors import PeerMisbehaved, Reason
 from cygnet.ike.state import ChildPhase
 from cygnet.ike.steps import Steps
-from cygnet.ike.v1 import deletes, informational, mode_config, quick_mode
+from cygnet.ike.v1 import deletes, informational, mode_config, phase1, quick_mode
+from cygnet.ike.v1.protection import isakmp_of
 from cygnet.ike.v1.steps import Received
 from cygnet.ike.wanted import (
     CheckLiveness,
@@ -22,14 +23,17 @@ from cygnet.ike.wanted import (
     Report,
     Wanted,
 )
+from cygnet.records import replace
 from cygnet.wire.v1.message import Message
 from cygnet.wire.v1.numbers import Exchange, Notify
-from cygnet.wire.v1.payloads import AttributesPayload, DeletePayload
+from cygnet.wire.v1.payloads import AttributesPayload, DeletePayload, NotifyPayload
 
 if TYPE_CHECKING:
     from cygnet.ike.v1.sa import IkeV1Sa
 
-MAX_SEQUENCE = 0x7FFFFFFF
+CLOSE_LATER: Final = 1.0
+"""Seconds until it is seen again whether a phase 1 SA that was replaced may go."""
+MAX_SEQUENCE: Final = 0x7FFFFFFF
 """R-U-THERE numbers begin below (RFC 3706, section 6.2)."""
 
 
@@ -60,23 +64,39 @@ def begin(sa: IkeV1Sa, wanted: Wanted) -> Steps[None] | None:
             return None
         case DeleteIke(failure):
             return informational.delete_ike(sa, failure, sa.farewell)
-        case CheckLiveness():
-            return _liveness(sa)
+        case CheckLiveness(_, contact):
+            told = _contact(sa) if contact else ()
+            return _liveness(sa, told) if told or not contact else None
         case CloseOther(number, failure):
-            return informational.close_other(_liveness(sa), number, failure)
+            other = sa.gateway.by_number.get(number)
+            if isinstance(other, type(sa)) and not other.close_at and other.is_telling:
+                # Nobody else could tell it any more.
+                running.postpone(sa, replace(wanted, operation=0), sa.now.monotonic + CLOSE_LATER)
+                return None
+            asked = _liveness(sa) if isakmp_of(state).dpd else None
+            return informational.close_other(asked, number, failure)
         case Report(notify, failure):
             return informational.report(sa, notify, failure)
 
 
-def _liveness(sa: IkeV1Sa) -> Steps[None] | None:
-    """R-U-THERE with the next number; None if the peer does not answer it."""
-    if sa.state.isakmp is None or not sa.state.isakmp.dpd:
-        return None
+def _contact(sa: IkeV1Sa) -> tuple[NotifyPayload, ...]:
+    """INITIAL-CONTACT, if this is our only SA with the peer."""
+    local, peer = sa.state.local_id, sa.state.peer
+    if local is None or peer is None:
+        return ()
+    return phase1.initial_contact(sa, sa.connection, local, peer.user)
+
+
+def _liveness(sa: IkeV1Sa, told: tuple[NotifyPayload, ...] = ()) -> Steps[None] | None:
+    """R-U-THERE with the next number, behind what is told with it, which its answer shows to have come. If
+    the peer does not answer it: once what is told, alone; None if that is nothing."""
+    if not isakmp_of(sa.state).dpd:
+        return informational.inform(sa, *told) if told else None
     if sa.dpd_sent < 0:
         sa.dpd_sent = int.from_bytes(sa.entropy.octets(4), "big") & MAX_SEQUENCE
     else:
         sa.dpd_sent += 1
-    return informational.check_liveness(sa, sa.dpd_sent)
+    return informational.check_liveness(sa, sa.dpd_sent, told)
 
 
 def _claim(sa: IkeV1Sa, message: Message) -> None:
@@ -97,6 +117,9 @@ def serve(sa: IkeV1Sa, received: Received) -> Steps[None]:
             return mode_config.respond(sa, sa.connection, message.one(AttributesPayload))
         case Exchange.INFORMATIONAL:
             _claim(sa, message)
+            contact = message.notify(Notify.INITIAL_CONTACT)
+            if contact is not None and contact.spi == informational.cookies(sa):
+                sa.peer_has_no_other()
             sequence = sa.dpd_heard
             asked = message.notify(Notify.R_U_THERE)
             if asked is not None and len(asked.data) == 4:

@@ -47,10 +47,11 @@ def cookies(context: Context) -> bytes:
 # -- dead peer detection --------------------------------------------------------------------------
 
 
-def check_liveness(context: Context, sequence: int) -> Steps[None]:
-    """HDR*, HASH(1), N(R-U-THERE) -->  <-- HDR*, HASH(1), N(R-U-THERE-ACK)   (RFC 3706, section 5.4)
+def check_liveness(context: Context, sequence: int, told: tuple[NotifyPayload, ...] = ()) -> Steps[None]:
+    """HDR*, HASH(1), [N,] N(R-U-THERE) -->  <-- HDR*, HASH(1), N(R-U-THERE-ACK)   (RFC 3706, section 5.4)
 
-    A repeat is an exchange of its own, with the same sequence number. Nothing that proves life within
+    A repeat is an exchange of its own, with the same sequence number. What is `told` with it has come when
+    the answer comes. Nothing that proves life within
     `dpd_timeout`: the peer is dead.
     """
     data = sequence.to_bytes(4, "big")
@@ -61,7 +62,8 @@ def check_liveness(context: Context, sequence: int) -> Steps[None]:
         if left <= 0:
             failure = Failure(Reason.PEER_DEAD, f"{context.state.path.remote} does not answer any more")
             raise SaClosed(failure, linger=False)
-        yield from inform(context, NotifyPayload(Protocol.ISAKMP, cookies(context), Notify.R_U_THERE, data))
+        asked = NotifyPayload(Protocol.ISAKMP, cookies(context), Notify.R_U_THERE, data)
+        yield from inform(context, *told, asked)
         heard = yield from listen(_Ack(context, data).expect, min(wait, left))
         if not isinstance(heard, TimedOut):
             return
@@ -150,8 +152,7 @@ def delete_ike(context: Context, failure: Failure, spis: tuple[bytes, ...]) -> S
 
 
 def close_other(liveness: Steps[None] | None, number: int, failure: Failure) -> Steps[None]:
-    """This phase 1 SA serves, which the peer shows by an answer, or has had time for; the other one can go.
-    This phase 1 SA serves, which the peer shows by an answer, or has had time for; the other one can go."""
+    """This phase 1 SA serves, which the peer shows by an answer or has had time for; the other can go."""
     if liveness is not None:
         yield from liveness
     else:

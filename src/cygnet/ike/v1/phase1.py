@@ -234,8 +234,7 @@ def public_of(message: Message, ours: KeyExchange) -> tuple[bytes, bytes]:
 
 
 def check_public_value(group: int, public: bytes) -> None:
-    """A value that is worth a key of ours: in the large groups that is what costs. Raises `PeerMisbehaved`.
-    A value that is worth a key of ours: in the large groups that is what costs. Raises `PeerMisbehaved`."""
+    """A value worth a key of ours: in the large groups that is what costs. Raises `PeerMisbehaved`."""
     try:
         check_public(group, public)
     except InvalidPublicValue as error:
@@ -498,7 +497,7 @@ def verify_initiator(
                 connection,
                 own_identity(context, connection),
                 peer,
-                message.notify(Notify.INITIAL_CONTACT) is not None,
+                contacts(message),
             )
         tried += 1
         if tried == MAX_CANDIDATES:
@@ -540,8 +539,13 @@ def verify_responder(context: Context, material: Material, received: Received) -
         peer = verify(context, connection, material, message, identity_of(idir), digest)
     except AuthenticationError as error:
         raise Refused(failed(error)) from None
-    contact = message.encrypted and message.notify(Notify.INITIAL_CONTACT) is not None
-    return Proved(connection, own_identity(context, connection), peer, contact)
+    return Proved(connection, own_identity(context, connection), peer, contacts(message))
+
+
+def contacts(message: Message) -> bool:
+    """Whether the peer says that it has no other SA with us. HASH_I and HASH_R do not cover it, so in clear
+    anybody may have."""
+    return message.encrypted and message.notify(Notify.INITIAL_CONTACT) is not None
 
 
 def check(context: Context, proved: Proved) -> Steps[None]:

@@ -132,8 +132,7 @@ def _initiate(context: Context, name: str, index: int, old: ChildSa | None) -> S
 
 
 def _close_replaced(changes: Sequence[Change], loser: int | None, delay: float) -> Steps[None]:
-    """What a new pair has replaced goes when nobody sends on it any more, and what was on its way has come.
-    What a new pair has replaced goes when nobody sends on it any more, and what was on its way has come."""
+    """What a new pair has replaced goes when nobody sends on it any more, and what was under way has come."""
     for change in changes:
         if isinstance(change, ChangeChild) and change.child.pair != loser:
             yield from enqueue(DeleteChild(change.child.pair, children.REPLACED), delay)

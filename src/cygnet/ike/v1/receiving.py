@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from cygnet.ike import running
-from cygnet.ike.changes import ChangePath
+from cygnet.ike.changes import ChangePath, NoteContact
 from cygnet.ike.errors import Drop, IkeError
 from cygnet.ike.running import Task
 from cygnet.ike.state import Phase
@@ -188,6 +188,7 @@ def _accept(sa: IkeV1Sa, dialogue: Dialogue, iv: bytes, octets: bytes, path: Pat
 def _proven(sa: IkeV1Sa, path: Path) -> None:
     """A message that HASH proves: the peer lives, and it has what we sent last in phase 1."""
     sa.heard = sa.now.monotonic
+    sa.is_used = True
     sa.unconfirmed = ()
     sa.unconfirmed_due = 0.0
     _follow(sa, path, floating=False)
@@ -343,6 +344,9 @@ def _informed(sa: IkeV1Sa, received: Received) -> None:
     if not sa.heir:
         sa.commit(phase1.told_life(sa, received.message))
     if sa.state.peer is None:
+        # Only the keys of phase 1 prove it so far: it counts when the peer has come in.
+        if phase1.contacts(received.message):
+            sa.commit((NoteContact(),))
         return
     running.begin_local(sa, sa.serve(received))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cygnet.ike import collisions, reconnect, running
 from cygnet.ike.changes import ChangeChild, DropChild, MoveChildren, Postpone, PostponeReauthentication
 from cygnet.ike.children import REDUNDANT, REPLACED
-from cygnet.ike.configuration import AuthClass, Connection
+from cygnet.ike.configuration import AuthClass, Connection, Unique
 from cygnet.ike.errors import Failure, IkeError, PeerIncompatible, Reason
 from cygnet.ike.running import Task
 from cygnet.ike.sa import IkeSa
@@ -60,6 +60,7 @@ class IkeV1Sa(IkeSa):
         "farewell",
         "heir",
         "hinted",
+        "is_used",
         "listening",
         "reassembly",
         "unconfirmed",
@@ -82,6 +83,7 @@ class IkeV1Sa(IkeSa):
         self.unconfirmed_tries = 0
         self.reassembly: Reassembly | None = None
         self.hinted = 0.0
+        self.is_used = False
         self.dpd_sent = -1
         self.dpd_heard = -1
         self.farewell: tuple[bytes, ...] = ()
@@ -275,6 +277,7 @@ class IkeV1Sa(IkeSa):
         one with the lowest nonce is closed by who began it, as in IKEv2."""
         if not isinstance(other, IkeV1Sa) or other not in self.siblings():
             return False
+        initial_contact = initial_contact and self.connection.unique is not Unique.NEVER
         if initial_contact:
             self._forget_before(other)
         crossed = self.state.began != other.state.began and other.state.established >= self.state.created
@@ -294,6 +297,19 @@ class IkeV1Sa(IkeSa):
                 pause = GRACE * (3.0 + 3.0 * self.entropy.uniform())
             running.postpone(winner, CloseOther(loser.unique_id, failure), self.now.monotonic + pause)
         return True
+
+    def peer_has_no_other(self) -> None:
+        """INITIAL-CONTACT behind aggressive mode: what is older than this phase 1 the peer has forgotten. By
+        now its Child SAs may have come over."""
+        if self.connection.unique is Unique.NEVER:
+            return
+        failure = Failure(Reason.PEER_RESTARTED, "the peer has no other phase 1 SA with us")
+        for other in self.siblings():
+            self._forget_before(other)
+            if other.state.established < isakmp_of(self.state).made:
+                other.give(self)
+                running.close(other, failure, linger=False)
+        self._forget_before(self)
 
     def _forget_before(self, other: IkeV1Sa) -> None:
         """The peer had no SA with us when it proved itself: Child SAs that are older are gone there,
@@ -383,7 +399,14 @@ class IkeV1Sa(IkeSa):
 
     @property
     def confirmed(self) -> bool:
-        return True
+        """Whether the peer is known to hold it: who sent phase 1's last message learns it later."""
+        has_all = self.is_used or self.state.original_initiator != self.connection.aggressive
+        return has_all and not self.is_telling
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether the peer is not known yet to have heard that this is our only SA with it."""
+        return any(isinstance(task.wanted, CheckLiveness) and task.wanted.contact for task in self.tasks())
 
     @property
     def patience(self) -> float:

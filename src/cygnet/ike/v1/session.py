@@ -8,12 +8,15 @@ from __future__ import annotations
 from cygnet.auth.peer import AuthenticatedPeer, Phase1Peer
 from cygnet.ike.changes import ChangePath
 from cygnet.ike.errors import IkeError
-from cygnet.ike.steps import Context, Steps, apply
+from cygnet.ike.steps import Context, Steps, apply, enqueue
 from cygnet.ike.v1 import aggressive_mode, informational, main_mode, mode_config, phase1, xauth
 from cygnet.ike.v1.methods import local_login
 from cygnet.ike.v1.phase1 import Agreed, Proved
+from cygnet.ike.v1.protection import isakmp_of
 from cygnet.ike.v1.steps import Received, close_phase_1
+from cygnet.ike.wanted import CheckLiveness
 from cygnet.ike.ways import find_path
+from cygnet.records import replace
 
 
 def initiate(context: Context) -> Steps[None]:
@@ -52,7 +55,12 @@ def _establish(context: Context, proved: Proved) -> Steps[None]:
         # The peer may think that all is well.
         yield from informational.delete_phase_1(context)
         raise
+    if isakmp_of(context.state).contact:
+        # Told behind aggressive mode, before the login.
+        proved = replace(proved, initial_contact=True)
     yield from apply(phase1.established(context, proved, peer))
+    if context.connection.aggressive:
+        yield from enqueue(CheckLiveness(contact=True))
 
 
 def _come_in(context: Context, proved: Proved) -> Steps[AuthenticatedPeer]:
