@@ -148,11 +148,11 @@ class Books:
         members = self.by_peer.get((local, remote), ())
         if besides.state.version == 1:
             # There it kills what is older than the exchange that says it, and nothing else. One that the peer
-            # is not known to hold does not count, unless it came up just now.
-            since = besides.state.created
-            return any(
+            # is not known to hold does not count, unless it came up just now; what has come over does.
+            mine = besides.state
+            return any(child.installed < mine.established for child in mine.children) or any(
                 sa is not besides
-                and (sa.confirmed or bool(sa.state.children) or sa.state.established >= since)
+                and (sa.confirmed or bool(sa.state.children) or sa.state.established >= mine.created)
                 for sa in members
             )
         # One that the peer is just beginning counts: to say that there is none would kill it (section 2.4).

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 CLOSE_LATER: Final = 1.0
 """Seconds until it is seen again whether a phase 1 SA that was replaced may go."""
+TELL_LATER: Final = 10.0
+"""Seconds until it is seen again whether this is the only phase 1 SA with the peer."""
 MAX_SEQUENCE: Final = 0x7FFFFFFF
 """R-U-THERE numbers begin below (RFC 3706, section 6.2)."""
 
@@ -66,10 +68,13 @@ def begin(sa: IkeV1Sa, wanted: Wanted) -> Steps[None] | None:
             return informational.delete_ike(sa, failure, sa.farewell)
         case CheckLiveness(_, contact):
             told = _contact(sa) if contact else ()
+            if contact and not told and any(other.tells for other in sa.siblings()):
+                # That one was begun at once with this, and is not known to have come to be.
+                running.postpone(sa, wanted, sa.now.monotonic + TELL_LATER)
             return _liveness(sa, told) if told or not contact else None
         case CloseOther(number, failure):
             other = sa.gateway.by_number.get(number)
-            if isinstance(other, type(sa)) and not other.close_at and other.is_telling:
+            if isinstance(other, type(sa)) and not other.close_at and other.tells:
                 # Nobody else could tell it any more.
                 running.postpone(sa, replace(wanted, operation=0), sa.now.monotonic + CLOSE_LATER)
                 return None

@@ -400,11 +400,13 @@ class IkeV1Sa(IkeSa):
     @property
     def confirmed(self) -> bool:
         """Whether the peer is known to hold it: who sent phase 1's last message learns it later."""
-        has_all = self.is_used or self.state.original_initiator != self.connection.aggressive
-        return has_all and not self.is_telling
+        if self.tells or any(isinstance(one, CheckLiveness) for _, one in self.later):
+            # It may not have heard that either; but what it has begun here counts.
+            return not all(self.active.values())
+        return self.is_used or self.state.original_initiator != self.connection.aggressive
 
     @property
-    def is_telling(self) -> bool:
+    def tells(self) -> bool:
         """Whether the peer is not known yet to have heard that this is our only SA with it."""
         return any(isinstance(task.wanted, CheckLiveness) and task.wanted.contact for task in self.tasks())
 
