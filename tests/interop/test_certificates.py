@@ -143,3 +143,32 @@ def test_large_messages_travel_in_fragments(tmp_path: Path, by: str) -> None:
         assert re.search(r"received fragment #\d+ of [3-9]", log)
         assert re.search(r"splitting IKE message .* into [3-9] fragments", log)
         both.assert_traffic_passes()
+
+
+@BY
+@pytest.mark.parametrize("kind", ["ed25519", "rsa"])
+def test_public_keys_without_certificates_authenticate_both_sides(tmp_path: Path, by: str, kind: str) -> None:
+    """RFC 7670."""
+    for side, other in (("moon", "sun"), ("sun", "moon")):
+        key = pki("--gen", "--type", kind, "--outform", "pem")
+        public = pki("--pub", "--type", "priv", "--outform", "pem", feed=key)
+        for whose, folder, name, data in (
+            (side, "private", f"{side}.key", key),
+            (side, "pubkey", f"{side}.pub", public),
+            (other, "pubkey", f"{side}.pub", public),
+        ):
+            base = tmp_path / whose / ("swanctl" if whose == "sun" else "") / folder
+            base.mkdir(parents=True, exist_ok=True)
+            (base / name).write_bytes(data)
+            (base / name).chmod(0o600)
+    setup = Setup(
+        auth="raw",
+        connection="send_cert = always",
+        moon_local="auth = pubkey\n id = moon.example\n pubkeys = moon.pub",
+        moon_remote="auth = pubkey\n id = sun.example\n pubkeys = sun.pub",
+        sun_local="auth = pubkey\n id = sun.example\n pubkeys = sun.pub",
+        sun_remote="auth = pubkey\n id = moon.example\n pubkeys = moon.pub",
+    )
+    with sides(tmp_path, setup) as both:
+        both.up(by)
+        both.assert_traffic_passes()

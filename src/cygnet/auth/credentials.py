@@ -66,6 +66,8 @@ class OwnKey:
 
     key: PrivateKey = field(repr=False)
     chain: tuple[Certificate, ...]
+    raw: bytes = b""
+    """Where there is no certificate: the public key (SubjectPublicKeyInfo)."""
 
     @property
     def certificate(self) -> Certificate:
@@ -74,21 +76,23 @@ class OwnKey:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrustedKey:
-    """A peer's public key whose certificate is trusted, and vouches for the identity.
+    """A peer's public key whose certificate is trusted, and vouches for the identity; or one that was
+    configured without a certificate (`raw`).
 
     Not yet a proof of anything: the peer must sign with it (`proof.verify_signature`).
     """
 
     identity: Identity
     chain: tuple[Certificate, ...]
+    raw: PublicKey | None = None
 
     @property
     def public_key(self) -> PublicKey:
-        return self.chain[0].public_key
+        return self.chain[0].public_key if self.raw is None else self.raw
 
     @property
     def valid_until(self) -> float:
-        return min(certificate.not_after for certificate in self.chain)
+        return min((certificate.not_after for certificate in self.chain), default=float("inf"))
 
 
 class Credentials:
@@ -416,6 +420,22 @@ class Credentials:
             if any(issuer.key_hash() in wanted for issuer in self._issuers(own.chain[-1])):
                 return own
         return found[0]
+
+    def own_raw_key(self, configured: Sequence[bytes]) -> OwnKey:
+        """The first of these public keys (DER) whose private key is here.
+
+        Raises `AuthenticationError` (PRIVATE_KEY_MISSING).
+        """
+        for spki in configured:
+            if spki in self._keys:
+                return OwnKey(self._keys[spki][1], (), spki)
+        raise AuthenticationError(
+            Kind.PRIVATE_KEY_MISSING, "no private key is loaded for any of our public keys"
+        )
+
+    def has_key_of(self, spki: bytes) -> bool:
+        """Whether the private key of this public one (DER) is here."""
+        return spki in self._keys
 
     def own_identity(
         self, configured: Identity | None, certificates_der: Sequence[bytes], address: Address

@@ -280,6 +280,7 @@ def _local(
                 certificates=_certificates(
                     here, "x509", section.certs, "certs", section.certificate_sections, certificates
                 ),
+                public_keys=_certificates(here, "pubkey", section.pubkeys, "pubkeys", {}, certificates),
                 schemes=auth.schemes,
                 eap_methods=_methods(auth, (*here, "auth"), complaints),
                 eap_inside=auth.inside,
@@ -309,6 +310,7 @@ def _remote(
                 certificates=_certificates(
                     here, "x509", section.certs, "certs", section.certificate_sections, certificates
                 ),
+                public_keys=_certificates(here, "pubkey", section.pubkeys, "pubkeys", {}, certificates),
                 ca_certificates=_certificates(
                     here, "x509ca", section.cacerts, "cacerts", section.ca_certificate_sections, certificates
                 ),

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     pkcs12,
 )
 
+from cygnet.auth import raw_keys
 from cygnet.auth.certificate import Certificate, parse_any
 from cygnet.auth.crl import Crl
 from cygnet.auth.crl import parse as parse_crl
@@ -37,6 +38,7 @@ MAX_FILE = 1 << 20
 
 KEY_DIRECTORIES = ("private", "rsa", "ecdsa", "pkcs8")
 CERTIFICATE_DIRECTORIES = (("x509", False), ("x509ca", True))
+PUBLIC_KEYS = "pubkey"
 CRL_DIRECTORY = "x509crl"
 MAX_CRL_FILE = 65535
 """Octets in DER: what one value of the control socket's messages carries. Longer lists are fetched."""
@@ -77,6 +79,14 @@ class CredentialFiles:
             except CredentialError as error:
                 raise FileProblem(f"{path} cannot be used: {error}") from None
         return self._certificates[path]
+
+    def public_key(self, name: str) -> bytes:
+        """A public key as DER. Raises `FileProblem`."""
+        path = self.find(PUBLIC_KEYS, name)
+        try:
+            return raw_keys.parse(read_bounded(path))
+        except CredentialError as error:
+            raise FileProblem(f"{path} cannot be used: {error}") from None
 
     def crl(self, path: Path) -> Crl:
         """A revocation list. Raises `FileProblem`."""

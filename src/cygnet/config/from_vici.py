@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cygnet.auth import raw_keys
 from cygnet.auth.errors import CredentialError
 from cygnet.config import model
 from cygnet.config.build import AccessLists, build_connection
 from cygnet.config.check import in_order, problem_at, validate
+from cygnet.config.files import PUBLIC_KEYS
 from cygnet.config.problems import Complaints, ConfigurationError, KeyPath
 from cygnet.config.requests import message_tree, plain, read_certificate
 from cygnet.ike.configuration import Connection
@@ -30,6 +32,8 @@ def connections(message: Mapping[str, Any]) -> tuple[Connection, ...]:
 
     def certificate(path: KeyPath, directory: str, content: str | bytes) -> bytes | None:
         try:
+            if isinstance(content, bytes) and directory == PUBLIC_KEYS:
+                return raw_keys.parse(content)
             if isinstance(content, bytes):
                 return read_certificate(content).der
             complaints.add(

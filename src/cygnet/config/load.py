@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cygnet.auth import radius
+from cygnet.auth import radius, raw_keys
 from cygnet.auth.credentials import Credentials
 from cygnet.auth.crl import day
 from cygnet.auth.errors import CredentialError
@@ -29,6 +29,7 @@ from cygnet.config.files import (
     CERTIFICATE_DIRECTORIES,
     CRL_DIRECTORY,
     KEY_DIRECTORIES,
+    PUBLIC_KEYS,
     CredentialFiles,
     FileProblem,
     refuse_if_public,
@@ -223,12 +224,15 @@ class _Loader:
 
     def _certificate(self, path: KeyPath, directory: str, name: str | bytes) -> bytes | None:
         try:
+            if directory == PUBLIC_KEYS:
+                return raw_keys.parse(name) if isinstance(name, bytes) else self.files.public_key(name)
             if isinstance(name, bytes):
                 certificate = read_certificate(name)
             else:
                 certificate = self.files.certificate(directory, name)
         except (FileProblem, ValueError) as error:
-            self.complaints.add(path, str(error), "a certificate in PEM or DER")
+            what = "public key" if directory == PUBLIC_KEYS else "certificate"
+            self.complaints.add(path, str(error), f"a {what} in PEM or DER")
             return None
         return certificate.der
 
@@ -444,6 +448,9 @@ class _Loader:
                 "authenticates with a private key, and there is none",
                 "auth = psk, or secrets.private-...",
             )
+        elif local.public_keys:
+            if not any(self.store.has_key_of(spki) for spki in local.public_keys):
+                self.complaints.add(place, "has public keys of its own, and the private key of none of them")
         elif local.certificates and not any(self.store.key_for(der) for der in local.certificates):
             self.complaints.add(
                 place, "has certificates of its own, but no private key belongs to one of them"

@@ -189,7 +189,6 @@ class CertificateFile(Section):
 
 
 class Local(Section):
-    LATER = {"pubkeys": ()}
     GATHER = {"cert": "certificate_sections"}
 
     round: Count = _key(
@@ -223,10 +222,14 @@ class Local(Section):
         "Certificates to authenticate with, the first whose key is there; files, relative ones in `x509/`.",
     )
     certificate_sections: dict[str, CertificateFile] = _key({}, "`cert<suffix>`: a certificate as a section.")
+    pubkeys: Files = _key(
+        (),
+        "Public keys to authenticate with, without a certificate (RFC 7670); files, relative in `pubkey/`.",
+    )
 
 
 class Remote(Section):
-    LATER = {"cert_policy": (), "ca_id": (), "pubkeys": ()}
+    LATER = {"cert_policy": (), "ca_id": ()}
     GATHER = {"cacert": "ca_certificate_sections", "cert": "certificate_sections"}
 
     round: Count = _key(0, "Order of the rounds (RFC 4739): a certificate, then EAP, for example.")
@@ -249,6 +252,11 @@ class Remote(Section):
     )
     certs: Files = _key((), "Accept only these certificates; files, relative ones in `x509/`.")
     certificate_sections: dict[str, CertificateFile] = _key({}, "`cert<suffix>`: a certificate as a section.")
+    pubkeys: Files = _key(
+        (),
+        "Accept only these public keys, whatever certificate comes with them or none (RFC 7670); files, "
+        "relative ones in `pubkey/`. Where `id` is no single one, the key's number is the peer's identity.",
+    )
     cacerts: Files = _key(
         (),
         "Accept only certificates under these authorities; files, relative ones in `x509ca/`.",

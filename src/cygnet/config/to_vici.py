@@ -26,9 +26,14 @@ def connection_message(
     """`{<name>: {...}}` from the section as it was written (`raw`) and as it was understood."""
     result = {key: _value(value) for key, value in raw.items() if key != "acls"}
     for (name, _), local in zip(in_rounds(section.local_rounds), connection.local, strict=False):
-        result[name] = _round(raw[name], {"certs": local.certificates})
+        result[name] = _round(raw[name], {"certs": local.certificates, "pubkeys": local.public_keys})
     for (name, _), remote in zip(in_rounds(section.remote_rounds), connection.remote, strict=False):
-        result[name] = _round(raw[name], {"certs": remote.certificates, "cacerts": remote.ca_certificates})
+        contents = {
+            "certs": remote.certificates,
+            "cacerts": remote.ca_certificates,
+            "pubkeys": remote.public_keys,
+        }
+        result[name] = _round(raw[name], contents)
     children: dict[str, Any] = {}
     acls: dict[str, Any] = {}
     for name, child in section.children.items():

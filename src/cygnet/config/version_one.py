@@ -116,6 +116,9 @@ def _auth_faults(connection: Connection, path: KeyPath) -> Iterator[Fault]:
         if AuthClass.EAP in kinds:
             yield (*path, side, "auth"), "is EAP, which is IKEv2's; IKEv1 has xauth", allowed
             return
+        if any(one.public_keys for one in rounds):
+            yield (*path, side, "pubkeys"), "are IKEv2's", "certs"
+            return
         if AuthClass.NULL in kinds:
             yield (*path, side, "auth"), "is null, which is IKEv2's", allowed
             return

@@ -60,6 +60,8 @@ class LocalAuth:
     method: AuthClass
     id: Identity | None = None
     certificates: tuple[bytes, ...] = ()
+    public_keys: tuple[bytes, ...] = ()
+    """Public keys (DER) in place of certificates (RFC 7670)."""
     schemes: tuple[str, ...] = ()
     eap_methods: tuple[int, ...] = ()
     """EAP: the method types that we take, best first; empty: any that we have."""
@@ -85,6 +87,8 @@ class RemoteAuth:
     id: Identity | None = None
     certificates: tuple[bytes, ...] = ()
     ca_certificates: tuple[bytes, ...] = ()
+    public_keys: tuple[bytes, ...] = ()
+    """The peer must have one of these keys (DER), with whatever certificate or none (RFC 7670)."""
     schemes: tuple[str, ...] = ()
     eap_methods: tuple[int, ...] = ()
     """EAP: the method types that we offer, best first."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cygnet.auth.certificate import parse
+from cygnet.auth.certificate import key_id_of, parse
 from cygnet.auth.eap.packet import name_of
 from cygnet.auth.errors import CredentialError
 from cygnet.auth.identity import Identity
@@ -229,6 +229,8 @@ def _local(auth: LocalAuth) -> Shape:
             shape[key] = str(identity)
     if auth.certificates:
         shape["certs"] = [_subject(der) for der in auth.certificates]
+    if auth.public_keys:
+        shape["pubkeys"] = [key_id_of(spki).hex() for spki in auth.public_keys]
     return shape
 
 
@@ -245,6 +247,8 @@ def _remote(auth: RemoteAuth) -> Shape:
         shape["groups"] = list(auth.groups)
     if auth.certificates:
         shape["certs"] = [_subject(der) for der in auth.certificates]
+    if auth.public_keys:
+        shape["pubkeys"] = [key_id_of(spki).hex() for spki in auth.public_keys]
     if auth.ca_certificates:
         shape["cacerts"] = [_subject(der) for der in auth.ca_certificates]
     if auth.revocation is not Policy.RELAXED:

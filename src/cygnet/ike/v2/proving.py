@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from cygnet.auth import raw_keys
 from cygnet.auth.credentials import Credentials, OwnKey
 from cygnet.auth.errors import AuthenticationError, CredentialError, Kind
 from cygnet.auth.identity import BadIdentity, Identity
@@ -106,13 +107,23 @@ def prove(
             if secret is None:
                 raise AuthenticationError(Kind.PSK_NOT_FOUND, f"no pre-shared key is loaded for {whom}")
             return prove_with_secret(secret, initial.suite.prf, octets), ()
-        hashes = [request.data for request in requests]
+        requests = tuple(requests)
+        hashes = [request.data for request in requests if request.encoding == CertEncoding.X509_SIGNATURE]
         wanted = [data[at : at + 20] for data in hashes for at in range(0, len(data), 20)]
-        own = context.credentials.own_key(local.certificates, local_id, wanted)
+        own = (
+            context.credentials.own_raw_key(local.public_keys)
+            if local.public_keys
+            else context.credentials.own_key(local.certificates, local_id, wanted)
+        )
         proof = prove_with_key(own, octets, initial.peer_hashes, local.schemes, initial.taken)
     except AuthenticationError as error:
         raise of_authentication(error) from None
-    return proof, _certificates(own, context.connection.send_cert, asked=bool(hashes))
+    when = context.connection.send_cert
+    if own.raw:
+        asked = any(request.encoding == CertEncoding.RAW_PUBLIC_KEY for request in requests)
+        given = when is SendCert.ALWAYS or (when is SendCert.IFASKED and asked)
+        return proof, (CertPayload(CertEncoding.RAW_PUBLIC_KEY, own.raw),) if given else ()
+    return proof, _certificates(own, when, asked=bool(hashes))
 
 
 def _certificates(own: OwnKey, when: SendCert, *, asked: bool) -> tuple[CertPayload, ...]:
@@ -160,6 +171,11 @@ def verify(
                 Kind.AUTH_METHOD_MISMATCH,
                 "the peer authenticates with a pre-shared key, a certificate is expected",
             )
+        own_hashes = None if initial.peer_hashes is None else HASHES
+        if remote.public_keys:
+            shown = [c.data for c in message.all(CertPayload) if c.encoding == CertEncoding.RAW_PUBLIC_KEY]
+            raw = raw_keys.trusted_key(claimed, remote.id, shown, remote.public_keys)
+            return verify_signature(proof, raw, None, octets, own_hashes, remote.schemes)
         sent = [c.data for c in message.all(CertPayload) if c.encoding == CertEncoding.X509_SIGNATURE]
         trusted = context.credentials.trusted_key(
             claimed,
@@ -168,7 +184,6 @@ def verify(
             ca_certificates=remote.ca_certificates,
             pinned=remote.certificates,
         )
-        own_hashes = None if initial.peer_hashes is None else HASHES
         return verify_signature(proof, trusted, remote.id, octets, own_hashes, remote.schemes)
     except AuthenticationError as error:
         raise of_authentication(error) from None
@@ -185,17 +200,20 @@ def certificate_requests(
 ) -> tuple[CertReqPayload, ...]:
     """Which CAs the peer's certificate may come from (RFC 7296, section 3.7)."""
     wanted: list[bytes] = []
+    raw: tuple[CertReqPayload, ...] = ()
     for connection in connections:
         for remote in connection.remote:
-            if remote.method is AuthClass.PUBKEY and connection.send_certreq:
+            if remote.public_keys and connection.send_certreq:
+                raw = (CertReqPayload(CertEncoding.RAW_PUBLIC_KEY, b""),)
+            elif remote.method is AuthClass.PUBKEY and connection.send_certreq:
                 try:
                     wanted.extend(credentials.certreq_hashes(remote.ca_certificates))
                 except CredentialError:
                     # An unusable CA is told when it is needed to judge a certificate.
                     continue
     if not wanted:
-        return ()
-    return (CertReqPayload(CertEncoding.X509_SIGNATURE, b"".join(dict.fromkeys(wanted))),)
+        return raw
+    return (CertReqPayload(CertEncoding.X509_SIGNATURE, b"".join(dict.fromkeys(wanted))), *raw)
 
 
 def unauthenticated(detail: str) -> PeerMisbehaved:
