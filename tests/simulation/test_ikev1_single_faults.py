@@ -63,6 +63,11 @@ SCENARIOS: dict[str, Scenario] = {
     "both start at once": Scenario(
         fresh(), lambda p: (p.a.initiate("peer", "net"), p.b.initiate("peer", "net"))[0] * 0 or None
     ),
+    "rekey a bundle": Scenario(grown(settings="bundle = true"), lambda p: p.a.rekey("net")),
+    "both rekey a bundle": Scenario(
+        grown(settings="bundle = true"), lambda p: (p.a.rekey("net"), p.b.rekey("net"))[0] * 0 or None
+    ),
+    "delete a bundle": Scenario(grown(settings="bundle = true"), lambda p: p.a.terminate("net"), ()),
     "both rekey child": Scenario(grown(), lambda p: (p.a.rekey("net"), p.b.rekey("net"))[0] * 0 or None),
     "both replace phase 1": Scenario(grown(), lambda p: (p.a.rekey(), p.b.rekey())[0] * 0 or None),
 }

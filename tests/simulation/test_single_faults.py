@@ -103,7 +103,15 @@ def two_children() -> Pair:
     return pair
 
 
+BUNDLE = {"settings": "bundle = true"}
+
 SCENARIOS: dict[str, Scenario] = {
+    "set up a bundle": Scenario(fresh(**BUNDLE), lambda p: p.a.initiate("peer", "net")),
+    "rekey a bundle": Scenario(grown(**BUNDLE), lambda p: p.a.rekey("net")),
+    "both rekey a bundle": Scenario(
+        grown(**BUNDLE), lambda p: (p.a.rekey("net"), p.b.rekey("net"))[0] * 0 or None
+    ),
+    "delete a bundle": Scenario(grown(**BUNDLE), lambda p: p.a.terminate("net"), ()),
     "set up": Scenario(fresh(), lambda p: p.a.initiate("peer", "net")),
     "set up with cookie": Scenario(under_load, lambda p: p.a.initiate("peer", "net")),
     "set up with another group": Scenario(

@@ -15,6 +15,7 @@ from cygnet.crypto.proposals import default_proposals, parse_proposals
 from cygnet.ike.configuration import AddressRange, AuthClass, Options, StartAction, Unique
 from cygnet.policy.selectors import DynamicSelector, parse_selector
 from cygnet.policy.spd import Action
+from cygnet.testing import connection_text
 from cygnet.wire.numbers import Protocol
 from tests.unit.config_files import PSK, loaded, problems, write
 
@@ -276,3 +277,17 @@ def test_a_right_configuration_is_not_searched_for_lines(
         for number in range(50)
     )
     assert len(loaded(tmp_path, text).connections) == 50
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ('ah_proposals = "sha256-x25519-ke1_mlkem768"', "in a bundle those are ESP's"),
+        ("manual = { spi_in = 4096, spi_out = 4097 }", "keyed by hand"),
+    ],
+)
+def test_what_no_bundle_can_be_is_said(settings: str, complaint: str) -> None:
+    text = connection_text("peer", 1, 2, settings=f"bundle = true\n{settings}")
+    with pytest.raises(ConfigurationError) as raised:
+        load(Path("cygnet.toml"), text)
+    assert complaint in str(raised.value)

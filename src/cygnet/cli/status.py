@@ -146,6 +146,8 @@ def _child_sa(child: Mapping[str, Any]) -> Text:
     text.append(*_state(child["state"]))
     protocol = child["protocol"] + (" in UDP" if child.get("encap") == "yes" else "")
     text.append(f"  {child['mode']} {protocol}  {child['spi-in']} in, {child['spi-out']} out")
+    if "ah-spi-in" in child:
+        text.append(f", in AH  {child['ah-spi-in']} in, {child['ah-spi-out']} out")
     text.append(f"\n  {' '.join(child['local-ts'])} === {' '.join(child['remote-ts'])}")
     details = [algorithms(child)] if algorithms(child) else []
     if "bytes-in" in child:

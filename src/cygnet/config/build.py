@@ -21,7 +21,7 @@ from cygnet.config.problems import Complaints, KeyPath
 from cygnet.config.typed import EAP_DYNAMIC, AuthChoice, NamedRules
 from cygnet.config.version_one import judge_version
 from cygnet.crypto import legacy
-from cygnet.crypto.proposals import Proposal, default_proposals
+from cygnet.crypto.proposals import Proposal, default_proposals, has_additional
 from cygnet.ike.configuration import (
     AuthClass,
     Child,
@@ -234,9 +234,9 @@ def _translated(
 
 def _encapsulation(section: model.Connection, path: KeyPath, complaints: Complaints) -> bool | None:
     """AH does not go through UDP, and a NAT that is only pretended would keep the peer from it."""
-    with_ah = any(child.ah_proposals for child in section.children.values())
+    with_ah = any(child.ah_proposals or child.bundle for child in section.children.values())
     if with_ah and section.encap:
-        complaints.add((*path, "encap"), "goes with ESP alone, and a child has ah_proposals", "no")
+        complaints.add((*path, "encap"), "goes with ESP alone, and a child has AH", "no")
     return False if with_ah else section.encap
 
 
@@ -425,6 +425,10 @@ def _children(
             complaints.add(
                 (*here, "manual"), "needs both ends", "one address in local_addrs and remote_addrs"
             )
+        if child.bundle and section.childless == "never" and section.version != 1:
+            complaints.add(
+                (*here, "bundle"), "is made behind IKE_AUTH, and childless is never", "childless = allow"
+            )
         yield _child(name, child, here, lists, complaints, *_interface(section, child, here, complaints))
 
 
@@ -448,6 +452,7 @@ def _child(
     return Child(
         name=name,
         proposals=_proposals(child),
+        around=_around(child, path, complaints),
         flows=policy.flows,
         rules=policy.rules,
         rekey_time=child.rekey_time,
@@ -533,7 +538,25 @@ def _manual(child: model.Child, policy: Expansion, path: KeyPath, complaints: Co
     return made
 
 
+def _around(child: model.Child, path: KeyPath, complaints: Complaints) -> tuple[Proposal, ...]:
+    """The AH of a bundle."""
+    if not child.bundle:
+        return ()
+    if child.manual is not None:
+        complaints.add(
+            (*path, "bundle"), "is negotiated, and this child is keyed by hand", "no, or no manual"
+        )
+    made = child.ah_proposals or default_proposals(Protocol.AH)
+    if any(has_additional(proposal) for proposal in made):
+        complaints.add(
+            (*path, "ah_proposals"), "has further key exchanges: in a bundle those are ESP's", "no ke1_..."
+        )
+    return made
+
+
 def _proposals(child: model.Child) -> tuple[Proposal, ...]:
+    if child.bundle:
+        return child.esp_proposals or default_proposals(Protocol.ESP)
     if child.esp_proposals is None and child.ah_proposals is not None:
         return child.ah_proposals
     return (child.esp_proposals or default_proposals(Protocol.ESP)) + (child.ah_proposals or ())

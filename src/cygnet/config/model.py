@@ -353,7 +353,13 @@ class Child(Section):
         None,
         "Algorithms of AH instead of ESP: `sha256-x25519-esn`, `default`. AH encrypts nothing, and passes no "
         "NAT. With esp_proposals too, those come first.",
-        "none",
+        "none, or `default` with bundle",
+    )
+    bundle: YesNo = _key(
+        False,
+        "AH around ESP, both at once (switches call it `transform ah-esp`), instead of one of them: "
+        "ah_proposals around esp_proposals. Not behind a NAT.",
+        "no",
     )
     mode: Annotated[
         str,

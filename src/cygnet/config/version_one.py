@@ -76,6 +76,7 @@ def _note_one_group(connection: Connection, path: KeyPath, complaints: Complaint
 def _warn_of_legacy(connection: Connection, path: KeyPath, complaints: Complaints) -> None:
     named: list[tuple[KeyPath, Sequence[Proposal]]] = [((*path, "proposals"), connection.proposals)]
     named += [((*path, "children", c.name, "esp_proposals"), c.proposals) for c in connection.children]
+    named += [((*path, "children", c.name, "ah_proposals"), c.around) for c in connection.children]
     for place, proposals in named:
         weak = legacy_keywords(proposals)
         if weak:
@@ -92,6 +93,9 @@ def _proposal_faults(connection: Connection, path: KeyPath) -> Iterator[Fault]:
         if child.flows:
             key = "esp_proposals"
             yield from _faults_of(connection, child.proposals, (*path, "children", child.name, key))
+            if child.around:
+                place = (*path, "children", child.name, "ah_proposals")
+                yield from _faults_of(connection, child.around, place)
 
 
 def _faults_of(connection: Connection, proposals: tuple[Proposal, ...], place: KeyPath) -> Iterator[Fault]:

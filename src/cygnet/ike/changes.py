@@ -16,6 +16,7 @@ from cygnet.ike.remote_access import Given, Lease
 from cygnet.ike.state import (
     Attempt,
     ChildSa,
+    Half,
     IkeSuite,
     Isakmp,
     Phase,
@@ -161,6 +162,21 @@ class DropChild:
 
 
 @dataclass(frozen=True, slots=True)
+class AddHalf:
+    """The peer has made the AH of a bundle; it waits for its ESP. One is enough: the peer makes one bundle
+    at a time, so what it left unfinished goes."""
+
+    half: Half
+
+
+@dataclass(frozen=True, slots=True)
+class DropHalves:
+    """The ESP of these bundles does not come; by our SPIs of their AH."""
+
+    spis: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class NoteAttempt:
     attempt: Attempt
 
@@ -219,10 +235,10 @@ class Adopt:
 
 
 Change = (
-    UseKeys | ChangeKeys | Establish | Lend | Unlend | Take | AddChild | ChangeChild | DropChild | NoteAttempt
-    | ForgetAttempt | MeetPeer | UseIsakmpKeys | EndPhase1 | NoteLife | NoteContact | MoveChildren
-    | NoteEarlyDelete
-    | ChangePhase | ChangePath | Postpone | PostponeReauthentication | Handover | Adopt
+    UseKeys | ChangeKeys | Establish | Lend | Unlend | Take | AddChild | ChangeChild | DropChild | AddHalf
+    | DropHalves | NoteAttempt | ForgetAttempt | MeetPeer | UseIsakmpKeys | EndPhase1 | NoteLife | NoteContact
+    | MoveChildren | NoteEarlyDelete | ChangePhase | ChangePath | Postpone | PostponeReauthentication
+    | Handover | Adopt
 )  # fmt: skip
 
 
@@ -242,7 +258,13 @@ def _changed(state: SaState, change: Change) -> SaState:
         case AddChild(child):
             if state.child(child.pair) is not None or state.peer is None:
                 raise ImpossibleChange(f"child {child.pair} cannot be added")
-            return _taking_over(replace(state, children=(*state.children, child)), child)
+            halves = tuple([half for half in state.halves if half.around != child.around])
+            return _taking_over(replace(state, children=(*state.children, child), halves=halves), child)
+        case AddHalf(half):
+            return replace(state, halves=(half,))
+        case DropHalves(spis):
+            left = tuple([half for half in state.halves if half.around.spi_in not in spis])
+            return replace(state, halves=left)
         case ChangeChild(child):
             if state.child(child.pair) is None:
                 raise ImpossibleChange(f"no child {child.pair}")
@@ -257,7 +279,7 @@ def _changed(state: SaState, change: Change) -> SaState:
         case NoteEarlyDelete(spi):
             return replace(state, deleted_early=(*state.deleted_early[-15:], spi))
         case ChangePhase(phase):
-            return replace(state, phase=phase)
+            return replace(state, phase=phase, halves=())
         case ChangePath(path):
             return replace(state, path=path)
         case Postpone(0, at):
@@ -285,6 +307,7 @@ def _changed(state: SaState, change: Change) -> SaState:
                 state,
                 phase=Phase.REKEYED,
                 children=(),
+                halves=(),
                 successor=successor,
                 attempts=(),
                 leases=(),

@@ -30,11 +30,11 @@ from cygnet.ike.errors import (
 )
 from cygnet.ike.lifetimes import child_deadlines, child_volume
 from cygnet.ike.proposals import Selected
-from cygnet.ike.state import ChildSa, SaState, child_suite
+from cygnet.ike.state import Around, ChildSa, Half, SaState, child_suite
 from cygnet.ike.steps import Context, Steps, apply, complain, enqueue, install
 from cygnet.ike.wanted import DeleteChild
 from cygnet.policy.narrowing import narrow
-from cygnet.policy.sa import Direction, Mode, SaParameters, SaProtocol, UdpEncapsulation
+from cygnet.policy.sa import Direction, Mode, SaParameters, SaProtocol, UdpEncapsulation, Volume
 from cygnet.policy.selectors import IpAddress, TrafficSelector, format_selector, resolve_all
 from cygnet.records import dataclass, replace
 from cygnet.wire.numbers import Notify, Protocol
@@ -81,6 +81,8 @@ class Agreed:
     ipcomp_in: int = 0
     ipcomp_out: int = 0
     tfc: bool = True
+    ah: Selected | None = None
+    """A bundle that one proposal offers: what goes around `selected`."""
     original_local: IpAddress | None = None
     original_remote: IpAddress | None = None
 
@@ -138,9 +140,12 @@ def check_spi(selected: Selected) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
+    """`around`: both directions of a bundle's AH, which are installed first."""
+
     child: ChildSa
     inbound: SaParameters
     outbound: SaParameters
+    around: tuple[SaParameters, ...] = ()
 
 
 def make_pair(
@@ -157,11 +162,12 @@ def make_pair(
     initiator: bool,
     replaces: int,
     notify_first_use: bool,
+    half: Half | None = None,
 ) -> Pair:
     """Both SAs of a pair. It takes the authenticated peer: there is no Child SA without one.
 
     `policy`: the numbers of its policy and flow; `initiator`: we began the exchange that makes it;
-    `notify_first_use`: its first packet says that the peer holds it.
+    `notify_first_use`: its first packet says that the peer holds it; `half`: the AH that goes around it.
     """
     state = context.state
     if state.peer not in (None, peer):
@@ -175,7 +181,7 @@ def make_pair(
     now = context.now.monotonic
     rekey_at, expires_at = child_deadlines(child, now, context.entropy)
     is_ah = selected.protocol == Protocol.AH
-    encapsulated = state.encapsulated and not is_ah
+    encapsulated = state.encapsulated and not is_ah and half is None
     encapsulation = None
     if encapsulated:
         encapsulation = UdpEncapsulation(context.options.port_nat_t, path.remote_port)
@@ -207,6 +213,7 @@ def make_pair(
         original_remote=agreed.original_remote,
         interface=child.interface,
         if_id=child.if_id,
+        bundle=half.around.pair if half is not None else 0,
     )
     pads = agreed.tfc and agreed.mode == Mode.TUNNEL and not is_ah
     outbound = replace(
@@ -250,8 +257,48 @@ def make_pair(
         expires_at=expires_at,
         initiator=initiator,
         replaces=replaces,
+        around=half.around if half is not None else None,
     )
-    return Pair(record, inbound, outbound)
+    if half is None:
+        return Pair(record, inbound, outbound)
+    around = (
+        _outer(inbound, half, half.around.spi_in, half.key_in),
+        _outer(outbound, half, half.around.spi_out, half.key_out),
+    )
+    return Pair(record, inbound, outbound, around)
+
+
+def make_half(selected: Selected, spi_in: int, pair: int, keys: tuple[bytes, bytes]) -> Half:
+    """The AH of a bundle; `keys`: of what comes in and of what goes out. Raises `PeerMisbehaved`."""
+    suite = child_suite(0, 0, selected.integrity, selected.key_exchange, selected.esn)
+    around = Around(pair, spi_in, check_spi(selected), suite)
+    return Half(around, selected.proposal, *keys)
+
+
+def _outer(inner: SaParameters, half: Half, spi: int, key: bytes) -> SaParameters:
+    """AH around this ESP: the same ends, no mode of its own (the sealed packet has its outer header), and
+    what wears out is counted inside."""
+    return replace(
+        inner,
+        protocol=SaProtocol.AH,
+        mode=Mode.TRANSPORT,
+        spi=spi,
+        pair=half.around.pair,
+        bundle=inner.pair,
+        encryption=0,
+        key_bits=0,
+        encryption_key=b"",
+        integrity=half.around.suite.integrity,
+        integrity_key=key,
+        esn=half.around.suite.esn,
+        volume=Volume(),
+        notify_first_use=False,
+        ipcomp=0,
+        tfc_padding=0,
+        dummy_interval=0.0,
+        original_local=None,
+        original_remote=None,
+    )
 
 
 def installation_error(result: Installed | InstallFailed | TimedOut, name: str) -> IkeError | None:

@@ -160,12 +160,16 @@ class Child:
     mark: int = 0
     hw_offload: str = "no"
     """These as in `policy.sa.SaParameters`."""
+    around: tuple[Proposal, ...] = ()
+    """A bundle: what of AH goes around the ESP of `proposals`; empty: none."""
     manual: Manual | None = None
     """Not None: keyed by hand, one proposal of one choice each, one flow."""
 
     @property
     def protocols(self) -> tuple[int, ...]:
-        """As in `policy.spd.Policy`: that of the first proposal."""
+        """As in `policy.spd.Policy`: that of the first proposal, or both of a bundle."""
+        if self.around:
+            return SaProtocol.ESP, SaProtocol.AH
         first_is_ah = bool(self.proposals) and self.proposals[0].protocol == Protocol.AH
         return (SaProtocol.AH if first_is_ah else SaProtocol.ESP,)
 

@@ -157,8 +157,17 @@ def offer(
 
 def answer(selected: Selected, spi: bytes) -> wire.SaPayload:
     """The SA payload that accepts: the number of the peer's proposal, our own SPI."""
+    return wire.SaPayload((_accepted(selected, spi),))
+
+
+def answer_bundle(inner: Selected, spi: bytes, outer: Selected, outer_spi: bytes) -> wire.SaPayload:
+    """The same for AH around ESP that were offered under one number, in the order of their headers."""
+    return wire.SaPayload((_accepted(outer, outer_spi), _accepted(inner, spi)))
+
+
+def _accepted(selected: Selected, spi: bytes) -> wire.Proposal:
     transforms = tuple([_known_to_wire(transform) for transform in selected.transforms])
-    return wire.SaPayload((wire.Proposal(selected.number, selected.protocol, spi, transforms),))
+    return wire.Proposal(selected.number, selected.protocol, spi, transforms)
 
 
 def groups(proposals: Sequence[Proposal]) -> tuple[int, ...]:
@@ -235,6 +244,7 @@ def select(
     is of it, so that no INVALID_KE_PAYLOAD is needed); 0: our order alone. `additional` False: the peer
     does no IKE_INTERMEDIATE, so proposals with additional key exchanges are passed over (RFC 9370, 2.2.1).
     """
+    offered = _alone(offered)
     asked = (
         tuple([(p.protocol, p.transforms) for p in offered.proposals]),
         tuple(configured),
@@ -255,6 +265,58 @@ def select(
         found.first or "no proposal of the peer's is acceptable",
         notify=Notify.NO_PROPOSAL_CHOSEN,
         difference=found,
+    )
+
+
+def _alone(offered: wire.SaPayload) -> wire.SaPayload:
+    """Without the proposals that share their number: each of those is half of a bundle."""
+    numbers = [p.number for p in offered.proposals]
+    if len(set(numbers)) == len(numbers):
+        return offered
+    return wire.SaPayload(tuple([p for p in offered.proposals if numbers.count(p.number) == 1]))
+
+
+def select_bundle(
+    offered: wire.SaPayload,
+    esp: Sequence[Proposal],
+    ah: Sequence[Proposal],
+    *,
+    key_exchange: bool = True,
+    prefer_group: int = 0,
+) -> tuple[Selected, Selected] | None:
+    """The choice of a responder that wants AH around ESP, where the offer has both under one number
+    (RFC 4306, section 3.3); None: it has not. One key exchange serves both."""
+    for number in dict.fromkeys(p.number for p in offered.proposals):
+        both = {p.protocol: p for p in offered.proposals if p.number == number}
+        if set(both) != {Protocol.ESP, Protocol.AH}:
+            continue
+        try:
+            inner = select(
+                wire.SaPayload((both[Protocol.ESP],)),
+                esp,
+                key_exchange=key_exchange,
+                prefer_group=prefer_group,
+            )
+            outer = select(
+                wire.SaPayload((both[Protocol.AH],)),
+                ah,
+                key_exchange=key_exchange,
+                prefer_group=inner.key_exchange,
+            )
+        except PeerIncompatible:
+            continue
+        if outer.key_exchange in (0, inner.key_exchange) and not (inner.additional or outer.additional):
+            return inner, outer
+    return None
+
+
+def accepts(configured: Sequence[Proposal], agreed: Proposal) -> bool:
+    """Whether one of these holds this suite of one choice each, key exchanges aside."""
+    wanted = [(t.type, t.id, t.key_bits) for t in without_key_exchange(agreed).transforms if t.id]
+    return any(
+        all(one in [(t.type, t.id, t.key_bits) for t in mine.transforms] for one in wanted)
+        for mine in configured
+        if mine.protocol == agreed.protocol
     )
 
 

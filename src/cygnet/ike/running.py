@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cygnet.ike import steps
 from cygnet.ike.changes import (
     AddChild,
+    AddHalf,
     Change,
     ChangePhase,
     DropChild,
@@ -235,8 +236,11 @@ def settle(task: Task, changes: tuple[Change, ...]) -> None:
                     held
                     for held in task.ledger
                     if held not in (("spi", child.spi_in), ("policy", child.policy))
-                    and not (held[0] == "sa" and held[1].pair == child.pair)
+                    and not (held[0] == "sa" and held[1].pair in child.pairs)
+                    and not (child.around is not None and held == ("spi", child.around.spi_in))
                 ]
+            case AddHalf(half):
+                task.ledger = [held for held in task.ledger if held != ("spi", half.around.spi_in)]
             case Handover(successor):
                 task.ledger = [h for h in task.ledger if h != ("successor", successor) and h[0] != "attempt"]
             case NoteAttempt(attempt):

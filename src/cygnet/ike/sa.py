@@ -34,7 +34,7 @@ from cygnet.ike.effects import RemoveSa, ReturnAddresses, UpdateSa
 from cygnet.ike.errors import Failure, IkeError, Reason
 from cygnet.ike.events import ChildSaDown, ChildSaRekeyed, ChildSaUp, IkeSaUp
 from cygnet.ike.remote_access import Lease
-from cygnet.ike.state import AttemptKind, ChildPhase, ChildSa, Phase, SaState
+from cygnet.ike.state import Around, AttemptKind, ChildPhase, ChildSa, Phase, SaState
 from cygnet.ike.view import ChildSaView, IkeSaView
 from cygnet.ike.wanted import CreateChild, Wanted
 from cygnet.ike.world import Instant, Path
@@ -214,16 +214,21 @@ class IkeSa(ABC):
 
     def become(self, after: SaState, changes: tuple[Change, ...]) -> None:
         """These changes have made this state."""
-        before = self.state
+        before, gateway = self.state, self.gateway
         self.state = after
         for change in changes:
             self._follow(before, change)
+        if before.halves:
+            for half in before.halves:
+                if half not in after.halves and after.owner(half.around.pair) is None:
+                    gateway.release_child_spi(half.around.spi_in)
 
     def _follow(self, before: SaState, change: Change) -> None:
         gateway = self.gateway
         match change:
             case AddChild(child):
-                gateway.by_pair[child.pair] = self
+                for pair in child.pairs:
+                    gateway.by_pair[pair] = self
                 self.trouble_since = 0.0
                 if child.announced:
                     self._announce(before, child)
@@ -243,7 +248,8 @@ class IkeSa(ABC):
                         gateway.reconnecting.child_lost(self, gone, failure)
             case ChangePath(path):
                 for child in self.state.children:
-                    gateway.emit(UpdateSa(child.pair, path, child.encapsulated))
+                    for pair in child.pairs:
+                        gateway.emit(UpdateSa(pair, path, child.encapsulated))
             case Handover(successor):
                 gateway.handover(self, before, successor)
             case Establish():
@@ -263,7 +269,8 @@ class IkeSa(ABC):
                         gateway.emit(ReturnAddresses(twice))
             case Adopt(children):
                 for child in children:
-                    gateway.by_pair[child.pair] = self
+                    for pair in child.pairs:
+                        gateway.by_pair[pair] = self
             case Unlend(leases):
                 gateway.emit(ReturnAddresses(leases))
             case Take(given):
@@ -289,10 +296,20 @@ class IkeSa(ABC):
         gateway.emit(RemoveSa(Direction.IN, child.spi_in, remote, child.pair, linger))
         gateway.by_pair.pop(child.pair, None)
         gateway.release_child_spi(child.spi_in)
+        if child.around is not None:
+            self._remove_around(child.around, linger)
         gateway.policies.unused(child.policy)
         if child.announced:
             failure = failure or Failure(Reason.REPLACED, "replaced")
             gateway.event(ChildSaDown(self.view(), self.child_view(child), failure))
+
+    def _remove_around(self, around: Around, linger: float) -> None:
+        """The AH of a bundle, behind its ESP."""
+        gateway, remote = self.gateway, self.state.path.remote
+        gateway.emit(RemoveSa(Direction.OUT, around.spi_out, remote, around.pair, 0.0))
+        gateway.emit(RemoveSa(Direction.IN, around.spi_in, remote, around.pair, linger))
+        gateway.by_pair.pop(around.pair, None)
+        gateway.release_child_spi(around.spi_in)
 
     # -- time ----------------------------------------------------------------------------------
 
@@ -323,6 +340,7 @@ class IkeSa(ABC):
         if state.phase is Phase.ESTABLISHED:
             reauth_at = state.reauth_at if state.began else 0.0
             times.extend([at for at in (state.rekey_at, reauth_at, state.expires_at, state.ends_at) if at])
+            times.extend([half.expires_at for half in state.halves])
             for child in state.children:
                 if child.rekey_at and child.phase is ChildPhase.INSTALLED:
                     times.append(child.rekey_at)
@@ -409,4 +427,5 @@ class IkeSa(ABC):
             installed=child.installed,
             rekey_at=child.rekey_at,
             expires_at=child.expires_at,
+            around=child.around,
         )

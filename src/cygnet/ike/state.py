@@ -15,6 +15,7 @@ from cygnet.auth.identity import Identity
 from cygnet.auth.peer import AuthenticatedPeer
 from cygnet.crypto.ikev1 import Phase1Keys
 from cygnet.crypto.kdf import IkeKeys
+from cygnet.crypto.proposals import Proposal
 from cygnet.ike.remote_access import Given, Lease
 from cygnet.ike.world import Path
 from cygnet.policy.sa import SaParameters, SaProtocol
@@ -120,8 +121,30 @@ def child_suite(
 
 
 @dataclass(frozen=True, slots=True)
+class Around:
+    """AH around the ESP of a bundle: a pair of its own that is installed, rekeyed and removed with the other
+    (RFC 4306, section 1.4)."""
+
+    pair: int
+    spi_in: int
+    spi_out: int
+    suite: ChildSuite
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """The AH of a bundle, agreed on and not installed; its ESP comes until `expires_at` (0: at once)."""
+
+    around: Around
+    proposal: Proposal
+    key_in: bytes = field(repr=False)
+    key_out: bytes = field(repr=False)
+    expires_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class ChildSa:
-    """A pair of SAs. Times are monotonic, 0 = never.
+    """A pair of SAs, or with `around` a bundle of two. Times are monotonic, 0 = never.
 
     `outbound` holds the parameters of an outbound SA that waits until the peer is known to hold the
     pair (RFC 7296, section 2.8). `replaces` is the pair that it was made to replace, 0 if none.
@@ -157,11 +180,28 @@ class ChildSa:
     announced: bool = True
     redundant: bool = False
     deleted: bool = False
+    around: Around | None = None
 
     @property
     def ike_protocol(self) -> int:
         """Its number in IKE's payloads."""
         return Protocol.AH if self.protocol == SaProtocol.AH else Protocol.ESP
+
+    @property
+    def halves(self) -> tuple[tuple[int, int, int], ...]:
+        """(number in IKE's payloads, our SPI, the peer's) of each pair: two of a bundle."""
+        own = (self.ike_protocol, self.spi_in, self.spi_out)
+        if self.around is None:
+            return (own,)
+        return own, (Protocol.AH, self.around.spi_in, self.around.spi_out)
+
+    @property
+    def pairs(self) -> tuple[int, ...]:
+        return (self.pair,) if self.around is None else (self.pair, self.around.pair)
+
+    def is_named(self, protocol: int, spi: int) -> bool:
+        """Whether the peer means it, by either half of a bundle."""
+        return any((one, theirs) == (protocol, spi) for one, _, theirs in self.halves)
 
 
 class AttemptKind(IntEnum):
@@ -231,6 +271,7 @@ class SaState:
     version: int = 2
     leases: tuple[Lease, ...] = ()
     given: Given | None = None
+    halves: tuple[Half, ...] = ()
 
     @property
     def local_spi(self) -> bytes:
@@ -261,10 +302,17 @@ class SaState:
                 return child
         return None
 
+    def owner(self, pair: int) -> ChildSa | None:
+        """The Child SA that this pair is, or is the AH of."""
+        for child in self.children:
+            if pair in child.pairs:
+                return child
+        return None
+
     def child_by_spi_out(self, spi: int) -> ChildSa | None:
         """The peer names a Child SA by the SPI that it receives on (RFC 7296, sections 1.3.3 and 1.4.1)."""
         for child in self.children:
-            if child.spi_out == spi:
+            if child.spi_out == spi or (child.around is not None and child.around.spi_out == spi):
                 return child
         return None
 

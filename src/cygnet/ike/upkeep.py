@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from cygnet.crypto.entropy import Entropy
 from cygnet.ike import children, collisions, reconnect, running
-from cygnet.ike.changes import ChangeChild, DropChild, Postpone, PostponeReauthentication
+from cygnet.ike.changes import ChangeChild, DropChild, DropHalves, Postpone, PostponeReauthentication
 from cygnet.ike.configuration import Connection
 from cygnet.ike.effects import SendDatagram
 from cygnet.ike.errors import Failure, Reason
@@ -79,6 +79,10 @@ def _liveness_due(sa: IkeSa) -> None:
 
 def _children_due(sa: IkeSa) -> None:
     now = sa.now.monotonic
+    left = tuple([half.around.spi_in for half in sa.state.halves if now >= half.expires_at])
+    if left:
+        sa.commit((DropHalves(left),))
+        sa.gateway.touch(sa)
     for child in sa.state.children:
         if child.expires_at and now >= child.expires_at:
             child_expired(sa, child.pair, True, "seconds")
@@ -87,10 +91,11 @@ def _children_due(sa: IkeSa) -> None:
 
 
 def child_expired(sa: IkeSa, pair: int, hard: bool, why: str) -> None:
-    """A soft end asks for a rekey, a hard one is the end."""
-    child = sa.state.child(pair)
+    """A soft end asks for a rekey, a hard one is the end; of either half of a bundle, for both."""
+    child = sa.state.owner(pair)
     if child is None:
         return
+    pair = child.pair
     if not hard:
         # C3: one that was replaced, or is being closed, is not rekeyed again.
         if child.rekey_at:

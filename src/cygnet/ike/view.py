@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cygnet.auth.identity import Identity
+from cygnet.ike.state import Around
 from cygnet.ike.world import Path
 from cygnet.policy.selectors import IpAddress, TrafficSelector
 from cygnet.records import dataclass
@@ -35,6 +36,8 @@ class ChildSaView:
     rekey_at: float
     expires_at: float
     additional_key_exchanges: tuple[int, ...] = ()
+    around: Around | None = None
+    """The AH of a bundle."""
 
 
 @dataclass(frozen=True, slots=True)

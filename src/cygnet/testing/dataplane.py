@@ -22,7 +22,7 @@ from cygnet.ike.effects import (
     RemoveSa,
     UpdateSa,
 )
-from cygnet.policy.sa import Direction, SaParameters, UdpEncapsulation
+from cygnet.policy.sa import Direction, SaParameters, SaProtocol, UdpEncapsulation
 from cygnet.policy.selectors import TrafficSelector
 from cygnet.policy.spd import Action, Policy, PolicyRule
 from cygnet.testing.network import Flight, IpAddress, Packet, VirtualEsp
@@ -78,6 +78,8 @@ class DataPlane:
         self.gateway = gateway
         self.inbound: dict[int, InstalledSa] = {}
         self.outbound: dict[int, list[InstalledSa]] = {}
+        self.around_out: dict[int, InstalledSa] = {}
+        """AH of bundles, by pair."""
         self.policies: dict[int, Policy] = {}
         self.received: list[Packet] = []
         self.bypassed: list[Packet] = []
@@ -124,7 +126,13 @@ class DataPlane:
                 self.objections.append(f"inbound SPI {sa.spi:08x} is reserved (RFC 4303, section 2.1)")
             self.inbound[sa.spi] = entry
         else:
-            known = self.outbound.setdefault(sa.flow, [])
+            known: list[InstalledSa] = []
+            if _is_around(sa):
+                self.around_out[sa.pair] = entry
+            else:
+                known = self.outbound.setdefault(sa.flow, [])
+            if sa.bundle and not _is_around(sa) and sa.bundle not in self.around_out:
+                self.objections.append(f"ESP of pair {sa.pair} installed before its AH")
             if any(other.sa.pair == sa.pair for other in known):
                 self.objections.append(f"outbound of pair {sa.pair} installed twice")
             known.append(entry)
@@ -174,6 +182,9 @@ class DataPlane:
         self.gateway.network.schedule(order.linger, vanish)
 
     def _forget(self, direction: int, spi: int, pair: int) -> bool:
+        if direction == Direction.OUT and pair in self.around_out:
+            del self.around_out[pair]
+            return True
         if direction == Direction.IN:
             entry = self.inbound.get(spi)
             if entry is None or entry.sa.pair != pair or entry.dies_at:
@@ -192,7 +203,8 @@ class DataPlane:
     def _update(self, order: UpdateSa) -> None:
         path = order.path
         moved = UdpEncapsulation(path.local_port, path.remote_port) if order.encapsulated else None
-        for entry in (*self.inbound.values(), *(e for es in self.outbound.values() for e in es)):
+        outbound = [e for es in self.outbound.values() for e in es]
+        for entry in (*self.inbound.values(), *outbound, *self.around_out.values()):
             if entry.sa.pair == order.pair:
                 entry.sa = replace(entry.sa, local=path.local, remote=path.remote, encapsulation=moved)
 
@@ -243,7 +255,16 @@ class DataPlane:
         ports = None
         if sa.encapsulation is not None:
             ports = (sa.encapsulation.local_port, sa.encapsulation.remote_port)
-        esp = VirtualEsp(sa.spi, entry.sequence, keys_of(sa), packet)
+        outer = None
+        if sa.bundle:
+            around = self.around_out.get(sa.bundle)
+            if around is None:
+                self.objections.append(f"ESP of pair {sa.pair} without its AH")
+                self.drops["no AH"] += 1
+                return "dropped"
+            around.sequence += 1
+            outer = VirtualEsp(around.sa.spi, around.sequence, keys_of(around.sa), packet)
+        esp = VirtualEsp(sa.spi, entry.sequence, keys_of(sa), packet, outer)
         self.gateway.network.send(sa.local, sa.remote, ports, esp=esp)
         self._wear(entry, packet)
         return "sent"
@@ -266,9 +287,23 @@ class DataPlane:
 
     def arrive(self, flight: Flight, esp: VirtualEsp) -> None:
         """A protected packet came in: the order of RFC 4303, section 3.4."""
+        via = 0
+        if esp.around is not None:
+            ah = self.inbound.get(esp.around.spi)
+            if ah is None or not _is_around(ah.sa):
+                self.drops["no inbound AH"] += 1
+                return
+            if esp.around.keys != keys_of(ah.sa):
+                self.drops["integrity"] += 1
+                self.objections.append(f"AH {esp.around.spi:08x}: the two ends hold different keys")
+                return
+            via = ah.sa.pair
         entry = self.inbound.get(esp.spi)
         if entry is None:
             self.drops["no inbound SA"] += 1
+            return
+        if entry.sa.bundle != via:
+            self.drops["not bundled"] += 1
             return
         if esp.sequence in entry.seen:
             self.drops["replay"] += 1
@@ -316,8 +351,13 @@ class DataPlane:
     def live_pairs(self) -> tuple[set[int], set[int]]:
         """(pairs installed inbound, pairs installed outbound); what only lingers is left out."""
         inbound = {e.sa.pair for e in self.inbound.values() if not e.dies_at}
-        outbound = {e.sa.pair for entries in self.outbound.values() for e in entries}
+        outbound = {e.sa.pair for entries in self.outbound.values() for e in entries} | set(self.around_out)
         return inbound, outbound
+
+
+def _is_around(sa: SaParameters) -> bool:
+    """AH of a bundle: no flow takes it by itself."""
+    return sa.protocol == SaProtocol.AH and bool(sa.bundle)
 
 
 def _inside(selector: TrafficSelector, protocol: int, address: IpAddress, port: int) -> bool:

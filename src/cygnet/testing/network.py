@@ -64,6 +64,8 @@ class VirtualEsp:
     sequence: int
     keys: tuple[object, ...] = field(repr=False)
     packet: Packet
+    around: VirtualEsp | None = None
+    """The AH of a bundle."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,7 @@ def _one_pair_each(gateway: Gateway) -> list[str]:
 def _data_plane(gateway: Gateway) -> list[str]:
     plane = gateway.plane
     inbound, outbound = plane.live_pairs()
-    wanted = {child.pair for view in gateway.sas() for child in view.children}
+    wanted = {pair for view in gateway.sas() for child in view.children for pair in _pairs(child)}
     found = []
     for title, have in (("inbound", inbound), ("outbound", outbound)):
         if have - wanted:
@@ -158,8 +158,8 @@ def _books(gateway: Gateway) -> list[str]:
     found = []
     for title, held, wanted in (
         ("IKE SAs", set(endpoint.by_number), {view.unique_id for view in views}),
-        ("pairs", set(endpoint.by_pair), {child.pair for child in children}),
-        ("SPIs of children", endpoint._child_spis, {child.spi_in for child in children}),
+        ("pairs", set(endpoint.by_pair), {pair for child in children for pair in _pairs(child)}),
+        ("SPIs of children", endpoint._child_spis, {spi for child in children for spi in _spis(child)}),
         ("open questions", set(endpoint._asks), set()),
     ):
         if held - wanted:
@@ -169,6 +169,14 @@ def _books(gateway: Gateway) -> list[str]:
             f"{gateway.name}: {len(endpoint.by_spi) - len(views)} SPIs of IKE SAs are left on the books"
         )
     return found
+
+
+def _pairs(child: ChildSaView) -> list[int]:
+    return [child.pair] if child.around is None else [child.pair, child.around.pair]
+
+
+def _spis(child: ChildSaView) -> list[int]:
+    return [child.spi_in] if child.around is None else [child.spi_in, child.around.spi_in]
 
 
 def _addresses(gateway: Gateway) -> list[str]:
@@ -237,7 +245,12 @@ def _same_pair(here: Gateway, child: ChildSaView, there: Gateway, twin: ChildSaV
     ):
         found.append(f"{title}: the ends hold different selectors")
     suites = [(c.protocol, c.mode, c.encryption, c.key_bits, c.integrity, c.esn) for c in (child, twin)]
-    if suites[0] != suites[1]:
+    around = [c.around.suite if c.around is not None else None for c in (child, twin)]
+    if child.around is not None and twin.around is not None:
+        ends = (child.around.spi_in, child.around.spi_out), (twin.around.spi_out, twin.around.spi_in)
+        if ends[0] != ends[1]:
+            found.append(f"{title}: the ends hold different AH around it")
+    if suites[0] != suites[1] or around[0] != around[1]:
         found.append(f"{title}: the ends hold different suites")
     for sender, receiver, spi in ((here, there, child.spi_out), (there, here, child.spi_in)):
         out = [e.sa for entries in sender.plane.outbound.values() for e in entries if e.sa.spi == spi]

@@ -148,6 +148,13 @@ def child_sa(child: ChildSaView, now: float, traffic: Traffic | None = None) -> 
     shape.update(_additional(child.additional_key_exchanges))
     if child.esn:
         shape["esn"] = "1"
+    if child.around is not None:
+        # Cygnet's own: the AH around ESP of a bundle.
+        shape["ah-spi-in"] = f"{child.around.spi_in:08x}"
+        shape["ah-spi-out"] = f"{child.around.spi_out:08x}"
+        shape["ah-integ-alg"] = Integ.name_of(child.around.suite.integrity)
+        if child.around.suite.esn:
+            shape["ah-esn"] = "1"
     if traffic is not None:
         for side in ("in", "out"):
             shape[f"bytes-{side}"] = str(getattr(traffic, f"bytes_{side}"))

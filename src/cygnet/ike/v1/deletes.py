@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from cygnet.ike import running
-from cygnet.ike.state import ChildSa, Phase
+from cygnet.ike.state import Phase
+from cygnet.ike.v1.halves import Half
 from cygnet.ike.v1.informational import inform
 from cygnet.records import dataclass, replace
 from cygnet.wire.v1.payloads import DeletePayload
@@ -30,9 +31,6 @@ that the other was first."""
 MAX_BURIED: Final = 256
 """Closed Child SAs that are remembered for the peer's repeats."""
 
-Half = tuple[int, bytes]
-"""(protocol, SPI of the peer's) of a pair."""
-
 
 @dataclass(frozen=True, slots=True)
 class Unheard:
@@ -42,11 +40,6 @@ class Unheard:
     ours: bytes
     repeats: int
     due: float
-
-
-def halves(child: ChildSa) -> tuple[Half, bytes]:
-    """What `insist` takes, of a pair."""
-    return (child.ike_protocol, child.spi_out.to_bytes(4, "big")), child.spi_in.to_bytes(4, "big")
 
 
 def insist(sa: IkeV1Sa, half: Half, ours: bytes) -> None:

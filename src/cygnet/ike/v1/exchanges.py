@@ -10,6 +10,7 @@ from cygnet.ike.errors import PeerMisbehaved, Reason
 from cygnet.ike.state import ChildPhase
 from cygnet.ike.steps import Steps
 from cygnet.ike.v1 import deletes, informational, mode_config, phase1, quick_mode
+from cygnet.ike.v1.halves import halves
 from cygnet.ike.v1.protection import isakmp_of
 from cygnet.ike.v1.steps import Received
 from cygnet.ike.wanted import (
@@ -108,7 +109,7 @@ def _claim(sa: IkeV1Sa, message: Message) -> None:
     """A Delete may come over any phase 1 of the peer's: what it closes is brought here first."""
     spis = {int.from_bytes(spi, "big") for one in message.all(DeletePayload) for spi in one.spis}
     for other in sa.siblings() if spis else ():
-        if any(child.spi_out in spis for child in other.state.children):
+        if any(theirs in spis for child in other.state.children for _, _, theirs in child.halves):
             other.give(sa)
 
 
@@ -134,7 +135,8 @@ def serve(sa: IkeV1Sa, received: Received) -> Steps[None]:
             for half in [(one.protocol, spi) for one in gone for spi in one.spis]:
                 child = sa.state.child_by_spi_out(int.from_bytes(half[1], "big"))
                 if child is not None and not collisions.is_closing(sa.state, child.pair):
-                    deletes.bury(sa, half, child.spi_in.to_bytes(4, "big"))
+                    for buried, ours in halves(child):
+                        deletes.bury(sa, buried, ours)
             return informational.respond(sa, received, sequence, shown)
         case other:
             raise PeerMisbehaved(Reason.PEER_MISBEHAVED, f"{Exchange.name_of(other)} on an established SA")

@@ -16,6 +16,7 @@ from cygnet.ike.effects import TimedOut
 from cygnet.ike.errors import Drop, Failure, Reason
 from cygnet.ike.state import Attempt, AttemptKind, ChildPhase, ChildSa, Phase
 from cygnet.ike.steps import Context, SaClosed, Steps, apply, begin, close_sa, complain, pause
+from cygnet.ike.v1.halves import Half, halves, payloads
 from cygnet.ike.v1.notifications import error_of
 from cygnet.ike.v1.protection import hash_1, isakmp_of
 from cygnet.ike.v1.steps import Received, Unproven, insist, listen, tell
@@ -103,19 +104,18 @@ def delete_child(context: Context, pair: int, failure: Failure) -> Steps[None]:
         yield from begin(Attempt(AttemptKind.DELETE_CHILD, ours=True, pair=one.pair))
         phase = one.phase if one.phase is ChildPhase.REKEYED else ChildPhase.DELETING
         yield from apply(ChangeChild(replace(one, phase=phase, deleted=True)))
-    delete = DeletePayload(closing[0].ike_protocol, tuple([one.spi_in.to_bytes(4, "big") for one in closing]))
-    unheard = {one.spi_out.to_bytes(4, "big"): one.spi_in.to_bytes(4, "big") for one in closing}
+    unheard = {half: ours for one in closing for half, ours in halves(one)}
     for _ in range(DELETE_TRIES):
-        yield from inform(context, delete)
+        yield from inform(context, *payloads(closing))
         if all(context.state.child(one.pair) is None for one in closing):
             return
         heard = yield from listen(_Deleted(frozenset(unheard)).expect, DELETE_PATIENCE)
         if not isinstance(heard, TimedOut):
-            for spi in heard.value:
-                unheard.pop(spi, None)
+            for half in heard.value:
+                unheard.pop(half, None)
             break
-    for theirs, ours in unheard.items():
-        yield from insist(delete.protocol, ours, theirs)
+    for (protocol, theirs), ours in unheard.items():
+        yield from insist(protocol, ours, theirs)
     left = [one.pair for one in closing if context.state.child(one.pair) is not None]
     yield from apply(*[DropChild(number, _quietly(context, number, failure)) for number in left])
     yield from _announced(context, closing)
@@ -130,23 +130,23 @@ def _quietly(context: Context, pair: int, failure: Failure) -> Failure | None:
 
 @dataclass(frozen=True, slots=True)
 class _Deleted:
-    spis: frozenset[bytes]
+    halves: frozenset[Half]
 
-    def expect(self, received: Received) -> tuple[bytes, ...]:
+    def expect(self, received: Received) -> tuple[Half, ...]:
         """The peer deletes its half of what we delete, or of part of it."""
-        deletes = received.message.all(DeletePayload)
-        if len(deletes) != 1 or not self.spis >= set(deletes[0].spis):
+        heard = [(one.protocol, spi) for one in received.message.all(DeletePayload) for spi in one.spis]
+        if not heard or not self.halves >= set(heard):
             raise Unproven(Drop.UNEXPECTED_RESPONSE, "no Delete of the other half")
-        return deletes[0].spis
+        return tuple(heard)
 
 
-def delete_ike(context: Context, failure: Failure, spis: tuple[bytes, ...]) -> Steps[None]:
-    """HDR*, HASH(1), D(ESP) -->  HDR*, HASH(1), D(ISAKMP) -->   and it is gone; `spis` are its children's."""
+def delete_ike(context: Context, failure: Failure, farewell: tuple[DeletePayload, ...]) -> Steps[None]:
+    """HDR*, HASH(1), D(ESP) -->  HDR*, HASH(1), D(ISAKMP) -->   and it is gone; `farewell`: its children."""
     yield from begin(Attempt(AttemptKind.DELETE_IKE, ours=True))
     if context.state.phase is not Phase.REKEYED:
         yield from apply(ChangePhase(Phase.DELETING))
-    if spis:
-        yield from inform(context, DeletePayload(Protocol.ESP, spis))
+    if farewell:
+        yield from inform(context, *farewell)
     yield from inform(context, DeletePayload(Protocol.ISAKMP, (cookies(context),)))
     raise SaClosed(failure, linger=True)
 
@@ -190,8 +190,9 @@ def respond(
             gone = gone or cookies(context) in delete.spis
             continue
         for spi in delete.spis:
-            child = context.state.child_by_spi_out(int.from_bytes(spi, "big"))
-            if child is not None and child.ike_protocol == delete.protocol and child not in closed:
+            number = int.from_bytes(spi, "big")
+            child = context.state.child_by_spi_out(number)
+            if child is not None and child.is_named(delete.protocol, number) and child not in closed:
                 closed.append(child)
     yield from _closed(context, closed)
     for delete in shown:
@@ -253,7 +254,5 @@ def _closed(context: Context, closed: list[ChildSa]) -> Steps[None]:
         # It may still wait to be sent on.
         yield from activate(context, pair)
     yield from _announced(context, closed)
-    for protocol in (Protocol.ESP, Protocol.AH):
-        spis = tuple([one.spi_in.to_bytes(4, "big") for one in ours if one.ike_protocol == protocol])
-        if spis:
-            yield from inform(context, DeletePayload(protocol, spis))
+    if ours:
+        yield from inform(context, *payloads(ours))

@@ -23,7 +23,7 @@ from cygnet.ike.errors import Difference, LocalMisuse, PeerIncompatible, PeerMis
 from cygnet.ike.proposals import Selected
 from cygnet.ike.v1.lifetimes import Lifetime, attributes_of, read
 from cygnet.ike.v1.vocabulary import AH, ENCRYPTION, ESP, HASH, MAC, usable
-from cygnet.records import dataclass
+from cygnet.records import dataclass, replace
 from cygnet.wire.numbers import Integ, KeMethod, TransformType
 from cygnet.wire.v1 import payloads as wire
 from cygnet.wire.v1.numbers import (
@@ -279,6 +279,8 @@ class Phase2Choice:
     selected: Selected
     encapsulation: int
     life: Lifetime
+    around: Phase2Choice | None = None
+    """A bundle: the AH that was offered under the same number."""
 
     @property
     def transport(self) -> bool:
@@ -292,6 +294,7 @@ class Phase2Choice:
 
 TUNNELS: Final = (Encapsulation.TUNNEL, Encapsulation.UDP_TUNNEL, Encapsulation.UDP_TUNNEL_DRAFT)
 TRANSPORTS: Final = (Encapsulation.TRANSPORT, Encapsulation.UDP_TRANSPORT, Encapsulation.UDP_TRANSPORT_DRAFT)
+ANY_MODE: Final = (Encapsulation.TUNNEL, Encapsulation.TRANSPORT)
 
 
 def _phase2_keys(proposals: Sequence[Proposal]) -> Iterator[Phase2Key]:
@@ -311,6 +314,37 @@ def _phase2_keys(proposals: Sequence[Proposal]) -> Iterator[Phase2Key]:
 @lru_cache(maxsize=256)
 def _acceptable_phase2(proposals: tuple[Proposal, ...]) -> frozenset[Phase2Key]:
     return frozenset(_phase2_keys(proposals))
+
+
+def _around_keys(proposals: Sequence[Proposal], group: int) -> tuple[Phase2Key, ...]:
+    """AH's of a bundle: with the group of its ESP, as the one KE payload serves both."""
+    keys = [(*key[:3], group, key[4]) for key in _phase2_keys(proposals)]
+    return tuple(dict.fromkeys(keys))
+
+
+def offer_bundle(
+    esp: Sequence[Proposal],
+    ah: Sequence[Proposal],
+    spis: tuple[bytes, bytes],
+    encapsulation: int,
+    life: Lifetime,
+    group: int,
+) -> wire.SaPayload:
+    """AH around ESP: two proposals of one number, in the order of their headers (RFC 2408, section 4.2).
+
+    `spis`: of ESP and of AH; the rest, and what is raised, as for `offer_phase2`. Both say the same mode.
+    """
+    inner = offer_phase2(esp, spis[0], encapsulation, life, group).proposals[0]
+    keys = _around_keys(ah, group)
+    if not keys:
+        raise LocalMisuse(Reason.CHILD_PROPOSAL_MISMATCH, "no configured AH proposal can be said in IKEv1")
+    outer = tuple(
+        [
+            wire.Transform(at, key[1][0], _phase2_attributes(key, encapsulation, life))
+            for at, key in enumerate(keys[:MAX_OFFERED], 1)
+        ]
+    )
+    return wire.SaPayload((wire.Proposal(inner.number, Protocol.AH, spis[1], outer), inner))
 
 
 def offer_phase2(
@@ -358,6 +392,53 @@ def _phase2_attributes(key: Phase2Key, encapsulation: int, life: Lifetime) -> tu
     )
 
 
+def select_bundle(
+    offered: wire.SaPayload,
+    esp: Sequence[Proposal],
+    ah: Sequence[Proposal],
+    encapsulations: Collection[int],
+    group: int,
+) -> Phase2Choice:
+    """The responder's choice where it wants AH around ESP: two proposals of one number, the first of each.
+    What AH says of its mode says nothing of the packet: some say the inner one's, some transport.
+    Raises `PeerIncompatible` with the difference."""
+    accepted = _acceptable_phase2(tuple(esp)), frozenset(_around_keys(ah, group))
+    for number in dict.fromkeys(p.number for p in offered.proposals):
+        both = [p for p in offered.proposals if p.number == number]
+        if sorted(p.protocol for p in both) != [Protocol.AH, Protocol.ESP]:
+            continue
+        outer, inner = sorted(both, key=lambda p: p.protocol)
+        around = _first_of(outer, accepted[1], ANY_MODE, group)
+        within = _first_of(inner, accepted[0], encapsulations, group)
+        if around is not None and within is not None:
+            return replace(within, around=around)
+        if within is None:
+            why = phase2_difference(esp, wire.SaPayload((inner,)), encapsulations, group)
+        else:
+            why = phase2_difference(ah, wire.SaPayload((outer,)), ANY_MODE, group)
+        break
+    else:
+        first = "peer offers no bundle of AH and ESP, you accept nothing else; first difference: bundle"
+        whole = phase2_difference((*esp, *ah), offered, encapsulations, group)
+        why = replace(whole, first=first)
+    raise PeerIncompatible(
+        Reason.CHILD_PROPOSAL_MISMATCH, why.first, notify=Notify.NO_PROPOSAL_CHOSEN, difference=why
+    )
+
+
+def _first_of(
+    proposal: wire.Proposal, accepted: Collection[Phase2Key], encapsulations: Collection[int], group: int
+) -> Phase2Choice | None:
+    for transform in proposal.transforms:
+        read_out = _read_phase2(proposal.protocol, transform)
+        if read_out is None:
+            continue
+        key, encapsulation, life = read_out
+        if key in accepted and key[3] == group and encapsulation in encapsulations:
+            return _phase2_choice(proposal, transform, key, encapsulation, life)
+    return None
+
+
 def select_phase2(
     offered: wire.SaPayload, proposals: Sequence[Proposal], encapsulations: Collection[int], group: int
 ) -> Phase2Choice:
@@ -365,20 +446,16 @@ def select_phase2(
 
     `encapsulations`: what may be said, NAT or none (`TUNNELS`, `TRANSPORTS`). `group`: of the KE payload that
     came, 0: none came; whether we want one is in `proposals`. Proposals that share their number are a bundle
-    (AH and ESP, IPCOMP), which is not built. Raises `PeerIncompatible` with the difference.
+    (of AH and ESP: `select_bundle`; IPCOMP is not built). Raises `PeerIncompatible` with the difference.
     """
     accepted = _acceptable_phase2(tuple(proposals))
     numbers = [p.number for p in offered.proposals]
     for proposal in offered.proposals:
-        if numbers.count(proposal.number) > 1:
-            continue
-        for transform in proposal.transforms:
-            read_out = _read_phase2(proposal.protocol, transform)
-            if read_out is None:
-                continue
-            key, encapsulation, life = read_out
-            if key in accepted and key[3] == group and encapsulation in encapsulations:
-                return _phase2_choice(proposal, transform, key, encapsulation, life)
+        chosen = None
+        if numbers.count(proposal.number) == 1:
+            chosen = _first_of(proposal, accepted, encapsulations, group)
+        if chosen is not None:
+            return chosen
     why = phase2_difference(proposals, offered, encapsulations, group)
     raise PeerIncompatible(
         Reason.CHILD_PROPOSAL_MISMATCH, why.first, notify=Notify.NO_PROPOSAL_CHOSEN, difference=why
@@ -429,9 +506,27 @@ def _phase2_choice(
     return Phase2Choice(proposal.number, transform, selected, encapsulation, life)
 
 
-def answer_phase2(choice: Phase2Choice, spi: bytes) -> wire.SaPayload:
-    """The SA payload that accepts: the initiator's transform as it came, our inbound `spi`."""
-    return wire.SaPayload((wire.Proposal(choice.number, choice.selected.protocol, spi, (choice.transform,)),))
+def answer_phase2(choice: Phase2Choice, spi: bytes, around: bytes = b"") -> wire.SaPayload:
+    """The SA payload that accepts: the initiator's transform as it came, our inbound `spi`; `around`: that of
+    a bundle's AH."""
+    inner = wire.Proposal(choice.number, choice.selected.protocol, spi, (choice.transform,))
+    if choice.around is None:
+        return wire.SaPayload((inner,))
+    return wire.SaPayload(
+        (wire.Proposal(choice.number, Protocol.AH, around, (choice.around.transform,)), inner)
+    )
+
+
+def check_bundle_answer(offered: wire.SaPayload, accepted: wire.SaPayload) -> Phase2Choice:
+    """The initiator's check of AH and ESP under one number, each as `check_phase2_answer` wants it, with one
+    key exchange for both. Raises `PeerMisbehaved`."""
+    both = sorted(accepted.proposals, key=lambda p: p.protocol)
+    if [p.protocol for p in both] != [Protocol.AH, Protocol.ESP] or both[0].number != both[1].number:
+        raise _outside("something else than AH and ESP together")
+    around, within = (check_phase2_answer(offered, wire.SaPayload((one,))) for one in both)
+    if around.group != within.group:
+        raise _outside("two groups for one key exchange")
+    return replace(within, around=around)
 
 
 def check_phase2_answer(offered: wire.SaPayload, accepted: wire.SaPayload) -> Phase2Choice:

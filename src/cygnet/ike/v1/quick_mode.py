@@ -27,11 +27,12 @@ from cygnet.crypto.kdf import ChildKeys
 from cygnet.crypto.key_exchange import KeyExchange, generate
 from cygnet.ike import children, collisions
 from cygnet.ike.changes import AddChild, Change, ChangeChild, Postpone
-from cygnet.ike.children import Agreed, Pair, Selectors, flow_selectors, format_selectors
+from cygnet.ike.children import Agreed, Selectors, flow_selectors, format_selectors
 from cygnet.ike.configuration import Child
 from cygnet.ike.connections import Loaded, LoadedChild
 from cygnet.ike.errors import Difference, IkeError, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
-from cygnet.ike.state import Attempt, AttemptKind, ChildPhase, ChildSa, SaState
+from cygnet.ike.proposals import Selected
+from cygnet.ike.state import Attempt, AttemptKind, ChildPhase, ChildSa, Half, SaState
 from cygnet.ike.steps import Context, Steps, apply, begin, enqueue, install, obtain_child, pause, use_policy
 from cygnet.ike.v1 import client_ids, lifetimes, proposals
 from cygnet.ike.v1.lifetimes import Lifetime
@@ -44,7 +45,7 @@ from cygnet.ike.v1.steps import Received, answer, begin_exchange, send
 from cygnet.ike.v1.vocabulary import pfs_group
 from cygnet.ike.wanted import CreateChild, DeleteChild, RekeyChild
 from cygnet.policy.narrowing import choose, within
-from cygnet.policy.sa import Mode
+from cygnet.policy.sa import Mode, SaParameters
 from cygnet.records import dataclass, replace
 from cygnet.wire.v1.message import Message
 from cygnet.wire.v1.numbers import Encapsulation, Exchange, Notify, Phase2Attribute
@@ -94,9 +95,10 @@ def _initiate(context: Context, name: str, index: int, old: ChildSa | None) -> S
     loaded = _configured(context, name, index)
     local, remote = (old.local_selectors, old.remote_selectors) if old else _clients(context, loaded, index)
     spi, pair = yield from obtain_child()
+    outer = (yield from obtain_child()) if loaded.child.around else None
     ours = _key_exchange(context, loaded)
     ni = context.entropy.octets(NONCE_LENGTH)
-    judge = _Judge(context, loaded, ours, ni, _offer(context, loaded, spi, ours), local, remote)
+    judge = _Judge(context, loaded, ours, ni, _offer(context, loaded, spi, outer, ours), local, remote)
     exchanged = yield from begin_exchange(
         Exchange.QUICK_MODE,
         (
@@ -115,10 +117,12 @@ def _initiate(context: Context, name: str, index: int, old: ChildSa | None) -> S
     made = children.make_pair(
         context, peer, _lasting(loaded, second.life), index, agreed,
         pair=pair, spi_in=spi, policy=policy, initiator=True,
-        keys=_keys(context, second.choice, spi, ni, second.nr, second.shared, initiator=True),
+        keys=_keys(context, second.choice.selected, spi, ni, second.nr, second.shared, initiator=True),
         replaces=old.pair if old is not None else 0, notify_first_use=old is not None,
+        half=_half(context, second.choice, outer, ni, second.nr, second.shared, initiator=True),
     )  # fmt: skip
-    yield from _install(made, name, (made.inbound,) if old is not None else (made.inbound, made.outbound))
+    first = (*made.around, made.inbound)
+    yield from _install(name, first if old is not None else (*first, made.outbound))
     record = replace(made.child, nonce=min(ni, second.nr))
     if old is not None:
         record = replace(record, outbound=made.outbound, announced=False)
@@ -168,7 +172,8 @@ class _Judge:
         """HDR*, HASH(2), SA, Nr, [KE], [IDci, IDcr]: proved by HASH(2), inside of what we offered."""
         message = received.message
         check_hash(received, hash_2(isakmp_of(self.context.state), self.ni))
-        choice = proposals.check_phase2_answer(self.offer, message.one(SaPayload))
+        check = proposals.check_bundle_answer if self.loaded.child.around else proposals.check_phase2_answer
+        choice = check(self.offer, message.one(SaPayload))
         children.check_spi(choice.selected)
         nr = message.one(NoncePayload).data
         if nr == self.ni:
@@ -219,23 +224,25 @@ def respond(context: Context, received: Received) -> Steps[None]:
     ours = generate(choice.group, context.entropy) if choice.group else None
     shared = _shared(ours, public)
     spi, pair = yield from obtain_child()
+    outer = (yield from obtain_child()) if choice.around is not None else None
     old = _same(context, name, index, local, remote)
     policy = yield from use_policy(loaded, index, local, remote, old)
     life = lifetimes.accepted(_life(loaded.child), choice.life)
     made = children.make_pair(
         context, peer, _lasting(loaded, life), index, Agreed(choice.selected, local, remote, _mode(choice)),
         pair=pair, spi_in=spi, policy=policy, initiator=False,
-        keys=_keys(context, choice, spi, ni, nr, shared, initiator=False),
+        keys=_keys(context, choice.selected, spi, ni, nr, shared, initiator=False),
         replaces=old.pair if old is not None else 0, notify_first_use=False,
+        half=_half(context, choice, outer, ni, nr, shared, initiator=False),
     )  # fmt: skip
-    yield from _install(made, name, (made.inbound,))
+    yield from _install(name, (*made.around, made.inbound))
     spi_octets = spi.to_bytes(4, "big")
     told: tuple[NotifyPayload, ...] = ()
     if life.shorter_than(choice.life):
         told = (lifetimes.responder_lifetime(life, choice.selected.protocol, spi_octets, 2),)
     yield from send(
         (
-            proposals.answer_phase2(choice, spi_octets),
+            proposals.answer_phase2(choice, spi_octets, outer[0].to_bytes(4, "big") if outer else b""),
             NoncePayload(nr),
             *_public(ours),
             *message.all(IdPayload),
@@ -245,7 +252,7 @@ def respond(context: Context, received: Received) -> Steps[None]:
         hashed=hash_2(isakmp, ni),
     )
     # The initiator holds the pair.
-    yield from _install(made, name, (made.outbound,))
+    yield from _install(name, (made.outbound,))
     record = replace(made.child, nonce=min(ni, nr))
     present = _same(context, name, index, local, remote)
     record = replace(record, replaces=present.pair if present is not None else 0)
@@ -292,12 +299,13 @@ def _choose(
         if choice is None or (choice.local, choice.remote) != (local, remote):
             continue
         try:
-            chosen = proposals.select_phase2(
-                offered,
-                children.through_nat(child.child.proposals, context.state),
-                _encapsulations(child.child),
-                group,
-            )
+            modes = _encapsulations(child.child)
+            usable = children.through_nat(child.child.proposals, context.state)
+            if child.child.around:
+                around = children.through_nat(child.child.around, context.state)
+                chosen = proposals.select_bundle(offered, usable, around, modes, group)
+            else:
+                chosen = proposals.select_phase2(offered, usable, modes, group)
             children.check_spi(chosen.selected)
         except IkeError as incompatible:
             incompatible.child = child.child.name
@@ -354,7 +362,14 @@ def _clients(context: Context, loaded: LoadedChild, index: int) -> tuple[Selecto
     return local[:1], remote[:1]
 
 
-def _offer(context: Context, loaded: LoadedChild, spi: int, ours: KeyExchange | None) -> SaPayload:
+def _offer(
+    context: Context,
+    loaded: LoadedChild,
+    spi: int,
+    outer: tuple[int, int] | None,
+    ours: KeyExchange | None,
+) -> SaPayload:
+    """`outer`: SPI and pair of a bundle's AH."""
     state = context.state
     transport = loaded.child.mode == Mode.TRANSPORT
     if transport and (state.nat_local or state.nat_remote):
@@ -366,13 +381,13 @@ def _offer(context: Context, loaded: LoadedChild, spi: int, ours: KeyExchange | 
     elif state.encapsulated:
         draft = is_draft(isakmp_of(state).nat_t)
         mode = Encapsulation.UDP_TUNNEL_DRAFT if draft else Encapsulation.UDP_TUNNEL
-    return proposals.offer_phase2(
-        children.through_nat(loaded.child.proposals, state),
-        spi.to_bytes(4, "big"),
-        mode,
-        _life(loaded.child),
-        ours.group if ours is not None else 0,
-    )
+    group, life = ours.group if ours is not None else 0, _life(loaded.child)
+    if outer is not None:
+        around = children.through_nat(loaded.child.around, state)
+        spis = spi.to_bytes(4, "big"), outer[0].to_bytes(4, "big")
+        return proposals.offer_bundle(loaded.child.proposals, around, spis, mode, life, group)
+    usable = children.through_nat(loaded.child.proposals, state)
+    return proposals.offer_phase2(usable, spi.to_bytes(4, "big"), mode, life, group)
 
 
 def _encapsulations(child: Child) -> Sequence[int]:
@@ -409,7 +424,7 @@ def _shared(ours: KeyExchange | None, theirs: KePayload | None) -> bytes | None:
 
 def _keys(
     context: Context,
-    choice: Phase2Choice,
+    selected: Selected,
     spi_in: int,
     ni: bytes,
     nr: bytes,
@@ -417,8 +432,8 @@ def _keys(
     *,
     initiator: bool,
 ) -> ChildKeys:
-    """KEYMAT of either direction: each SA's of its own SPI, which its receiver chose."""
-    isakmp, selected = isakmp_of(context.state), choice.selected
+    """KEYMAT of either direction: each SA's of its own protocol and SPI, which its receiver chose."""
+    isakmp = isakmp_of(context.state)
     ciphers = children.key_lengths(selected)
     cut = ciphers.encryption_key_length
     length = cut + ciphers.integrity_key_length
@@ -432,13 +447,32 @@ def _keys(
     )
 
 
-def _install(made: Pair, name: str, which: Sequence[object]) -> Steps[None]:
-    for parameters in (made.inbound, made.outbound):
-        if parameters in which:
-            result = yield from install(parameters)
-            error = children.installation_error(result, name)
-            if error is not None:
-                raise error
+def _half(
+    context: Context,
+    choice: Phase2Choice,
+    outer: tuple[int, int] | None,
+    ni: bytes,
+    nr: bytes,
+    shared: bytes | None,
+    *,
+    initiator: bool,
+) -> Half | None:
+    """The AH of a bundle; `outer`: our SPI and the pair of it."""
+    if choice.around is None or outer is None:
+        return None
+    selected = choice.around.selected
+    keys = _keys(context, selected, outer[0], ni, nr, shared, initiator=initiator)
+    ours, theirs = keys.integrity_initiator, keys.integrity_responder
+    if not initiator:
+        ours, theirs = theirs, ours
+    return children.make_half(selected, *outer, (theirs, ours))
+
+
+def _install(name: str, which: Sequence[SaParameters]) -> Steps[None]:
+    for parameters in which:
+        error = children.installation_error((yield from install(parameters)), name)
+        if error is not None:
+            raise error
 
 
 def _life(child: Child) -> Lifetime:

@@ -15,17 +15,19 @@ from cygnet.ike.sa import IkeSa
 from cygnet.ike.state import AttemptKind, ChildPhase, ChildSa, Phase, SaState
 from cygnet.ike.steps import Step, Steps
 from cygnet.ike.v1 import deletes, driver, exchanges, lifetimes, quick_mode, receiving, session
-from cygnet.ike.v1.deletes import Half, Unheard
+from cygnet.ike.v1.deletes import Unheard
 from cygnet.ike.v1.driver import Dialogue
+from cygnet.ike.v1.halves import Half, halves, payloads
 from cygnet.ike.v1.protection import Reassembly, isakmp_of
 from cygnet.ike.v1.steps import Listen, Receive, Received
 from cygnet.ike.wanted import CheckLiveness, CloseOther, CreateChild, DeleteChild, Wanted
 from cygnet.ike.world import Path
-from cygnet.policy.sa import Direction
+from cygnet.policy.sa import Direction, SaProtocol
 from cygnet.records import replace
 from cygnet.wire.message import Header
 from cygnet.wire.v1 import vendor_ids
-from cygnet.wire.v1.numbers import Exchange
+from cygnet.wire.v1.numbers import Exchange, Protocol
+from cygnet.wire.v1.payloads import DeletePayload
 
 if TYPE_CHECKING:
     from cygnet.ike.endpoint import Endpoint
@@ -86,7 +88,7 @@ class IkeV1Sa(IkeSa):
         self.is_used = False
         self.dpd_sent = -1
         self.dpd_heard = -1
-        self.farewell: tuple[bytes, ...] = ()
+        self.farewell: tuple[DeletePayload, ...] = ()
         self.heir = 0
         self.unheard: tuple[Unheard, ...] = ()
         self.buried: dict[Half, tuple[bytes, int]] = {}
@@ -247,7 +249,10 @@ class IkeV1Sa(IkeSa):
         if dialogue is None or dialogue.ours or dialogue.exchange != Exchange.QUICK_MODE:
             return
         for kind, held in task.ledger:
-            if kind == "sa" and held.direction is Direction.IN:
+            named = kind == "sa" and dialogue.spi[0] == (
+                Protocol.AH if held.protocol == SaProtocol.AH else Protocol.ESP
+            )
+            if named and held.direction is Direction.IN:
                 deletes.insist(self, dialogue.spi, held.spi.to_bytes(4, "big"))
 
     def exchange_finished(self, task: Task) -> None:
@@ -389,8 +394,9 @@ class IkeV1Sa(IkeSa):
         for sibling in self.siblings()[-1:] if dying else ():
             # If it hears of this phase 1's end alone, the peer takes them over.
             for child in dying:
-                deletes.insist(sibling, *deletes.halves(child))
-        self.farewell = tuple([child.spi_in.to_bytes(4, "big") for child in dying])
+                for half, ours in halves(child):
+                    deletes.insist(sibling, half, ours)
+        self.farewell = payloads(dying)
         return dying
 
     @property

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from cygnet.auth.peer import AuthenticatedPeer
-from cygnet.crypto.kdf import child_keys
-from cygnet.crypto.prf import prf
+from cygnet.crypto.kdf import ChildKeys, child_keymat, child_keys
+from cygnet.crypto.prf import Prf, prf
 from cygnet.ike import children, proposals
 from cygnet.ike.children import Agreed, Pair, Selectors, check_spi, flow_selectors, format_selectors
 from cygnet.ike.connections import Loaded, LoadedChild, any_of
@@ -23,6 +23,8 @@ from cygnet.ike.errors import (
     PeerMisbehaved,
     Reason,
 )
+from cygnet.ike.proposals import Selected
+from cygnet.ike.state import Half
 from cygnet.ike.steps import Context, Received, Steps, pause, send
 from cygnet.ike.v2 import modes
 from cygnet.ike.v2.modes import Seen, Wishes
@@ -163,6 +165,8 @@ class Chosen:
     agreed: Agreed
     additional: bool
     seen: Seen
+    half: Half | None = None
+    """The AH of a bundle that the peer has made before."""
 
     @property
     def payloads(self) -> tuple[TsiPayload, TsrPayload]:
@@ -206,16 +210,29 @@ def choose_child(
             break
         child, index = flows[choice.flow]
         try:
-            selected = proposals.select(
-                offered,
-                children.through_nat(child.child.proposals, context.state),
-                key_exchange=key_exchange,
-                prefer_group=prefer_group,
+            half, together = None, None
+            configured = children.through_nat(child.child.proposals, context.state)
+            if child.child.around:
+                together = proposals.select_bundle(
+                    offered,
+                    configured,
+                    children.through_nat(child.child.around, context.state),
+                    key_exchange=key_exchange,
+                    prefer_group=prefer_group,
+                )
+                half = _waiting(context, child) if together is None else None
+            selected = (
+                together[0]
+                if together is not None
+                else proposals.select(
+                    offered, configured, key_exchange=key_exchange, prefer_group=prefer_group
+                )
             )
             agreed = Agreed(
                 selected,
                 choice.local,
                 choice.remote,
+                ah=together[1] if together is not None else None,
                 original_local=seen.original_local,
                 original_remote=seen.original_remote,
             )
@@ -226,7 +243,7 @@ def choose_child(
             flows = [flow for flow in flows if flow[0] is not child]
             continue
         check_spi(selected)
-        return Chosen(child, index, agreed, choice.additional, seen)
+        return Chosen(child, index, agreed, choice.additional, seen, half)
     if error is not None:
         raise error
     ours = "; ".join(
@@ -239,6 +256,22 @@ def choose_child(
         "the peer's traffic selectors and ours have nothing in common",
         notify=Notify.TS_UNACCEPTABLE,
         difference=Difference(ours, format_selectors(offered_local, offered_remote), "selectors"),
+    )
+
+
+def _waiting(context: Context, loaded: LoadedChild) -> Half | None:
+    """The AH that the peer has made for the ESP that it offers now. Raises `PeerIncompatible` if a bundle is
+    wanted and there is none; None: none is wanted."""
+    if not loaded.child.around:
+        return None
+    children.through_nat(loaded.child.around, context.state)
+    for half in context.state.halves:
+        if proposals.accepts(loaded.child.around, half.proposal):
+            return half
+    raise PeerIncompatible(
+        Reason.CHILD_PROPOSAL_MISMATCH,
+        "peer offers ESP, you accept AH around ESP alone; first difference: bundle",
+        notify=Notify.NO_PROPOSAL_CHOSEN,
     )
 
 
@@ -262,16 +295,23 @@ def make_pair(
     initiator: bool,
     replaces: int = 0,
     at_once: bool = False,
+    half: Half | None = None,
+    joined: tuple[int, int] | None = None,
 ) -> Pair:
     """Both SAs of a pair, their keys from the IKE SA's SK_d (RFC 7296, section 2.17).
+
+    `half`: the AH around it; `joined`: the SPI and the pair of one that was agreed on in the same proposal.
 
     `ni`, `nr`: the nonces of the exchange that makes it, `shared` its g^ir, `further` the secrets of
     the key exchanges that followed; `initiator`: we began it.
     """
-    state, selected = context.state, agreed.selected
-    if state.keys is None or state.suite is None:
-        raise LocalMisuse(Reason.INTERNAL, "a Child SA needs the keys of its IKE SA")
-    lengths = children.key_lengths(selected)
+    selected = agreed.selected
+    if agreed.ah is not None and joined is not None:
+        keys, around = _joint_keys(context, selected, agreed.ah, ni, nr, shared)
+        half = children.make_half(agreed.ah, *joined, around)
+    else:
+        lengths = children.key_lengths(selected)
+        keys = child_keys(*key_source(context), ni, nr, shared, lengths, further)
     return children.make_pair(
         context,
         peer,
@@ -281,11 +321,50 @@ def make_pair(
         pair=pair,
         spi_in=spi_in,
         policy=policy,
-        keys=child_keys(prf(state.suite.prf), state.keys.sk_d, ni, nr, shared, lengths, further),
+        keys=keys,
         initiator=initiator,
         replaces=replaces,
         notify_first_use=(replaces > 0 or at_once) and not initiator,
+        half=half,
     )
+
+
+def accepted(agreed: Agreed, spi: int, joined: tuple[int, int] | None) -> SaPayload:
+    """The SA payload of the answer; `joined`: SPI and pair of the AH that was offered under its number."""
+    if agreed.ah is None or joined is None:
+        return proposals.answer(agreed.selected, spi.to_bytes(4, "big"))
+    return proposals.answer_bundle(
+        agreed.selected, spi.to_bytes(4, "big"), agreed.ah, joined[0].to_bytes(4, "big")
+    )
+
+
+def key_source(context: Context) -> tuple[Prf, bytes]:
+    """What Child SAs' keys are made with: the PRF and SK_d of the IKE SA."""
+    state = context.state
+    if state.keys is None or state.suite is None:
+        raise LocalMisuse(Reason.INTERNAL, "a Child SA needs the keys of its IKE SA")
+    return prf(state.suite.prf), state.keys.sk_d
+
+
+def _joint_keys(
+    context: Context,
+    inner: Selected,
+    outer: Selected,
+    ni: bytes,
+    nr: bytes,
+    shared: bytes | None,
+) -> tuple[ChildKeys, tuple[bytes, bytes]]:
+    """Both halves' keys out of one KEYMAT: all of the initiator's direction first, and in it those of the
+    outer header (RFC 4306, section 2.17): (ESP's, (AH's to the responder, AH's to the initiator))."""
+    function, sk_d = key_source(context)
+    within = children.key_lengths(inner)
+    around = children.key_lengths(outer).integrity_key_length
+    cut = around + within.encryption_key_length
+    length = cut + within.integrity_key_length
+    keymat = child_keymat(function, sk_d, ni, nr, shared, 2 * length)
+    there, back = keymat[:length], keymat[length:]
+    keys = ChildKeys(there[around:cut], there[cut:], back[around:cut], back[cut:])
+    return keys, (there[:around], back[:around])
 
 
 def activate_new(context: Context, pair: int, *, at_once: bool) -> Steps[None]:

@@ -18,12 +18,11 @@ from __future__ import annotations
 from typing import Final
 
 from cygnet.auth.peer import AuthenticatedPeer
-from cygnet.crypto.key_exchange import KeyExchange, generate
 from cygnet.ike import children, collisions, proposals
 from cygnet.ike.changes import AddChild, ChangeChild, DropChild, ForgetAttempt, NoteAttempt, Postpone
-from cygnet.ike.effects import Installed
+from cygnet.ike.connections import LoadedChild
 from cygnet.ike.errors import IkeError, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
-from cygnet.ike.state import Attempt, AttemptKind, ChildPhase, ChildSa, SaState
+from cygnet.ike.state import Attempt, AttemptKind, ChildPhase, ChildSa, Half, SaState
 from cygnet.ike.steps import (
     Context,
     Received,
@@ -38,28 +37,25 @@ from cygnet.ike.steps import (
     send,
     use_policy,
 )
+from cygnet.ike.v2 import bundles, followup, modes, rekey_ike
 from cygnet.ike.v2 import child as offers
-from cygnet.ike.v2 import followup, modes, rekey_ike
 from cygnet.ike.v2.collisions import Request, admit
 from cygnet.ike.v2.fresh_keys import (
-    OtherGroup,
     Refusal,
     answer_keys,
     pause_before_retry,
     public_value,
-    refused,
-    shared_secret,
 )
 from cygnet.ike.v2.ike_auth import additional
-from cygnet.ike.v2.ike_sa_init import NONCE_LENGTH, check_nonce
-from cygnet.ike.v2.informational import anything
+from cygnet.ike.v2.ike_sa_init import NONCE_LENGTH
+from cygnet.ike.v2.informational import anything, delete_payloads
 from cygnet.ike.v2.notifications import error_of
+from cygnet.ike.v2.offering import Unacceptable, ask, check_child_nonce
 from cygnet.ike.wanted import CreateChild, DeleteChild, RekeyChild
 from cygnet.records import dataclass, replace
 from cygnet.wire.message import Message
 from cygnet.wire.numbers import Exchange, Notify, Protocol
 from cygnet.wire.payloads import (
-    DeletePayload,
     KePayload,
     NoncePayload,
     NotifyPayload,
@@ -92,7 +88,7 @@ def create(context: Context, wanted: CreateChild) -> Steps[None]:
     if isinstance(outcome, Refusal):
         if outcome.notify.type in (Notify.TEMPORARY_FAILURE, Notify.STATE_NOT_FOUND):
             yield from enqueue(wanted, pause_before_retry(context))
-        raise _child_error(context, outcome.notify, wanted.name)
+        raise _child_error(context, outcome, wanted.name)
     made = replace(outcome.made.child, nonce=outcome.nonce)
     if _was_deleted(context, made):
         raise children.closed_early(wanted.name)
@@ -131,7 +127,7 @@ def rekey(context: Context, wanted: RekeyChild) -> Steps[None]:
             yield from apply(ForgetAttempt(rival))
         return
     if isinstance(outcome, Refusal):
-        yield from _rekey_refused(context, old, outcome.notify, rival)
+        yield from _rekey_refused(context, old, outcome, rival)
         return
     made, state = outcome.made, context.state
     made = replace(made, child=replace(made.child, nonce=old.nonce))
@@ -169,15 +165,12 @@ def _replaced_by_peer(state: SaState, old: int, rival: Attempt) -> list[ChangeCh
 def _delete(context: Context, child: ChildSa) -> Steps[None]:
     """The Delete that ends a rekey; the traffic is on another pair already."""
     yield from begin(Attempt(AttemptKind.DELETE_CHILD, ours=True, pair=child.pair))
-    spi = child.spi_in.to_bytes(4, "big")
-    yield from send(Exchange.INFORMATIONAL, (DeletePayload(child.ike_protocol, (spi,)),), anything)
+    yield from send(Exchange.INFORMATIONAL, delete_payloads((child,)), anything)
     if context.state.child(child.pair) is not None:
         yield from apply(DropChild(child.pair))
 
 
-def _rekey_refused(
-    context: Context, old: ChildSa, notify: NotifyPayload, rival: Attempt | None
-) -> Steps[None]:
+def _rekey_refused(context: Context, old: ChildSa, refusal: Refusal, rival: Attempt | None) -> Steps[None]:
     """RFC 7296, section 2.25: whether the refusal matters depends on what the peer did meanwhile."""
     present = context.state.child(old.pair)
     if rival is not None or present is None or present.phase is not ChildPhase.INSTALLED:
@@ -185,72 +178,73 @@ def _rekey_refused(
         if rival is not None:
             yield from apply(*_replaced_by_peer(context.state, old.pair, rival), ForgetAttempt(rival))
         return
-    if notify.type == Notify.CHILD_SA_NOT_FOUND:
+    if refusal.notify.type == Notify.CHILD_SA_NOT_FOUND:
         # C6: the peer lost it. Drop it in silence and make a new one.
         yield from apply(DropChild(old.pair))
         yield from enqueue(CreateChild(old.name, old.flow_index))
         return
     yield from apply(Postpone(old.pair, context.now.monotonic + pause_before_retry(context)))
-    raise _child_error(context, notify, old.name)
+    raise _child_error(context, refusal, old.name)
 
 
 def _negotiate(
     context: Context, name: str, index: int, old: ChildSa | None, attempt: Attempt
 ) -> Steps[_Created | Refusal | None]:
-    """The exchange itself, with one retry for INVALID_KE_PAYLOAD; the pair is installed when it returns.
-    None: it was stopped before its further key exchanges, because the peer's rekey wins."""
+    """All that makes a pair, or a bundle of two; it is installed when it returns. None: it was stopped before
+    its further key exchanges, because the peer's rekey wins."""
     loaded = children.connection_children(context, context.connection).child(name)
-    peer = context.state.peer
-    if loaded is None or peer is None or index >= len(loaded.child.flows):
+    if loaded is None or index >= len(loaded.child.flows):
         raise LocalMisuse(Reason.NO_SUCH_OBJECT, f"child {name} is not configured any more")
+    if not loaded.child.around:
+        return (yield from _exchange(context, loaded, index, old, attempt, None))
+    half = yield from bundles.begin(context, loaded)
+    if isinstance(half, Refusal):
+        return replace(half, of_outer=True)
+    try:
+        outcome = yield from _exchange(context, loaded, index, old, attempt, half)
+    except IkeError:
+        yield from bundles.withdraw(half)
+        raise
+    if not isinstance(outcome, _Created):
+        yield from bundles.withdraw(half)
+    return outcome
+
+
+def _exchange(
+    context: Context,
+    loaded: LoadedChild,
+    index: int,
+    old: ChildSa | None,
+    attempt: Attempt,
+    half: Half | None,
+) -> Steps[_Created | Refusal | None]:
+    """The exchange itself; `half`: the AH that goes around what it makes."""
+    name, peer = loaded.child.name, _peer(context)
     spi, pair = yield from obtain_child()
-    groups = proposals.groups(loaded.child.proposals)
-    group = old.suite.key_exchange if old is not None and old.suite.key_exchange in groups else 0
-    group = group or (groups[0] if groups else 0)
-    ours = generate(group, context.entropy) if group else None
-    tried = {group}
-    while True:
-        nonce = context.entropy.octets(NONCE_LENGTH)
-        offer = offers.make_offer(
-            context, loaded, index, pair, spi, key_exchange=True, first_group=ours.group if ours else 0
-        )
+
+    def make(group: int) -> offers.Offer:
+        offer = offers.make_offer(context, loaded, index, pair, spi, key_exchange=True, first_group=group)
         if old is not None:
             # RFC 7296, section 2.9.2: a rekey asks for what the old SA carries.
             offer = replace(offer, local=old.local_selectors, remote=old.remote_selectors)
-        judge = _Judge(context, offer, ours, nonce, frozenset(groups) - tried)
-        exchanged = yield from send(
-            Exchange.CREATE_CHILD_SA,
-            (
-                *_rekeyed(old),
-                *offer.wishes.payloads,
-                offer.sa,
-                NoncePayload(nonce),
-                *public_value(ours),
-                *offer.payloads,
-            ),
-            judge.expect_child,
-        )
-        answered = exchanged.value
-        if isinstance(answered, OtherGroup):
-            ours = generate(answered.group, context.entropy)
-            tried.add(answered.group)
-            continue
-        break
+        return offer
+
+    group = old.suite.key_exchange if old is not None else 0
+    answered = yield from ask(context, loaded.child.proposals, make, _rekeyed(old), group)
     if isinstance(answered, Refusal):
         return answered
-    if isinstance(answered, IkeError):
-        yield from complain(answered, name)
-        yield from offers.withdraw(offer)
-        raise answered
-    agreed = answered.agreed
+    if isinstance(answered, Unacceptable):
+        yield from complain(answered.error, name)
+        yield from offers.withdraw(make(0))
+        raise answered.error
+    agreed, nonces = answered.agreed, (answered.ours, answered.theirs)
     further = b""
     if agreed.selected.additional:
-        if old is not None and _loses_now(context, old, min(nonce, answered.nonce)):
+        if old is not None and _loses_now(context, old, min(nonces)):
             return None
         yield from apply(ForgetAttempt(attempt))
         yield from begin(replace(attempt, following=True))
-        methods, message = agreed.selected.additional, exchanged.received.message
-        followed = yield from followup.initiate(context, methods, message)
+        followed = yield from followup.initiate(context, agreed.selected.additional, answered.message)
         if isinstance(followed, Refusal):
             return followed
         further = followed
@@ -264,20 +258,21 @@ def _negotiate(
         pair=pair,
         spi_in=spi,
         policy=policy,
-        ni=nonce,
-        nr=answered.nonce,
+        ni=answered.ours,
+        nr=answered.theirs,
         shared=answered.shared,
         further=further,
         initiator=True,
         replaces=old.pair if old is not None else 0,
+        half=half,
     )
-    for parameters in (made.inbound, made.outbound):
+    for parameters in (*made.around, made.inbound, made.outbound):
         result = yield from install(parameters)
         error = children.installation_error(result, name)
         if error is not None:
-            yield from offers.withdraw(offer)
+            yield from offers.withdraw(make(0))
             raise error
-    return _Created(made, min(nonce, answered.nonce))
+    return _Created(made, min(nonces))
 
 
 def _loses_now(context: Context, old: ChildSa, nonce: bytes) -> bool:
@@ -295,53 +290,17 @@ def _rekeyed(old: ChildSa | None) -> tuple[NotifyPayload, ...]:
 
 def _was_deleted(context: Context, child: ChildSa) -> bool:
     """C21: the peer's Delete overtook its answer."""
-    return child.spi_out in context.state.deleted_early
+    return any(theirs in context.state.deleted_early for _, _, theirs in child.halves)
 
 
-def _child_error(context: Context, notify: NotifyPayload, name: str) -> IkeError:
+def _child_error(context: Context, refusal: Refusal, name: str) -> IkeError:
     loaded = children.connection_children(context, context.connection).child(name)
-    offers = proposals.difference(loaded.child.proposals, None) if loaded is not None else None
-    error = error_of(notify, offers, child=True)
+    ours = None
+    if loaded is not None:
+        ours = proposals.difference(loaded.child.around if refusal.of_outer else loaded.child.proposals, None)
+    error = error_of(refusal.notify, ours, child=True)
     error.child = name
     return error
-
-
-@dataclass(frozen=True, slots=True)
-class _Answered:
-    agreed: children.Agreed
-    nonce: bytes
-    shared: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Judge:
-    context: Context
-    offer: offers.Offer
-    ours: KeyExchange | None
-    nonce: bytes
-    other_groups: frozenset[int]
-
-    def expect_child(self, received: Received) -> _Answered | OtherGroup | Refusal | IkeError:
-        """An acceptable pair, or why not. What the peer made and we cannot take is an error as a value: it
-        has to be withdrawn (RFC 7296, section 2.21)."""
-        message = received.message
-        refusal = refused(message, self.other_groups)
-        if refusal is not None:
-            return refusal
-        try:
-            agreed = offers.check_accepted(self.context, self.offer, message)
-            nonce = message.one(NoncePayload).data
-            _check_nonce(self.context, nonce, self.nonce)
-            shared = shared_secret(message, self.ours, agreed.selected, self.nonce)
-        except IkeError as error:
-            return error
-        return _Answered(agreed, nonce, shared)
-
-
-def _check_nonce(context: Context, theirs: bytes, ours: bytes) -> None:
-    """The PRF of a Child SA's keys is its IKE SA's (RFC 7296, sections 2.10 and 2.17)."""
-    if context.state.suite is not None:
-        check_nonce(theirs, ours, context.state.suite.prf)
 
 
 # -- the peer's -------------------------------------------------------------------------------------
@@ -355,8 +314,9 @@ def respond(context: Context, received: Received) -> Steps[None]:
         request, old = Request.REKEY_IKE, None
     elif rekeyed is not None:
         request = Request.REKEY_CHILD
-        old = context.state.child_by_spi_out(int.from_bytes(rekeyed.spi, "big"))
-        if old is not None and rekeyed.protocol != old.ike_protocol:
+        named = int.from_bytes(rekeyed.spi, "big")
+        old = context.state.child_by_spi_out(named)
+        if old is not None and not old.is_named(rekeyed.protocol, named):
             old = None
     else:
         request, old = Request.CREATE_CHILD, None
@@ -380,9 +340,12 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
             Reason.LIMIT_REACHED, f"{MAX_CHILDREN} Child SAs are enough", notify=Notify.NO_ADDITIONAL_SAS
         )
     theirs = message.one(NoncePayload).data
-    _check_nonce(context, theirs, b"")
+    check_child_nonce(context, theirs, b"")
     try:
         loaded = children.connection_children(context, context.connection)
+        if old is None and bundles.is_outer(context, loaded, message):
+            yield from bundles.respond(context, loaded, message)
+            return
         public = message.maybe(KePayload)
         chosen = offers.choose_child(
             context,
@@ -400,10 +363,11 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
     nonce = context.entropy.octets(NONCE_LENGTH)
     spi, pair = yield from obtain_child()
     agreed = chosen.agreed
+    joined = (yield from obtain_child()) if agreed.ah is not None else None
     policy = yield from use_policy(chosen.loaded, chosen.index, agreed.local, agreed.remote, old)
     accepted: tuple[Payload, ...] = (
         *modes.granted(agreed),
-        proposals.answer(agreed.selected, spi.to_bytes(4, "big")),
+        offers.accepted(agreed, spi, joined),
         NoncePayload(nonce),
         *public_value(ours),
         *chosen.payloads,
@@ -447,10 +411,11 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
         initiator=False,
         replaces=old.pair if old is not None else 0,
         at_once=at_once,
+        half=chosen.half,
+        joined=joined,
     )
-    result = yield from install(made.inbound)
-    if not isinstance(result, Installed):
-        failed = children.installation_error(result, name)
+    for parameters in (*made.around, made.inbound):
+        failed = children.installation_error((yield from install(parameters)), name)
         if failed is not None:
             raise failed
     # What happened while the data plane worked counts too.

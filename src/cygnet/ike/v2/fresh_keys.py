@@ -32,9 +32,10 @@ class OtherGroup:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The peer's error in place of an SA."""
+    """The peer's error in place of an SA; `of_outer`: of the AH of a bundle."""
 
     notify: NotifyPayload
+    of_outer: bool = False
 
 
 def refused(message: Message, other_groups: frozenset[int]) -> OtherGroup | Refusal | None:

@@ -76,7 +76,7 @@ def initiate(context: Context, initial: Initial, wanted: CreateChild | None) -> 
     offer = None
     child_payloads: tuple[Payload, ...] = ()
     asked = context.addresses_wanted()
-    later = _comes_later(connection, initial, wanted)
+    later = _comes_later(connection, initial, wanted, _is_bundle(context, wanted))
     if wanted is not None and not later:
         loaded = children.connection_children(context, connection).child(wanted.name)
         if loaded is None:
@@ -127,12 +127,18 @@ def _take_addresses(message: Message, asked: tuple[IpAddress, ...]) -> Steps[Ike
     return LocalMisuse(Reason.INSTALL_FAILED, f"the addresses could not be configured: {detail}")
 
 
-def _comes_later(connection: Connection, initial: Initial, wanted: CreateChild | None) -> bool:
-    """Whether IKE_AUTH goes without a Child SA, which is made by CREATE_CHILD_SA (RFC 6023). Raises
-    `PeerIncompatible` where that must be and the peer cannot."""
-    if initial.childless and (wanted is None or connection.childless in ("prefer", "force")):
+def _is_bundle(context: Context, wanted: CreateChild | None) -> bool:
+    loaded = context.connections.get(context.connection.name) if wanted is not None else None
+    child = loaded.child(wanted.name) if loaded is not None and wanted is not None else None
+    return child is not None and bool(child.child.around)
+
+
+def _comes_later(connection: Connection, initial: Initial, wanted: CreateChild | None, bundle: bool) -> bool:
+    """Whether IKE_AUTH goes without a Child SA, which is made by CREATE_CHILD_SA (RFC 6023): a `bundle` is,
+    by two. Raises `PeerIncompatible` where that must be and the peer cannot."""
+    if initial.childless and (wanted is None or bundle or connection.childless in ("prefer", "force")):
         return True
-    if wanted is None or connection.childless == "force":
+    if wanted is None or bundle or connection.childless == "force":
         raise PeerIncompatible(
             Reason.MODE_MISMATCH, "the peer does not set up IKE SAs without a Child SA (RFC 6023)"
         )
@@ -249,6 +255,7 @@ def respond(context: Context, initial: Initial) -> Steps[None]:
         chosen = offers.choose_child(context, loaded, message, key_exchange=False)
         spi, pair = yield from obtain_child()
         agreed = chosen.agreed
+        joined = (yield from obtain_child()) if agreed.ah is not None else None
         policy = yield from use_policy(chosen.loaded, chosen.index, agreed.local, agreed.remote)
         # A flow that is carried already (the peer authenticates anew) loses nothing by waiting either.
         at_once = context.is_calling() or context.is_carried(local_id, peer.user, policy[1])
@@ -266,23 +273,24 @@ def respond(context: Context, initial: Initial) -> Steps[None]:
             shared=None,
             initiator=False,
             at_once=at_once,
+            half=chosen.half,
+            joined=joined,
         )
     except IkeError as error:
         yield from answer((*proven, _refusal(error)), establish)
         yield from complain(error)
         return
-    result = yield from install(made.inbound)
-    if not isinstance(result, Installed):
-        failed = children.installation_error(result, made.child.name)
+    for parameters in (*made.around, made.inbound):
+        failed = children.installation_error((yield from install(parameters)), made.child.name)
         if failed is not None:
             yield from answer((*proven, _refusal(failed)), establish)
             yield from complain(failed, made.child.name)
-        return
+            return
     yield from answer(
         (
             *proven,
             *modes.granted(chosen.agreed),
-            proposals.answer(chosen.agreed.selected, spi.to_bytes(4, "big")),
+            offers.accepted(chosen.agreed, spi, joined),
             *chosen.payloads,
             *additional(chosen),
         ),

@@ -13,7 +13,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cygnet.ike import collisions
-from cygnet.ike.changes import Change, ChangeChild, ChangePhase, DropChild, Handover, NoteEarlyDelete
+from cygnet.ike.changes import (
+    Change,
+    ChangeChild,
+    ChangePhase,
+    DropChild,
+    DropHalves,
+    Handover,
+    NoteEarlyDelete,
+)
 from cygnet.ike.children import activate
 from cygnet.ike.errors import Failure, Reason
 from cygnet.ike.remote_access import NetworkSettings
@@ -78,16 +86,17 @@ def delete_child(context: Context, pair: int, failure: Failure) -> Steps[None]:
         yield from begin(Attempt(AttemptKind.DELETE_CHILD, ours=True, pair=one.pair))
         if one.phase is not ChildPhase.REKEYED:
             yield from apply(ChangeChild(replace(one, phase=ChildPhase.DELETING)))
-    yield from send(Exchange.INFORMATIONAL, _deletes(closing), anything)
+    yield from send(Exchange.INFORMATIONAL, delete_payloads(closing), anything)
     left = [one.pair for one in closing if context.state.child(one.pair) is not None]
     yield from apply(*[DropChild(number, failure) for number in left])
 
 
-def _deletes(children: Sequence[ChildSa]) -> tuple[DeletePayload, ...]:
-    """One payload for each protocol (RFC 7296, section 3.11)."""
+def delete_payloads(children: Sequence[ChildSa]) -> tuple[DeletePayload, ...]:
+    """One payload for each protocol (RFC 7296, section 3.11); both halves of a bundle."""
     made = []
+    halves = [half for one in children for half in one.halves]
     for protocol in (Protocol.ESP, Protocol.AH):
-        spis = tuple([one.spi_in.to_bytes(4, "big") for one in children if one.ike_protocol == protocol])
+        spis = tuple([ours.to_bytes(4, "big") for kind, ours, _ in halves if kind == protocol])
         if spis:
             made.append(DeletePayload(protocol, spis))
     return tuple(made)
@@ -126,14 +135,16 @@ def respond(context: Context, received: Received) -> Steps[None]:
     changes, ours = _closing(context, closed)
     activated = collisions.successors(context.state, [child.pair for child in closed])
     early = [NoteEarlyDelete(spi) for spi in _unknown_spis(context, message)]
-    payloads: tuple[Payload, ...] = _deletes(ours)
+    left = _left_halves(context, message)
+    payloads: tuple[Payload, ...] = (*delete_payloads(ours), *left)
     for pair in activated:
         # The peer deletes what it rekeyed: it holds the new pair (RFC 7296, section 2.8).
         yield from activate(context, pair)
     asked = message.maybe(ConfigPayload)
     payloads += configuration_payload.reply(asked, context.state.leases, NetworkSettings())
     payloads += configuration_payload.acknowledge(asked)
-    yield from answer(payloads, *changes, *early)
+    dropped = [int.from_bytes(spi, "big") for one in left for spi in one.spis]
+    yield from answer(payloads, *changes, *early, *([DropHalves(tuple(dropped))] if dropped else []))
 
 
 def _closed_children(context: Context, message: Message) -> list[ChildSa]:
@@ -141,10 +152,22 @@ def _closed_children(context: Context, message: Message) -> list[ChildSa]:
     closed: list[ChildSa] = []
     for delete in message.all(DeletePayload):
         for spi in delete.spis:
-            child = context.state.child_by_spi_out(int.from_bytes(spi, "big"))
-            if child is not None and delete.protocol == child.ike_protocol and child not in closed:
+            number = int.from_bytes(spi, "big")
+            child = context.state.child_by_spi_out(number)
+            if child is not None and child.is_named(delete.protocol, number) and child not in closed:
                 closed.append(child)
     return closed
+
+
+def _left_halves(context: Context, message: Message) -> tuple[DeletePayload, ...]:
+    """The AH of a bundle whose ESP did not come about: the peer deletes it, and so do we."""
+    spis = {spi for one in message.all(DeletePayload) if one.protocol == Protocol.AH for spi in one.spis}
+    gone = [
+        half.around.spi_in.to_bytes(4, "big")
+        for half in context.state.halves
+        if half.around.spi_out.to_bytes(4, "big") in spis
+    ]
+    return (DeletePayload(Protocol.AH, tuple(gone)),) if gone else ()
 
 
 def _unknown_spis(context: Context, message: Message) -> list[int]:

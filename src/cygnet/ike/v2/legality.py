@@ -11,6 +11,7 @@ AUTH due, may a child be made) is the exchange's.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Final
 
 from cygnet.ike.errors import PeerMisbehaved, Reason
@@ -213,15 +214,20 @@ def _judge_delete(payload: Payload, message: Message) -> None:
 
 
 def _judge_sa(payload: Payload, message: Message) -> None:
-    """RFC 7296, section 3.3.1: numbers count from 1, an answer holds one, SPIs have their protocol's size."""
+    """RFC 7296, section 3.3.1: numbers count from 1, an answer holds one, SPIs have their protocol's size.
+    Two of one number are ESP and AH that are wanted together (RFC 4306, section 3.3)."""
     if not isinstance(payload, SaPayload):
         return
     initial = message.header.exchange == Exchange.IKE_SA_INIT
     if message.header.response:
         if len(payload.proposals) != 1:
             raise _illegal(f"an answer of {len(payload.proposals)} proposals")
-    elif [p.number for p in payload.proposals] != list(range(1, len(payload.proposals) + 1)):
-        raise _illegal("proposals that are not numbered from 1 upward")
+    else:
+        numbers = list(dict.fromkeys([p.number for p in payload.proposals]))
+        if numbers != list(range(1, len(numbers) + 1)):
+            raise _illegal("proposals that are not numbered from 1 upward")
+        if len(numbers) < len(payload.proposals):
+            _judge_bundles(payload)
     for proposal in payload.proposals:
         size = (
             (0 if initial else 8) if proposal.protocol == Protocol.IKE else _SPI_SIZES.get(proposal.protocol)
@@ -230,6 +236,16 @@ def _judge_sa(payload: Payload, message: Message) -> None:
             raise _illegal(
                 f"a proposal for {Protocol.name_of(proposal.protocol)} with {len(proposal.spi)} octets of SPI"
             )
+
+
+def _judge_bundles(payload: SaPayload) -> None:
+    for before, proposal in pairwise(payload.proposals):
+        if proposal.number < before.number:
+            raise _illegal("proposals that are not numbered from 1 upward")
+    for number in {p.number for p in payload.proposals}:
+        protocols = [p.protocol for p in payload.proposals if p.number == number]
+        if len(protocols) > 1 and sorted(protocols) != [Protocol.AH, Protocol.ESP]:
+            raise _illegal("proposals of one number that are not AH and ESP")
 
 
 def _judge_certreq(payload: Payload, message: Message) -> None:
