@@ -64,10 +64,15 @@ pub fn block_signals() {
     }
 }
 
-/// DF on what this socket sends (path MTU discovery) or not.
+/// DF on what this socket sends or not. What ICMP told the kernel of the path is not obeyed (`dataplane.path_mtu`), but
+/// where IPv6 is cut without DF: that is for the sender to do.
 pub fn set_df(fd: &OwnedFd, version: u8, df: bool) -> io::Result<()> {
     let (level, option) = if version == 4 { (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER) } else { (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER) };
-    let value: c_int = if df { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT };
+    let value: c_int = match (df, version) {
+        (true, _) => libc::IP_PMTUDISC_PROBE,
+        (false, 4) => libc::IP_PMTUDISC_OMIT,
+        (false, _) => libc::IPV6_PMTUDISC_DONT,
+    };
     // SAFETY: the pointer and the size are of one live integer.
     let done = unsafe {
         libc::setsockopt(fd.as_raw_fd(), level, option, (&raw const value).cast::<c_void>(), size_of::<c_int>() as libc::socklen_t)

@@ -32,6 +32,7 @@ from cygnet.lab.topology import (
 from cygnet.lab.transfer import MARKER
 from cygnet.policy.sa import TFC_TO_MTU
 from cygnet.wire.numbers import Integ
+from tests.network.icmp import too_big
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(180)]
 
@@ -203,8 +204,10 @@ def test_a_path_that_grows_narrow_is_found_by_ah_and_transport_mode(changed: dic
         moon = made.network.moon
         source, target = (moon, SUN) if "mode" in changed else (made.network.alice, BOB)
         assert ping(source, target, "-s", "1300", count=1)
-        # What an ICMP "fragmentation needed" from the path would do.
-        moon.ip(f"route replace {SUN}/32 dev {OUTER} mtu 1000")
+        protocol = changed.get("protocol", 50)
+        spi = (0x10000 + 256 + 1).to_bytes(4, "big")
+        quoted = spi + bytes(4) if protocol == 50 else bytes((4, 4, 0, 0)) + spi
+        too_big(made.network.sun, MOON, SUN, 1000, quoted, protocol)
         ping(source, target, "-s", "1300", count=2)  # may be answered with "too big"
         assert ping(source, target, "-s", "1300")
         transfer(made.network.sun if "mode" in changed else made.network.bob, source, target, 200_000)

@@ -17,8 +17,7 @@ import pytest
 
 from cygnet.crypto.entropy import SeededEntropy, SystemEntropy
 from cygnet.crypto.suites import UnsupportedAlgorithm
-from cygnet.dataplane import messages
-from cygnet.dataplane.engines import transmit
+from cygnet.dataplane import messages, path_mtu
 from cygnet.dataplane.engines.outbound import HELD_OCTETS, MAX_HELD_FLOWS
 from cygnet.ike.configuration import Options
 from cygnet.ike.endpoint import Endpoint
@@ -48,7 +47,18 @@ from tests.unit.security_by_hand import (
     first_request,
     store,
 )
-from tests.unit.test_dataplane_engine import PAIR, Gateway, Peer, back, inet, out, policy, rule, selectors
+from tests.unit.test_dataplane_engine import (
+    PAIR,
+    Gateway,
+    Peer,
+    back,
+    inet,
+    inet6,
+    out,
+    policy,
+    rule,
+    selectors,
+)
 from tests.unit.test_ipsec_esp import SUITES, ipv4, open_, parameters, seal
 
 
@@ -371,24 +381,53 @@ def test_v74_held_packets_are_bounded_for_all_flows_together() -> None:
 # T38, T41, T43, and whose SA it is
 
 
-def test_t38_a_forged_path_mtu_is_not_believed_below_the_floor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Packet Too Big of 68 octets. The kernel checks what ICMP quotes; we bound what it then says."""
+def test_t38_a_forged_path_mtu_is_not_believed_below_the_floor() -> None:
+    """A Packet Too Big of 68 octets, of a live SA: down to the floor, for a while, and no farther."""
+    paths = path_mtu.PathMtus()
+    for local, remote, floor in (("127.0.0.1", "127.0.0.2", 576), ("::1", "::1", 1280)):
+        ends = ip_address(local), ip_address(remote)
+        before = paths.of(*ends, 0.0)
+        assert before > 1500
+        paths.believe(path_mtu.TooBig(68, *ends, 0x1001), 0.0)
+        assert paths.of(*ends, 1.0) == floor
+        assert paths.of(*ends, path_mtu.BELIEVED_FOR + 1) == before
 
-    class Probe:
-        def __init__(self, *arguments: object) -> None: ...
-        def __enter__(self) -> Probe:
-            return self
 
-        def __exit__(self, *arguments: object) -> None: ...
-        def setsockopt(self, *arguments: object) -> None: ...
-        def bind(self, address: object) -> None: ...
-        def connect(self, address: object) -> None: ...
-        def getsockopt(self, *arguments: object) -> int:
-            return 68
+def test_t38_what_is_remembered_of_paths_is_bounded() -> None:
+    paths = path_mtu.PathMtus()
+    here = ip_address("127.0.0.1")
+    for number in range(path_mtu.MAX_BELIEVED + 10):
+        paths.believe(path_mtu.TooBig(1000, here, ip_address(0x0A000000 + number), 0x1001), 0.0)
+    assert len(paths._believed) == path_mtu.MAX_BELIEVED
 
-    monkeypatch.setattr(socket, "socket", Probe)
-    assert transmit.path_mtu(ip_address("192.0.2.1"), ip_address("192.0.2.2")) == 576
-    assert transmit.path_mtu(ip_address("2001:db8::1"), ip_address("2001:db8::2")) == 1280
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_t38_of_icmp_only_packet_too_big_with_an_spi_says_anything(version: int) -> None:
+    """Cut anywhere, of any other kind or about any other protocol it says nothing."""
+    esp = bytes.fromhex("00010101") + bytes(8)
+    if version == 4:
+        head = inet.IP(src="192.0.2.1", dst="192.0.2.2")
+        whole = bytes(
+            inet.IP(src="192.0.2.9", dst="192.0.2.1")
+            / inet.ICMP(type=3, code=4, nexthopmtu=1300)
+            / head
+            / inet.UDP(sport=4500, dport=4500, len=1000)
+            / esp
+        )
+        read, said, ends, type_at, protocol_at = path_mtu.read_v4, 20 + 8 + 20 + 8 + 4, head, 20, 28 + 9
+    else:
+        head = inet6.IPv6(src="2001:db8::1", dst="2001:db8::2")
+        whole = bytes(
+            inet6.ICMPv6PacketTooBig(mtu=1300) / head / inet.UDP(sport=4500, dport=4500, len=1000) / esp
+        )
+        read, said, ends, type_at, protocol_at = path_mtu.read_v6, 8 + 40 + 8 + 4, head, 0, 8 + 6
+    told = path_mtu.TooBig(1300, ip_address(ends.src), ip_address(ends.dst), 0x00010101)
+    for length in range(len(whole) + 1):
+        assert read(whole[:length]) == (told if length >= said else None)
+    for kind in set(range(256)) - {whole[type_at]}:
+        assert read(whole[:type_at] + bytes((kind,)) + whole[type_at + 1 :]) is None
+    for protocol in set(range(256)) - {17, 50, 51}:
+        assert read(whole[:protocol_at] + bytes((protocol,)) + whole[protocol_at + 1 :]) is None
 
 
 def test_t41_what_is_sealed_already_is_not_sealed_again_at_any_size(gateway: Gateway) -> None:

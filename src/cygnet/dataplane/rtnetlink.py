@@ -27,7 +27,8 @@ _REQUEST, _ACK, _DUMP, _REPLACE, _EXCLUSIVE, _CREATE = 1, 4, 0x300, 0x100, 0x200
 _HEADER = struct.Struct("=IHHII")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _ATTRIBUTE = struct.Struct("=HH")
-_DST, _OIF, _GATEWAY, _PRIORITY, _PREFSRC, _TABLE, _MARK = 1, 4, 5, 6, 7, 15, 16
+_DST, _SRC, _OIF, _GATEWAY, _PRIORITY, _PREFSRC, _METRICS, _TABLE, _MARK = 1, 2, 4, 5, 6, 7, 8, 15, 16
+_METRIC_MTU, _FIB_MATCH = 2, 0x2000
 _FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE, _FRA_FWMASK = 6, 10, 15, 16
 _FIB_RULE_INVERT = 2
 _UNICAST, _UNREACHABLE, _THROW, _TO_TABLE = 1, 7, 9, 1
@@ -171,6 +172,24 @@ class RouteSocket:
                 return None
             raise
         return None if found is None else _parsed_route(found, None)
+
+    def way(self, local: IpAddress, remote: IpAddress, mark: int) -> tuple[int, int]:
+        """(the device that packets with this mark between these leave by, the MTU that the route was given or
+        0), as configured: what ICMP has told the kernel of the path does not count."""
+        bits = 8 * len(remote.packed)
+        from_bits = 0 if local.is_unspecified else bits
+        body = _ROUTE.pack(_FAMILY[remote.version], bits, from_bits, 0, 0, 0, 0, 0, _FIB_MATCH)
+        body += _attribute(_DST, remote.packed) + _number(_MARK, mark)
+        if not local.is_unspecified:
+            body += _attribute(_SRC, local.packed)
+        found = _attributes(next(self._asked(GET_ROUTE, _REQUEST, body)), _ROUTE.size)
+        metrics = _attributes(found.get(_METRICS, b""), 0)
+        if _OIF not in found:  # several ways: the one that is taken now
+            body = _ROUTE.pack(_FAMILY[remote.version], bits, *[0] * 7)
+            body += _attribute(_DST, remote.packed) + _number(_MARK, mark)
+            found = _attributes(next(self._asked(GET_ROUTE, _REQUEST, body)), _ROUTE.size)
+        device, mtu = found.get(_OIF, b""), metrics.get(_METRIC_MTU, b"")
+        return int.from_bytes(device, sys.byteorder), int.from_bytes(mtu, sys.byteorder)
 
     # -- links -------------------------------------------------------------------------------------
 

@@ -61,6 +61,9 @@ class Drop(StrEnum):
     FAULT = "fault"
     """Cygnet's own mistake; a warning says which."""
 
+    ICMP_UNPROVEN = "icmp_unproven"
+    """A "packet too big" from outside that quotes no live SA: it is not believed (RFC 4301, 8.2.1)."""
+
     # -- at the descriptors
     SEND_FAILED = "send_failed"
     TUN_FULL = "tun_full"

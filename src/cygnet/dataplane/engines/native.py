@@ -360,6 +360,7 @@ class NativeEngine(PortableEngine):
         for sock in raws:
             if sock.fileno() not in self._places:
                 made[sock.fileno()] = partial(self.inward.raw_readable, sock)
+        made.update(self.path_readers())
         return made
 
     def draining(self, yes: bool) -> None:

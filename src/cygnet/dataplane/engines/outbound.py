@@ -19,9 +19,10 @@ import numpy as np
 
 from cygnet.dataplane.engines.singly import Singly
 from cygnet.dataplane.engines.state import State
-from cygnet.dataplane.engines.transmit import MTU_FLOOR, Transmitter
+from cygnet.dataplane.engines.transmit import Transmitter
 from cygnet.dataplane.messages import Acquire, Selector
 from cygnet.dataplane.offload import Burst, burst, finish_checksum, finish_checksums, split
+from cygnet.dataplane.path_mtu import MTU_FLOOR
 from cygnet.dataplane.ports import Port
 from cygnet.dataplane.sad import Outbound
 from cygnet.dataplane.tun import MAX_PACKET, NEEDS_CSUM, NO_OFFLOAD, VNET, VNET_HEADER, TunUnavailable

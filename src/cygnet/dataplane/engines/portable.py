@@ -17,6 +17,7 @@ from heapq import heapify, heappop, heappush
 from typing import Protocol
 
 from cygnet.crypto.suites import UnsupportedAlgorithm
+from cygnet.dataplane import path_mtu
 from cygnet.dataplane.descriptors import Options
 from cygnet.dataplane.engines.inbound import Inward
 from cygnet.dataplane.engines.outbound import Outward
@@ -30,6 +31,7 @@ from cygnet.dataplane.sad import Inbound, Outbound
 from cygnet.dataplane.translate import Refused
 from cygnet.dataplane.tun import MAX_PACKET, Offloads, TunUnavailable
 from cygnet.ipsec.ah import AhInbound, AhOutbound
+from cygnet.ipsec.drops import Drop
 from cygnet.ipsec.esp import InboundSa, OutboundSa
 from cygnet.ipsec.rows import MAX_ROWS
 from cygnet.policy.sa import Direction, SaParameters, SaProtocol, UdpEncapsulation
@@ -38,6 +40,8 @@ from cygnet.policy.spd import Action, Policy, Spd
 
 TUN_MTU_FLOOR, TUN_MTU_AT_FIRST = 1280, 1400
 """Below 1280 the kernel takes IPv6 off the device (RFC 8200, section 5); smaller paths get ICMP too-big."""
+ICMP_AT_ONCE = 32
+"""Messages of the path's that are looked at before packets have their turn."""
 MEASURE_EVERY = 30.0
 REFRESH_EVERY = 10.0
 """Seconds between looks at whether routes and guard are still in the kernel."""
@@ -123,6 +127,7 @@ class PortableEngine:
         self._ends: list[tuple[float, int, Outbound | Inbound]] = []
         """A heap of when SAs end by time alone; the number keeps entries from being compared."""
         self._number = itertools.count()
+        self._listeners: list[socket.socket] = []
         self._talkative: set[Outbound] = set()
         """Those that send dummy packets in silence."""
         self._transmitter = Transmitter(
@@ -162,7 +167,41 @@ class PortableEngine:
             made[sock.fileno()] = partial(self.inward.udp_readable, sock, sock.getsockname()[1])
         for sock in raws:
             made[sock.fileno()] = partial(self.inward.raw_readable, sock)
+        made.update(self.path_readers())
         return made
+
+    def path_readers(self) -> dict[int, Callable[[], None]]:
+        """Who hears what the path says of its MTU."""
+        try:
+            self._listeners = path_mtu.listeners()
+        except OSError as error:
+            text = f"what the path says of its MTU is not heard: {error}"
+            self.state.report(Warned("path_mtu", text))
+        return {sock.fileno(): partial(self.path_said, sock) for sock in self._listeners}
+
+    def path_said(self, sock: socket.socket) -> None:
+        """ICMP from outside: believed if it quotes a live SA, which must leave from where it says (T38)."""
+        read = path_mtu.read_v4 if sock.family == socket.AF_INET else path_mtu.read_v6
+        for _ in range(ICMP_AT_ONCE):
+            try:
+                told = read(sock.recv(MAX_PACKET))
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.state.report(Warned("path_mtu", f"ICMP cannot be read: {error}"))
+                return
+            entry = None
+            if told is not None:
+                entry = self.state.sad.find(Direction.OUT, told.spi, told.remote.packed)
+            if told is None or entry is None or entry.sa.parameters.local != told.local:
+                self.state.drops[Drop.ICMP_UNPROVEN] += 1
+                continue
+            self._transmitter.paths.believe(told, self.state.now)
+            alike = (told.local, told.remote)
+            for other in self.state.sad.outbound_entries():
+                if (other.sa.parameters.local, other.sa.parameters.remote) == alike:
+                    self._to_measure.append(other)
+            self._measure_some()
 
     def forwarded(self, data: bytes, local: bytes, port: int, source: tuple[str, int]) -> None:
         """ESP that reached a socket of the daemon's."""

@@ -10,25 +10,22 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from ipaddress import IPv4Address
+from time import monotonic
 
-from cygnet.dataplane.descriptors import MARK
+from cygnet.dataplane.path_mtu import PathMtus
 from cygnet.dataplane.sad import Outbound, largest_inner
 from cygnet.dataplane.tun import Offloads
 from cygnet.ipsec.drops import Drop
 from cygnet.ipsec.rows import MAX_ROWS
-from cygnet.policy.selectors import IpAddress
 
 MAX_DATAGRAM = 65507
 """Octets of UDP payload in one IPv4 datagram, which a segmented send must not exceed either."""
-MTU_FLOOR = {4: 576, 6: 1280}
-"""Path MTUs below these are not believed: packets are fragmented outside instead (RFC 1191, RFC 8200)."""
-DEFAULT_PATH_MTU = 1280
 
 _UDP_SEGMENT = 103
-_IP_TOS, _IP_PKTINFO, _IP_MTU_DISCOVER, _IP_MTU = 1, 8, 10, 14
-_IPV6_MTU_DISCOVER, _IPV6_MTU, _IPV6_TCLASS = 23, 24, 67
-_PMTUDISC_DONT, _PMTUDISC_DO = 0, 2
+_IP_TOS, _IP_PKTINFO, _IP_MTU_DISCOVER = 1, 8, 10
+_IPV6_MTU_DISCOVER, _IPV6_TCLASS = 23, 67
+_PMTUDISC_DONT, _PMTUDISC_PROBE, _PMTUDISC_OMIT = 0, 3, 5
+"""None of these obeys what ICMP told the kernel, but one: without DF the sender cuts IPv6 to fit the path."""
 
 
 class Transmitter:
@@ -48,6 +45,7 @@ class Transmitter:
         self._raw = {4: raw4, 6: raw6}
         self._wire = {4: wire4, 6: wire6}
         self._offloads = offloads
+        self.paths = PathMtus()
         self._df: dict[int, bool] = {}
 
     def attach(self, entry: Outbound) -> None:
@@ -71,7 +69,7 @@ class Transmitter:
         """Ask for the path MTU again; whether it changed what fits."""
         parameters = entry.sa.parameters
         before = entry.max_inner
-        entry.path_mtu = path_mtu(parameters.local, parameters.remote)
+        entry.path_mtu = self.paths.of(parameters.local, parameters.remote, monotonic())
         entry.max_inner = largest_inner(entry)
         return entry.max_inner != before
 
@@ -132,32 +130,14 @@ class Transmitter:
         return made
 
     def _set_df(self, chosen: socket.socket, df: bool) -> None:
-        mode = _PMTUDISC_DO if df else _PMTUDISC_DONT
         if chosen.family == socket.AF_INET:
+            mode = _PMTUDISC_PROBE if df else _PMTUDISC_OMIT
             chosen.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, mode)
         else:
+            mode = _PMTUDISC_PROBE if df else _PMTUDISC_DONT
             chosen.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, mode)
         self._df[chosen.fileno()] = df
 
 
 def _reason(error: OSError) -> Drop:
     return Drop.TOO_BIG if error.errno == errno.EMSGSIZE else Drop.SEND_FAILED
-
-
-def path_mtu(local: IpAddress, remote: IpAddress) -> int:
-    """The kernel's path MTU from `local` to `remote`, not below the floor; a guess without a route."""
-    version = remote.version
-    try:
-        family = socket.AF_INET if version == 4 else socket.AF_INET6
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
-            if not local.is_unspecified:
-                probe.bind((str(local), 0))
-            probe.connect((str(remote), 9))
-            if isinstance(remote, IPv4Address):
-                found = probe.getsockopt(socket.IPPROTO_IP, _IP_MTU)
-            else:
-                found = probe.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU)
-    except OSError:
-        return DEFAULT_PATH_MTU
-    return max(min(found, 65535), MTU_FLOOR[version])
