@@ -5,6 +5,7 @@ Where the test asks for it they change places: then `Sides.moon` is Cygnet on su
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -30,7 +31,7 @@ from cygnet.lab.topology import (
     TwoGateways,
     two_gateways,
 )
-from cygnet.lab.traffic import Traffic
+from cygnet.lab.traffic import Report, Traffic
 
 SECRET = "a shared secret of thirty octets"
 # Six seconds until a peer counts as unreachable, on both sides (see Setup.options).
@@ -151,6 +152,18 @@ connections {{
 """
 
 
+def drops(host: Namespace) -> str:
+    """What the kernel dropped there: UDP's counters, and each link's."""
+    counters = host.run("cat", "/proc/net/snmp").stdout.splitlines()
+    names, values = [line.split()[1:] for line in counters if line.startswith("Udp:")]
+    udp = [f"{n} {v}" for n, v in zip(names, values, strict=True) if n.endswith(("Errors", "NoPorts"))]
+    links = [
+        f"{link['ifname']} rx {link['stats64']['rx']['dropped']} tx {link['stats64']['tx']['dropped']}"
+        for link in json.loads(host.run("ip", "-s", "-j", "link").stdout)
+    ]
+    return f"UDP {', '.join(udp)}; dropped by links: {', '.join(links)}"
+
+
 @dataclass
 class Sides:
     """The two gateways, up, and a capture on the outer link that is judged at the end."""
@@ -176,6 +189,12 @@ class Sides:
     def traffic(self, interval: float = 0.005) -> Traffic:
         alice, bob = self.hosts()
         return Traffic(self.net.alice, alice, self.net.bob, bob, interval)
+
+    def assert_lossless(self, report: Report) -> None:
+        """Not a packet was lost; and if one was, where: `RcvbufErrors` at sun are strongSwan's own, whose
+        socket was full (the lab gives it room for seconds), everything else is for us to explain."""
+        if report.lost:
+            raise AssertionError(f"{report}\nmoon: {drops(self.net.moon)}\nsun: {drops(self.net.sun)}")
 
     def assert_traffic_passes(self, packets: int = 20) -> None:
         traffic = self.traffic()

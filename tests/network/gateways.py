@@ -43,7 +43,7 @@ CONFIGURATION = """
 [connections.gw]
 local_addrs = "{here}"
 remote_addrs = "{there}"
-proposals = "aes256gcm16-prfsha384-x25519"
+proposals = "{proposals}"
 local = {{ auth = "psk", id = "{me}" }}
 remote = {{ auth = "psk", id = "{peer}" }}
 {connection}
@@ -64,6 +64,7 @@ def configuration(
     *,
     connection: str = "",
     options: str = "",
+    proposals: str = "aes256gcm16-prfsha384-x25519",
 ) -> str:
     """cygnet.toml of `moon` or `sun`. `children`: sections as this side sees them."""
     moon = side == "moon"
@@ -74,6 +75,7 @@ def configuration(
         me=f"{side}.example",
         peer="sun.example" if moon else "moon.example",
         secret=SECRET,
+        proposals=proposals,
         connection=connection,
         children=children or (NET if moon else NET_AT_SUN),
         options=options,

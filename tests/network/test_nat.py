@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from cygnet.lab.topology import forget_mappings
+from cygnet.lab.topology import SUN, forget_mappings
 from tests.network.gateways import Two, two, until
+from tests.network.test_modes import transfer
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(60)]
 
@@ -17,6 +19,27 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
     with two(tmp_path_factory.mktemp("nat"), nat=True, options='keep_alive = "1s"') as made:
         made.up()
         yield made
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_transport_mode_carries_tcp_through_the_nat(tmp_path: Path, version: int) -> None:
+    """The NAT changes the address that the checksums cover: each end puts them right."""
+    child = (
+        '[connections.gw.children.net]\nmode = "transport"\nlocal_ts = "dynamic"\nremote_ts = "dynamic"\n'
+        'esp_proposals = "aes128-sha256"\n'
+    )
+    proposals = "aes128-sha256-x25519" if version == 1 else "aes128-sha256-prfsha256-x25519"
+    said = f"version = {version}"
+    with two(tmp_path, child, child, nat=True, clear=True, connection=said, proposals=proposals) as made:
+        made.up()
+        (there,) = made.children(made.sun)
+        assert (there["mode"], there["encap"]) == ("TRANSPORT", "yes")
+        transfer(made.net.sun, made.net.moon, SUN)
+        (before,), (after,) = made.spis(), made.spis(made.sun)
+        made.rekey("net", made.sun)
+        until(lambda: before not in made.spis() and after not in made.spis(made.sun), 20, "a new pair")
+        transfer(made.net.sun, made.net.moon, SUN)
+        assert made.capture.seen.frames["esp"] > 100
 
 
 def test_both_see_the_nat_and_traffic_passes_in_udp(pair: Two) -> None:

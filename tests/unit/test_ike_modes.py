@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import ip_address
 
 import pytest
@@ -149,14 +150,22 @@ def test_policies_say_what_is_done_to_their_packets() -> None:
 # -- behind a NAT -----------------------------------------------------------------------------------
 
 
-def behind_nat(settings: str) -> tuple[Network, Gateway, Gateway]:
+def behind_nat(settings: str, version: int = 2, connection: str = "") -> tuple[Network, Gateway, Gateway]:
     """A road warrior at 10.9.9.9 that the gateway 192.0.2.2 sees as 203.0.113.9."""
     network = Network()
     Nat(network, ip_address("203.0.113.9"), ip_address("10.9.9.9"))
     dynamic = f'{settings}\nlocal_ts = ["dynamic"]\nremote_ts = ["dynamic"]'
     texts = []
     for local, remote, here, there in ((1, 2, "10.9.9.9", "192.0.2.2"), (2, 1, "192.0.2.2", "203.0.113.9")):
-        text = connection_text("peer", local, remote, local_address=here, remote_address=there)
+        text = connection_text(
+            "peer",
+            local,
+            remote,
+            connection=connection,
+            local_address=here,
+            remote_address=there,
+            version=version,
+        )
         networks = text.split("children.net]")[1].split("\n\n")[0]
         text = text.replace(networks, f"\n{dynamic}\n")
         texts.append(text)
@@ -170,6 +179,20 @@ def behind_nat(settings: str) -> tuple[Network, Gateway, Gateway]:
 def test_transport_mode_behind_a_nat_has_selectors_that_each_end_sees() -> None:
     # RFC 7296, section 2.23.1.
     network, road, gate = behind_nat(TRANSPORT)
+    check = carried(network, road, gate)
+    # What the client's checksums were made with is known here, what the gateway's were is not there.
+    assert sas(gate)[Direction.IN].original_remote == ip_address("10.9.9.9")
+    assert sas(gate)[Direction.IN].original_local is None
+    assert sas(road)[Direction.IN].original_local == ip_address("0.0.0.0")
+    assert sas(road)[Direction.IN].original_remote is None
+    for gateway in (road, gate):
+        gateway.rekey(child="net")
+        network.run_for(30)
+        check()
+
+
+def carried(network: Network, road: Gateway, gate: Gateway) -> Callable[[], None]:
+    """It is brought up from behind the NAT; what comes back judges it, again after each rekey."""
     operation = road.initiate("peer", "net")
     network.run_for(20)
     assert road.operations == {operation: None}
@@ -185,15 +208,7 @@ def test_transport_mode_behind_a_nat_has_selectors_that_each_end_sees() -> None:
         assert {sa.mode for sa in (*here.values(), *there.values())} == {Mode.TRANSPORT}
 
     check()
-    # What the client's checksums were made with is known here, what the gateway's were is not there.
-    assert sas(gate)[Direction.IN].original_remote == ip_address("10.9.9.9")
-    assert sas(gate)[Direction.IN].original_local is None
-    assert sas(road)[Direction.IN].original_local == ip_address("0.0.0.0")
-    assert sas(road)[Direction.IN].original_remote is None
-    for gateway in (road, gate):
-        gateway.rekey(child="net")
-        network.run_for(30)
-        check()
+    return check
 
 
 def test_ah_through_a_nat_is_refused_with_the_reason() -> None:
@@ -236,6 +251,34 @@ def test_quick_mode_has_ah_and_transport_mode_too(mode: str, algorithms: str) ->
     pair.a.terminate(child="net")
     pair.settle(30)
     assert not any(pair.b.plane.outbound.values())
+
+
+def test_quick_mode_behind_a_nat_tells_original_addresses_for_transport_mode() -> None:
+    """RFC 3947, section 5.2: NAT-OAi and NAT-OAr in both messages, so that either end knows what the other's
+    checksums were made with; whoever rekeys."""
+    network, road, gate = behind_nat(TRANSPORT, 1, V1)
+    check = carried(network, road, gate)
+
+    def known() -> None:
+        check()
+        assert sas(gate)[Direction.IN].original_remote == ip_address("10.9.9.9")
+        assert sas(gate)[Direction.IN].original_local is None
+        assert sas(road)[Direction.IN].original_local == ip_address("203.0.113.9")
+        assert sas(road)[Direction.IN].original_remote is None
+
+    known()
+    for gateway in (road, gate):
+        before = sas(gateway)[Direction.IN].spi
+        gateway.rekey(child="net")
+        network.run_for(30)
+        assert sas(gateway)[Direction.IN].spi != before
+        known()
+    assert len(gate.sas()[0].children) == len(road.sas()[0].children) == 1
+
+
+def test_where_no_nat_is_quick_mode_tells_no_original_addresses() -> None:
+    pair = Pair(connection=V1, version=1, settings=f'{TRANSPORT}\nesp_proposals = ["aes128-sha256"]').up()
+    assert {(sa.original_local, sa.original_remote) for sa in all_sas(pair)} == {(None, None)}
 
 
 def test_quick_mode_does_not_take_one_mode_for_the_other() -> None:

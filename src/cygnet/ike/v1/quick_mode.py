@@ -32,9 +32,10 @@ from cygnet.ike.configuration import Child
 from cygnet.ike.connections import Loaded, LoadedChild
 from cygnet.ike.errors import Difference, IkeError, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
 from cygnet.ike.proposals import Selected
+from cygnet.ike.seen import Seen, as_seen
 from cygnet.ike.state import Attempt, AttemptKind, ChildPhase, ChildSa, Half, SaState
 from cygnet.ike.steps import Context, Steps, apply, begin, enqueue, install, obtain_child, pause, use_policy
-from cygnet.ike.v1 import client_ids, lifetimes, proposals
+from cygnet.ike.v1 import client_ids, lifetimes, nat, proposals
 from cygnet.ike.v1.lifetimes import Lifetime
 from cygnet.ike.v1.nat import is_draft
 from cygnet.ike.v1.notifications import wrong
@@ -49,7 +50,13 @@ from cygnet.policy.sa import Mode, SaParameters
 from cygnet.records import dataclass, replace
 from cygnet.wire.v1.message import Message
 from cygnet.wire.v1.numbers import Encapsulation, Exchange, Notify, Phase2Attribute
-from cygnet.wire.v1.payloads import IdPayload, KePayload, NoncePayload, NotifyPayload, SaPayload
+from cygnet.wire.v1.payloads import (
+    IdPayload,
+    KePayload,
+    NoncePayload,
+    NotifyPayload,
+    SaPayload,
+)
 
 OUTBOUND_AFTER: Final = 1.0
 """Seconds after HASH(3) until the initiator of a rekey sends on the new pair, if no packet came on it."""
@@ -61,7 +68,6 @@ LEFT_OVER: Final = 30.0
 """Seconds that a replaced pair stays if the peer, who replaced it, does not close it."""
 MAX_CHILDREN: Final = 1024
 """Child SAs of one phase 1; beyond it the peer's quick modes are refused (T30)."""
-TRANSPORT_NEEDS_NAT_OA: Final = "there is a NAT on the way: through one, transport mode is for IKEv2 alone"
 
 
 # -- initiator ----------------------------------------------------------------------------------
@@ -98,6 +104,7 @@ def _initiate(context: Context, name: str, index: int, old: ChildSa | None) -> S
     outer = (yield from obtain_child()) if loaded.child.around else None
     ours = _key_exchange(context, loaded)
     ni = context.entropy.octets(NONCE_LENGTH)
+    transport = loaded.child.mode == Mode.TRANSPORT
     judge = _Judge(context, loaded, ours, ni, _offer(context, loaded, spi, outer, ours), local, remote)
     exchanged = yield from begin_exchange(
         Exchange.QUICK_MODE,
@@ -107,12 +114,13 @@ def _initiate(context: Context, name: str, index: int, old: ChildSa | None) -> S
             *_public(ours),
             client_ids.to_wire(local[0]),
             client_ids.to_wire(remote[0]),
+            *(nat.original_addresses(context.state, initiator=True) if transport else ()),
         ),
         judge.second,
         hashed=hash_1(isakmp),
     )
     second = exchanged.value
-    agreed = Agreed(second.choice.selected, second.local, second.remote, _mode(second.choice))
+    agreed = _agreed(context, second.choice, second.local, second.remote, second.told)
     policy = yield from use_policy(loaded, index, agreed.local, agreed.remote, old)
     made = children.make_pair(
         context, peer, _lasting(loaded, second.life), index, agreed,
@@ -156,6 +164,7 @@ class _Second:
     shared: bytes | None
     local: Selectors
     remote: Selectors
+    told: nat.Originals
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +194,8 @@ class _Judge:
             if notify.type == Notify.RESPONDER_LIFETIME:
                 told = lifetimes.told(notify, 2)
                 life = lifetimes.accepted(life, told) if told is not None else life
-        return _Second(choice, life, nr, shared, local, remote)
+        known = nat.told_addresses(message, from_initiator=False)
+        return _Second(choice, life, nr, shared, local, remote, known)
 
 
 def _answered(message: Message, local: Selectors, remote: Selectors) -> tuple[Selectors, Selectors]:
@@ -216,20 +226,22 @@ def respond(context: Context, received: Received) -> Steps[None]:
     isakmp, peer, message = isakmp_of(context.state), _peer(context), received.message
     if len(context.state.children) >= MAX_CHILDREN:
         raise PeerIncompatible(Reason.LIMIT_REACHED, f"{MAX_CHILDREN} Child SAs are enough")
-    local, remote = _asked(context, message)
-    loaded, index, choice = _choose(context, message, local, remote)
+    loaded, index, choice, seen = _choose(context, message, *_asked(context, message))
+    local, remote = seen.local, seen.remote
+    theirs, ours = nat.told_addresses(message, from_initiator=True)
+    agreed = _agreed(context, choice, local, remote, (ours, theirs))
     name = loaded.child.name
     ni, nr = message.one(NoncePayload).data, context.entropy.octets(NONCE_LENGTH)
     public = message.maybe(KePayload)
-    ours = generate(choice.group, context.entropy) if choice.group else None
-    shared = _shared(ours, public)
+    exchange = generate(choice.group, context.entropy) if choice.group else None
+    shared = _shared(exchange, public)
     spi, pair = yield from obtain_child()
     outer = (yield from obtain_child()) if choice.around is not None else None
     old = _same(context, name, index, local, remote)
     policy = yield from use_policy(loaded, index, local, remote, old)
     life = lifetimes.accepted(_life(loaded.child), choice.life)
     made = children.make_pair(
-        context, peer, _lasting(loaded, life), index, Agreed(choice.selected, local, remote, _mode(choice)),
+        context, peer, _lasting(loaded, life), index, agreed,
         pair=pair, spi_in=spi, policy=policy, initiator=False,
         keys=_keys(context, choice.selected, spi, ni, nr, shared, initiator=False),
         replaces=old.pair if old is not None else 0, notify_first_use=False,
@@ -244,8 +256,9 @@ def respond(context: Context, received: Received) -> Steps[None]:
         (
             proposals.answer_phase2(choice, spi_octets, outer[0].to_bytes(4, "big") if outer else b""),
             NoncePayload(nr),
-            *_public(ours),
+            *_public(exchange),
             *message.all(IdPayload),
+            *(nat.original_addresses(context.state, initiator=False) if choice.transport else ()),
             *told,
         ),
         _Third(context, ni, nr).third,
@@ -287,16 +300,19 @@ def _asked(context: Context, message: Message) -> tuple[Selectors, Selectors]:
 
 def _choose(
     context: Context, message: Message, local: Selectors, remote: Selectors
-) -> tuple[LoadedChild, int, Phase2Choice]:
-    """The first of our flows that holds both client identities, and whose child takes a proposal."""
+) -> tuple[LoadedChild, int, Phase2Choice, Seen]:
+    """The first of our flows that holds both client identities, and whose child takes a proposal. Transport
+    mode behind a NAT has them as we see them."""
     loaded = children.connection_children(context, context.connection)
     offered = message.one(SaPayload)
     group = _group_of(offered) if message.maybe(KePayload) is not None else 0
     error: IkeError | None = None
     for child, index in _flows(loaded):
         ours, theirs = flow_selectors(context, child, index)
-        choice = choose(local, remote, ((ours, theirs),))
-        if choice is None or (choice.local, choice.remote) != (local, remote):
+        transport = child.child.mode == Mode.TRANSPORT
+        seen = as_seen(local, remote, context.state) if transport else Seen(local, remote)
+        choice = choose(seen.local, seen.remote, ((ours, theirs),))
+        if choice is None or (choice.local, choice.remote) != (seen.local, seen.remote):
             continue
         try:
             modes = _encapsulations(child.child)
@@ -311,7 +327,7 @@ def _choose(
             incompatible.child = child.child.name
             error = error or incompatible
             continue
-        return child, index, chosen
+        return child, index, chosen, seen
     raise error or _no_flow(context, loaded, local, remote)
 
 
@@ -372,8 +388,6 @@ def _offer(
     """`outer`: SPI and pair of a bundle's AH."""
     state = context.state
     transport = loaded.child.mode == Mode.TRANSPORT
-    if transport and (state.nat_local or state.nat_remote):
-        raise PeerIncompatible(Reason.MODE_MISMATCH, TRANSPORT_NEEDS_NAT_OA)
     mode = Encapsulation.TRANSPORT if transport else Encapsulation.TUNNEL
     if state.encapsulated and transport:
         draft = is_draft(isakmp_of(state).nat_t)
@@ -395,8 +409,13 @@ def _encapsulations(child: Child) -> Sequence[int]:
     return TUNNELS if child.mode == Mode.TUNNEL else TRANSPORTS
 
 
-def _mode(choice: Phase2Choice) -> Mode:
-    return Mode.TRANSPORT if choice.transport else Mode.TUNNEL
+def _agreed(
+    context: Context, choice: Phase2Choice, local: Selectors, remote: Selectors, told: nat.Originals
+) -> Agreed:
+    """What comes of it. In transport mode behind a NAT the peer's checksums were made with the addresses that
+    it has told."""
+    agreed = Agreed(choice.selected, local, remote, Mode.TRANSPORT if choice.transport else Mode.TUNNEL)
+    return nat.with_originals(agreed, told, context.state) if choice.transport else agreed
 
 
 def _key_exchange(context: Context, loaded: LoadedChild) -> KeyExchange | None:

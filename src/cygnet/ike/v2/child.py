@@ -24,10 +24,11 @@ from cygnet.ike.errors import (
     Reason,
 )
 from cygnet.ike.proposals import Selected
+from cygnet.ike.seen import Seen
 from cygnet.ike.state import Half
 from cygnet.ike.steps import Context, Received, Steps, pause, send
 from cygnet.ike.v2 import modes
-from cygnet.ike.v2.modes import Seen, Wishes
+from cygnet.ike.v2.modes import Wishes
 from cygnet.policy.narrowing import choose, within
 from cygnet.policy.selectors import TrafficSelector, resolve_all, stand_in
 from cygnet.records import dataclass

@@ -17,9 +17,9 @@ from cygnet.crypto.entropy import Entropy
 from cygnet.ike.children import Agreed, Selectors
 from cygnet.ike.connections import LoadedChild
 from cygnet.ike.errors import PeerIncompatible, PeerMisbehaved, Reason
+from cygnet.ike.seen import Seen, as_seen, unknown
 from cygnet.ike.state import SaState
 from cygnet.policy.sa import Mode
-from cygnet.policy.selectors import IpAddress, addresses
 from cygnet.records import dataclass, replace
 from cygnet.wire.message import Message
 from cygnet.wire.numbers import Notify
@@ -86,8 +86,8 @@ def agreed_by_peer(wanted: Wishes, message: Message, agreed: Agreed, state: SaSt
         # What the responder's checksums were made with, nobody tells: they are made anew.
         agreed = replace(
             agreed,
-            original_local=_unknown(state.path.local) if state.nat_local else None,
-            original_remote=_unknown(state.path.remote) if state.nat_remote else None,
+            original_local=unknown(state.path.local) if state.nat_local else None,
+            original_remote=unknown(state.path.remote) if state.nat_remote else None,
         )
     return agreed
 
@@ -131,48 +131,11 @@ def _offered_cpi(message: Message) -> int:
     return 0
 
 
-def _unknown(address: IpAddress) -> IpAddress:
-    return type(address)(0)
-
-
 # -- behind a NAT -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """The peer's selectors with the addresses that we see; what stood there before, for the answer."""
-
-    local: Selectors
-    remote: Selectors
-    original_local: IpAddress | None = None
-    original_remote: IpAddress | None = None
-
-    def back(self, agreed: Agreed) -> tuple[Selectors, Selectors]:
-        """What the answer says: local and remote as the peer knows them."""
-        return _with(agreed.local, self.original_local), _with(agreed.remote, self.original_remote)
 
 
 def seen(message: Message, local: Selectors, remote: Selectors, state: SaState) -> Seen:
     """RFC 7296, section 2.23.1, at the responder: transport mode between addresses of which one is not what
     the other end sees."""
-    found = Seen(local, remote)
-    if message.notify(Notify.USE_TRANSPORT_MODE) is None:
-        return found
-    if state.nat_remote and (theirs := _one_address(remote)) not in (None, state.path.remote):
-        found = replace(found, remote=_with(remote, state.path.remote), original_remote=theirs)
-    if state.nat_local and (ours := _one_address(local)) not in (None, state.path.local):
-        found = replace(found, local=_with(local, state.path.local), original_local=ours)
-    return found
-
-
-def _one_address(selectors: Selectors) -> IpAddress | None:
-    """The address that all of them are, None if they are not one."""
-    found = {address for selector in selectors for address in addresses(selector)}
-    return found.pop() if len(found) == 1 else None
-
-
-def _with(selectors: Selectors, address: IpAddress | None) -> Selectors:
-    if address is None:
-        return selectors
-    here = int(address)
-    return tuple([replace(s, family=address.version, first=here, last=here) for s in selectors])
+    asked = message.notify(Notify.USE_TRANSPORT_MODE) is not None
+    return as_seen(local, remote, state) if asked else Seen(local, remote)
