@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from cygnet.lab.namespaces import Namespace
 from tests.interop.sides import Setup, Sides, sides
@@ -123,3 +125,30 @@ def test_ikev1_asks_too(tmp_path: Path, by: str) -> None:
         serve_list(both.net.moon, tmp_path / "web")
         said = outcome(both, by)
         assert "certificate-revoked" in said, said + both.moon.log()[-2000:]
+
+
+@BY
+def test_a_certificate_by_hash_and_url_is_fetched(tmp_path: Path, by: str) -> None:
+    """RFC 7296, section 3.6; both send theirs so, and both fetch the other's."""
+    equipped(tmp_path)
+    (tmp_path / "web").mkdir()
+    for side in ("moon", "sun"):
+        pem = (tmp_path / side / "x509" / f"{side}.pem").read_bytes()
+        der = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
+        (tmp_path / "web" / hashlib.sha1(der).hexdigest()).write_bytes(der)
+    place = "authorities { ca { cacert = ca.pem\n cert_uri_base = http://127.0.0.1:8880/ } }"
+    setup = Setup(
+        auth="pubkey",
+        options=Setup.options + "\n hash_and_url = yes",
+        sun_connection="send_cert = always",
+        moon_extra=f"options {{ hash_and_url = yes }}\n{place}",
+        sun_extra=place,
+    )
+    with sides(tmp_path, setup) as both:
+        for space in (both.net.moon, both.net.sun):
+            serve_list(space, tmp_path / "web")
+        both.up(by)
+        both.assert_traffic_passes()
+        assert "fetching certificate from" in both.sun.log()
+        with both.moon.session() as session:
+            assert dict(session.request("daemon-stats")["fetches"]) == {"fetched": b"1"}

@@ -301,6 +301,7 @@ def test_v26_a_list_of_hashes_comes_whole(encoding: int) -> None:
             CertEncoding.X509_SIGNATURE,
             CertEncoding.X509_HASH_AND_URL,
             CertEncoding.X509_HASH_AND_URL_BUNDLE,
+            CertEncoding.OCSP_CONTENT,
         )
         whole = length % 20 == 0 or not hashed
         assert bool(talk.moon.established) == whole

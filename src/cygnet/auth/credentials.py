@@ -526,6 +526,13 @@ class Credentials:
         self._trusted = chain
         return TrustedKey(identity, chain)
 
+    def certificate_base(self, certificate: Certificate) -> str:
+        """Where the authority that issued this certificate has it, by its hash; "" if nowhere."""
+        for authority, places in self.revocations.places():
+            if places.certificate_base and self._known(authority).subject == certificate.issuer:
+                return places.certificate_base
+        return ""
+
     def path_of(
         self,
         chain: Sequence[bytes],

@@ -65,7 +65,7 @@ def nonce_of(asked: bytes) -> bytes:
 
 def judge(data: bytes, certificate: Certificate, issuer: Certificate, nonce: bytes, wall: float) -> Answer:
     """What a response says of the certificate. Raises `CredentialError` unless it says good or revoked, now,
-    about this certificate, by somebody who may."""
+    about this certificate, by somebody who may. `nonce` empty: somebody else asked (RFC 4806)."""
     if len(data) > MAX_ANSWER:
         raise CredentialError(f"an OCSP answer of {len(data)} octets; at most {MAX_ANSWER} are accepted")
     try:
@@ -135,7 +135,7 @@ def _delegate(response: ocsp.OCSPResponse, issuer: Certificate, wall: float) -> 
 
 def _check_nonce(response: ocsp.OCSPResponse, nonce: bytes) -> None:
     for extension in response.extensions:
-        if isinstance(extension.value, x509.OCSPNonce) and extension.value.nonce != nonce:
+        if nonce and isinstance(extension.value, x509.OCSPNonce) and extension.value.nonce != nonce:
             raise CredentialError("the OCSP answer is one to another request")
 
 

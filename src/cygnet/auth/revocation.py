@@ -31,6 +31,8 @@ MAX_ANSWERS = 4096
 MAX_FETCHED = 64
 MAX_FETCHED_OCTETS = 4 * crls.MAX_CRL
 MAX_FAILED = 1024
+MAX_OWN = 64
+MAX_KEPT_OCTETS = 1 << 20
 AGAIN = 60.0
 """Seconds after which something that could not be had is asked for again."""
 MAX_ROUNDS = 4
@@ -76,6 +78,34 @@ class Places:
 
     crl_urls: tuple[str, ...] = ()
     ocsp_urls: tuple[str, ...] = ()
+    certificate_base: str = ""
+    """Where its certificates are, each under its SHA-1 in hex (hash and URL)."""
+
+
+class Kept:
+    """Certificates that were fetched, by their SHA-1; a bounded number of octets, the oldest go first."""
+
+    def __init__(self) -> None:
+        self._found: dict[bytes, bytes] = {}
+        self._octets = 0
+
+    def __contains__(self, digest: bytes) -> bool:
+        return digest in self._found
+
+    def get(self, digest: bytes) -> bytes | None:
+        return self._found.get(digest)
+
+    def put(self, digest: bytes, content: bytes) -> None:
+        if digest in self._found:
+            return
+        self._found[digest] = content
+        self._octets += len(content)
+        while self._octets > MAX_KEPT_OCTETS:
+            self._octets -= len(self._found.pop(next(iter(self._found))))
+
+    def clear(self) -> None:
+        self._found.clear()
+        self._octets = 0
 
 
 class Revocations:
@@ -87,6 +117,9 @@ class Revocations:
         self._answers: dict[tuple[bytes, bytes, int], ocsp.Answer] = {}
         self._failed: dict[tuple[str, int], float] = {}
         self._places: dict[bytes, Places] = {}
+        # Of our own certificates: the answers as they came, for peers that ask (RFC 4806).
+        self._own: dict[tuple[bytes, bytes, int], tuple[bytes, float]] = {}
+        self.kept_certificates = Kept()
         # (list, key of the CA): a list is long, its signature is checked once.
         self._signed: dict[tuple[int, bytes], tuple[Crl, bool]] = {}
 
@@ -114,8 +147,19 @@ class Revocations:
         else:
             self._places[authority] = places
 
+    @property
+    def certificate_bases(self) -> tuple[str, ...]:
+        """Where certificates may be fetched from."""
+        return tuple(one.certificate_base for one in self._places.values() if one.certificate_base)
+
+    def places(self) -> tuple[tuple[bytes, Places], ...]:
+        """(certificate of the CA, its places)"""
+        return tuple(self._places.items())
+
     def forget_fetched(self) -> None:
         """As if nothing had ever been fetched."""
+        self._own.clear()
+        self.kept_certificates.clear()
         self._fetched.clear()
         self._answers.clear()
         self._failed.clear()
@@ -256,9 +300,7 @@ class Revocations:
         try:
             if wanted.nonce:
                 answer = ocsp.judge(body, certificate, issuer, wanted.nonce, wall)
-                while len(self._answers) >= MAX_ANSWERS:
-                    del self._answers[next(iter(self._answers))]
-                self._answers[_key(certificate, issuer)] = answer
+                self._remember(certificate, issuer, answer)
                 return ""
             parsed = crls.parse(body)
             self._keep(url, parsed, certificate, issuer, wall)
@@ -266,6 +308,67 @@ class Revocations:
             self._fail(url, serial if wanted.nonce else 0, wall)
             return f"{url}: {error}"
         return ""
+
+    # Inside IKE (RFC 4806)
+
+    def take_stapled(self, chain: Sequence[Certificate], answers: Sequence[bytes], wall: float) -> None:
+        """Keep what the peer brought along of its chain, as far as it is what it should be. It takes back
+        nothing that is known: an older answer, of before a revocation, may be good for days yet."""
+        for certificate, issuer in pairwise(chain):
+            known = self._answers.get(_key(certificate, issuer))
+            if known is not None and wall <= known.until:
+                continue
+            for data in answers:
+                try:
+                    answer = ocsp.judge(data, certificate, issuer, b"", wall)
+                except CredentialError:
+                    continue
+                self._remember(certificate, issuer, answer)
+                break
+
+    def own_wanted(self, chain: Sequence[Certificate], wall: float, entropy: Entropy) -> tuple[Wanted, ...]:
+        """What to ask about our own chain, so that there is a fresh answer for each that has a responder."""
+        found = []
+        for position, (certificate, issuer) in enumerate(pairwise(chain)):
+            if self._own.get(_key(certificate, issuer), (b"", 0.0))[1] >= wall:
+                continue
+            serial = certificate.handle.serial_number
+            for url in self._pointers(certificate, issuer)[1]:
+                if self._may_ask(url, serial, wall):
+                    nonce = entropy.octets(ocsp.NONCE_LENGTH)
+                    asked = ocsp.request(certificate, issuer, nonce)
+                    found.append(Wanted(position, Fetch(url, ocsp.MAX_ANSWER, asked, OCSP_REQUEST), nonce))
+                    break
+        return tuple(found)
+
+    def take_own(self, chain: Sequence[Certificate], wanted: Wanted, body: bytes | None, wall: float) -> None:
+        """An answer about ourselves, if it is one; also if it says that we are revoked."""
+        certificate, issuer = chain[wanted.position], chain[wanted.position + 1]
+        serial = certificate.handle.serial_number
+        try:
+            if body is None:
+                raise CredentialError("could not be fetched")
+            answer = ocsp.judge(body, certificate, issuer, wanted.nonce, wall)
+        except CredentialError:
+            self._fail(wanted.fetch.url, serial, wall)
+            return
+        while len(self._own) >= MAX_OWN:
+            del self._own[next(iter(self._own))]
+        self._own[_key(certificate, issuer)] = body, answer.until
+
+    def own_answers(self, chain: Sequence[Certificate], wall: float) -> dict[bytes, bytes]:
+        """By our certificate (DER): what goes along with it."""
+        found = {}
+        for certificate, issuer in pairwise(chain):
+            data, until = self._own.get(_key(certificate, issuer), (b"", 0.0))
+            if data and wall <= until:
+                found[certificate.der] = data
+        return found
+
+    def _remember(self, certificate: Certificate, issuer: Certificate, answer: ocsp.Answer) -> None:
+        while len(self._answers) >= MAX_ANSWERS:
+            del self._answers[next(iter(self._answers))]
+        self._answers[_key(certificate, issuer)] = answer
 
     def _keep(
         self, url: str, parsed: Crl, certificate: Certificate, issuer: Certificate, wall: float

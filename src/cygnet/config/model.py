@@ -73,6 +73,7 @@ Count = Annotated[int, PlainValidator(values.integer(0, 1_000_000)), _kind("0 to
 Text = Annotated[str, PlainValidator(values.text), _kind("text")]
 Device = Annotated[str, PlainValidator(values.device), _kind("name of a device")]
 Texts = Annotated[tuple[str, ...], PlainValidator(values.texts), _kind("list", _LIST)]
+OneUrl = Annotated[str, PlainValidator(values.one_url), _kind("URL", _SCALAR)]
 Urls = Annotated[tuple[str, ...], PlainValidator(values.urls), _kind("list of URLs", _LIST)]
 Hashes = Annotated[tuple[str, ...], PlainValidator(values.password_hashes), _kind("list of hashes", _LIST)]
 Files = Annotated[
@@ -450,7 +451,6 @@ class Child(Section):
 class Connection(Section):
     LATER = {
         "dscp": ("000000",), "mobike": ("yes", "no"),
-        "ocsp": ("reply",),
         "mediation": ("no",), "mediated_by": (), "mediation_peer": (),
     }  # fmt: skip
     GATHER = {"local": "local_rounds", "remote": "remote_rounds"}
@@ -521,6 +521,15 @@ class Connection(Section):
         _words(yes="", accept="", force="", no=""),
     ] = _key("yes", "Send large IKE messages in fragments (RFC 7383).")
     send_certreq: YesNo = _key(True, "Ask the peer for a certificate of our authorities.", "yes")
+    ocsp: Annotated[
+        str,
+        PlainValidator(values.choice(reply="reply", request="request", both="both", never="never")),
+        _words(reply="", request="", both="", never=""),
+    ] = _key(
+        "reply",
+        "OCSP in IKE (RFC 4806): `request` the peer to bring along what its CA says of it now, `reply` "
+        "to a peer that asks for ours, `both` or `never`.",
+    )
     send_cert: Annotated[
         str,
         PlainValidator(values.choice(ifasked="ifasked", always="always", never="never")),
@@ -653,12 +662,16 @@ class Pool(Section):
 
 
 class Authority(Section):
-    LATER = {"handle": (), "slot": (), "module": (), "cert_uri_base": ()}
+    LATER = {"handle": (), "slot": (), "module": ()}
 
     cacert: Files = _key((), "The authority's certificate: a file, relative ones in `x509ca/`.")
     file: Text = _key("", "The same, by absolute path.")
     crl_uris: Urls = _key((), "Where its revocation lists are, besides where its certificates say.")
     ocsp_uris: Urls = _key((), "Who answers OCSP for it, besides whom its certificates name.")
+    cert_uri_base: OneUrl = _key(
+        "",
+        "Where its certificates are, with `options.hash_and_url`: by their SHA-1 in hex, added to this.",
+    )
 
 
 class Options(Section):
@@ -731,6 +744,12 @@ class Options(Section):
         5, "Half-open IKE SAs of one source; beyond, a new one takes the oldest one's place; 0: no limit."
     )
     init_limit_half_open: Count = _key(10_000, "The same for all sources together.")
+    hash_and_url: YesNo = _key(
+        False,
+        "Certificates by hash and URL (RFC 7296, 3.6): fetched from `authorities.<name>.cert_uri_base` "
+        "alone, though their sender is nobody yet, and sent so to peers that fetch.",
+        "no",
+    )
     keep_alive: Time = _key(20.0, "Interval of NAT keepalives; 0: none.", "20s")
     delete_rekeyed_delay: Time = _key(5.0, "How long a replaced inbound SA still receives.", "5s")
     fragment_size: Annotated[

@@ -392,7 +392,7 @@ def authority(message: Mapping[str, Any]) -> Authority:
 
 
 def places_of(section: model.Authority) -> Places:
-    return Places(section.crl_uris, section.ocsp_uris)
+    return Places(section.crl_uris, section.ocsp_uris, section.cert_uri_base)
 
 
 def authority_message(authority: Authority) -> Message:
@@ -401,4 +401,6 @@ def authority_message(authority: Authority) -> Message:
         message["crl_uris"] = list(authority.places.crl_urls)
     if authority.places.ocsp_urls:
         message["ocsp_uris"] = list(authority.places.ocsp_urls)
+    if authority.places.certificate_base:
+        message["cert_uri_base"] = authority.places.certificate_base
     return {authority.name: message}

@@ -276,6 +276,14 @@ def urls(value: Any) -> tuple[str, ...]:
     return found
 
 
+def one_url(value: Any) -> str:
+    """One of these, or nothing."""
+    found = urls(value)
+    if len(found) > 1:
+        raise refuse("are several URLs", "one")
+    return "".join(found)
+
+
 def password_hashes(value: Any) -> tuple[str, ...]:
     """A list of what is kept of a password. A hash holds commas of its own: each begins with `$kind$`."""
     parts = [value] if isinstance(value, str) else items(value)

@@ -198,6 +198,7 @@ class Control:
         places = Places(
             tuple(dict.fromkeys(url for one in told for url in one.crl_urls)),
             tuple(dict.fromkeys(url for one in told for url in one.ocsp_urls)),
+            next((one.certificate_base for one in told if one.certificate_base), ""),
         )
         self.credentials.revocations.set_places(certificate, places)
 

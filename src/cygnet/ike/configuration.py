@@ -203,6 +203,8 @@ class Connection:
     keyingtries: int = 1
     send_cert: SendCert = SendCert.IFASKED
     send_certreq: bool = True
+    ocsp: str = "reply"
+    """OCSP in IKE (RFC 4806): `request` it of the peer, `reply` with ours where it asks, `both`, `never`."""
     childless: str = "allow"
     fragmentation: str = "yes"
     vips: tuple[IpAddress, ...] = ()
@@ -251,5 +253,7 @@ class Options:
     aggressive_psk: bool = False
     """IKEv1: answer aggressive mode with a pre-shared key. Whoever asks gets what a key can be guessed
     from."""
+    hash_and_url: bool = False
+    """Certificates by hash and URL: fetched, and sent so (RFC 7296, section 3.6)."""
     encapsulate: bool = False
     """Force UDP encapsulation where a connection does not say: userspace engines move it in batches."""

@@ -6,6 +6,7 @@ fetch nothing (V55). What is known is enough most of the time; then nothing is a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from cygnet.auth.ask import FetchAll
@@ -22,9 +23,13 @@ PATIENCE: Final = 6.0
 
 
 def check_revocation(
-    context: Context, remote: RemoteAuth, peer: AuthenticatedPeer | Phase1Peer
+    context: Context,
+    remote: RemoteAuth,
+    peer: AuthenticatedPeer | Phase1Peer,
+    stapled: Sequence[bytes] = (),
 ) -> Steps[None]:
-    """Fetch what is missing, and refuse a peer whose certificate `remote.revocation` does not let pass."""
+    """Fetch what is missing, and refuse a peer whose certificate `remote.revocation` does not let pass.
+    `stapled`: OCSP answers that the peer brought along."""
     if not peer.chain:
         return
     revocations = context.credentials.revocations
@@ -36,6 +41,8 @@ def check_revocation(
             ca_certificates=remote.ca_certificates,
             pinned=remote.certificates,
         )
+        if stapled:
+            revocations.take_stapled(path, stapled, context.now.wall)
         for _ in range(MAX_ROUNDS):
             wanted = revocations.wanted(path, context.now.wall, context.entropy)
             if not wanted:

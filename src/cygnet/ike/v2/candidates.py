@@ -37,6 +37,7 @@ from cygnet.ike.v2.proving import (
     unauthenticated,
     verify,
 )
+from cygnet.ike.v2.stapling import stapled
 from cygnet.records import dataclass
 from cygnet.wire.message import Message
 from cygnet.wire.numbers import Notify
@@ -237,7 +238,7 @@ def with_ppk(
     return initial, willing, AuthPayload(auth.method, without.data), ()
 
 
-def unrevoked(context: Context, candidates: list[Candidate]) -> Steps[list[Candidate]]:
+def unrevoked(context: Context, candidates: list[Candidate], message: Message) -> Steps[list[Candidate]]:
     """Those by whose policy the certificate of the last round may be used; the world is asked once for all
     of them."""
     refusal: IkeError | None = None
@@ -245,7 +246,7 @@ def unrevoked(context: Context, candidates: list[Candidate]) -> Steps[list[Candi
     for one in candidates:
         remote = one.loaded.connection.remote[len(one.passed) - 1]
         try:
-            yield from check_revocation(context, remote, one.passed[-1])
+            yield from check_revocation(context, remote, one.passed[-1], stapled(message))
         except IkeError as error:
             refusal = refusal or error
             continue
@@ -332,6 +333,12 @@ def _is_asked(local_id: Identity, asked: Identity) -> bool:
 
 def _nobody(context: Context, claimed: Identity) -> IkeError:
     """No connection takes this identity: say what the one for its address would take."""
+    if claimed.is_nobody:
+        return of_authentication(
+            AuthenticationError(
+                Kind.AUTH_METHOD_MISMATCH, "the peer proves nothing; no connection allows that"
+            )
+        )
     expected = remote_of(context.connection).id
     return PeerIncompatible(
         Reason.PEER_ID_MISMATCH,

@@ -41,7 +41,7 @@ from cygnet.ike.steps import (
     use_policy,
 )
 from cygnet.ike.v2 import child as offers
-from cygnet.ike.v2 import configuration_payload, modes, rounds
+from cygnet.ike.v2 import configuration_payload, lookup, modes, rounds
 from cygnet.ike.v2.announced import announcement
 from cygnet.ike.v2.ike_sa_init import Initial
 from cygnet.ike.v2.notifications import error_of
@@ -90,6 +90,7 @@ def initiate(context: Context, initial: Initial, wanted: CreateChild | None) -> 
             *_initial_contact(context, connection, local_id, remote_of(connection).id),
             *certificate_requests(context.credentials, (connection,)),
             *announcement((connection,)),
+            *lookup.supported(context),
             *configuration_payload.request(asked),
             *child_payloads,
         )

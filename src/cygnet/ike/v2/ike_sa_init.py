@@ -28,7 +28,7 @@ from cygnet.ike.errors import Difference, LocalMisuse, PeerIncompatible, PeerMis
 from cygnet.ike.proposals import Selected
 from cygnet.ike.state import IkeSuite, ike_suite
 from cygnet.ike.steps import Context, Received, Refused, Steps, answer, apply, send
-from cygnet.ike.v2 import nat
+from cygnet.ike.v2 import lookup, nat
 from cygnet.ike.v2.announced import taken_by
 from cygnet.ike.v2.notifications import error_of
 from cygnet.ike.world import Path
@@ -104,6 +104,10 @@ class Initial:
     """Both ends may mix a pre-shared key in (RFC 8784)."""
     taken: frozenset[bytes] = frozenset()
     """AlgorithmIdentifiers of the signatures that the peer says it takes (RFC 9593); empty: it does not."""
+    staple: bool = False
+    """OCSP answers go along with our certificates (RFC 4806)."""
+    lookup: bool = False
+    """Our certificates may go as hash and URL (RFC 7296, section 3.6)."""
 
 
 # -- initiator ----------------------------------------------------------------------------------
@@ -200,6 +204,7 @@ def initiate(context: Context) -> Steps[Initial]:
         message.notify(Notify.MULTIPLE_AUTH_SUPPORTED) is not None,
         ppk=with_ppk and message.notify(Notify.USE_PPK) is not None,
         taken=taken_by(message),
+        lookup=lookup.is_supported(context, message),
     )
 
 
@@ -342,6 +347,7 @@ def respond(context: Context, admitted: Admitted) -> Steps[Initial]:
             *(nat.notifies(state.spi_i, state.spi_r, received.path, pretend=forced) if asked else ()),
             *admitted.certificate_requests,
             *admitted.announced,
+            *lookup.supported(context),
             *announcements,
             *((CHILDLESS,) if connection.childless != "never" else ()),
             MULTIPLE_AUTH,

@@ -111,7 +111,12 @@ _NOTIFY_LENGTHS: Final[dict[int, Callable[[int], bool]]] = {
 
 _SPI_SIZES: Final = {Protocol.AH: 4, Protocol.ESP: 4}
 _HASHED_CERTREQ: Final = frozenset(
-    (CertEncoding.X509_SIGNATURE, CertEncoding.X509_HASH_AND_URL, CertEncoding.X509_HASH_AND_URL_BUNDLE)
+    (
+        CertEncoding.X509_SIGNATURE,
+        CertEncoding.X509_HASH_AND_URL,
+        CertEncoding.X509_HASH_AND_URL_BUNDLE,
+        CertEncoding.OCSP_CONTENT,
+    )
 )
 
 

@@ -27,6 +27,7 @@ from cygnet.ike.errors import LocalMisuse, Reason
 from cygnet.ike.revocation import check_revocation
 from cygnet.ike.steps import Context, Steps, send
 from cygnet.ike.v2.ike_sa_init import Initial
+from cygnet.ike.v2.lookup import looked_up
 from cygnet.ike.v2.notifications import of_authentication
 from cygnet.ike.v2.proving import (
     local_of,
@@ -38,6 +39,7 @@ from cygnet.ike.v2.proving import (
     verify,
     whole,
 )
+from cygnet.ike.v2.stapling import prepare, stapled
 from cygnet.wire.message import Message
 from cygnet.wire.numbers import Exchange, Notify
 from cygnet.wire.payloads import (
@@ -82,13 +84,14 @@ class TheirRounds:
         """An answer that may carry a round of theirs."""
         if not self.due:
             return
+        message = yield from looked_up(self.context, message)
         auth, idr = message.maybe(AuthPayload), message.maybe(IdrPayload)
         if auth is None or idr is None:
             raise unauthenticated("an answer without IDr and AUTH, where a round of authentication follows")
         remote = self.wanted[len(self.passed)]
         octets = octets_of(initial, initial.received, initial.nonce_i, initial.keys.sk_pr, idr)
         peer = verify(self.context, local_id, remote, idr, auth, message, octets, initial)
-        yield from check_revocation(self.context, remote, peer)
+        yield from check_revocation(self.context, remote, peer, stapled(message))
         self.passed.append(peer)
         self.idr = idr
         self.due = message.notify(Notify.ANOTHER_AUTH_FOLLOWS) is not None
@@ -155,11 +158,16 @@ class OwnRounds:
         requests: Sequence[CertReqPayload],
     ) -> None:
         self.context = context
+        self.connection = connection
         self.rounds: tuple[LocalAuth, ...] = connection.local or (local_of(connection),)
         self.claimed = claimed
         self.requests = requests
         self.done = 0
         self.idr = IdrPayload(local_id.type, local_id.data)
+
+    def prepare(self) -> Steps[bool]:
+        """Have at hand what the peer wants to go along with our certificates; whether it wants any."""
+        return prepare(self.context, self.connection, self.rounds, self.requests)
 
     @property
     def pending(self) -> bool:

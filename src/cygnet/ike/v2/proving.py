@@ -27,6 +27,7 @@ from cygnet.crypto.prf import prf
 from cygnet.ike.configuration import AuthClass, Connection, LocalAuth, RemoteAuth, SendCert
 from cygnet.ike.errors import PeerMisbehaved, Reason
 from cygnet.ike.steps import Context, Received
+from cygnet.ike.v2 import lookup, stapling
 from cygnet.ike.v2.ike_sa_init import HASHES, Initial
 from cygnet.ike.v2.notifications import of_authentication
 from cygnet.wire.message import Message
@@ -123,13 +124,21 @@ def prove(
         asked = any(request.encoding == CertEncoding.RAW_PUBLIC_KEY for request in requests)
         given = when is SendCert.ALWAYS or (when is SendCert.IFASKED and asked)
         return proof, (CertPayload(CertEncoding.RAW_PUBLIC_KEY, own.raw),) if given else ()
-    return proof, _certificates(own, when, asked=bool(hashes))
+    if when is SendCert.NEVER or (when is SendCert.IFASKED and not hashes):
+        return proof, ()
+    return proof, _certificates(context, own, initial)
 
 
-def _certificates(own: OwnKey, when: SendCert, *, asked: bool) -> tuple[CertPayload, ...]:
-    if when is SendCert.NEVER or (when is SendCert.IFASKED and not asked):
-        return ()
-    return tuple([CertPayload(CertEncoding.X509_SIGNATURE, one.der) for one in own.chain])
+def _certificates(context: Context, own: OwnKey, initial: Initial) -> tuple[CertPayload, ...]:
+    """Our chain, each with its status behind it if the peer asks for that (RFC 4806, section 3.2)."""
+    status = stapling.beside(context, own) if initial.staple else {}
+    found: list[CertPayload] = []
+    for one in own.chain:
+        pointer = lookup.by_url(context, one) if initial.lookup else None
+        found.append(pointer or CertPayload(CertEncoding.X509_SIGNATURE, one.der))
+        if one.der in status:
+            found.append(status[one.der])
+    return tuple(found)
 
 
 def verify(
@@ -201,8 +210,11 @@ def certificate_requests(
     """Which CAs the peer's certificate may come from (RFC 7296, section 3.7)."""
     wanted: list[bytes] = []
     raw: tuple[CertReqPayload, ...] = ()
+    status: tuple[CertReqPayload, ...] = ()
     for connection in connections:
         for remote in connection.remote:
+            if stapling.asks(connection, remote):
+                status = (stapling.REQUEST,)
             if remote.public_keys and connection.send_certreq:
                 raw = (CertReqPayload(CertEncoding.RAW_PUBLIC_KEY, b""),)
             elif remote.method is AuthClass.PUBKEY and connection.send_certreq:
@@ -212,8 +224,9 @@ def certificate_requests(
                     # An unusable CA is told when it is needed to judge a certificate.
                     continue
     if not wanted:
-        return raw
-    return (CertReqPayload(CertEncoding.X509_SIGNATURE, b"".join(dict.fromkeys(wanted))), *raw)
+        return (*raw, *status)
+    hashes = b"".join(dict.fromkeys(wanted))
+    return (CertReqPayload(CertEncoding.X509_SIGNATURE, hashes), *raw, *status)
 
 
 def unauthenticated(detail: str) -> PeerMisbehaved:

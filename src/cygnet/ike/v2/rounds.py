@@ -48,6 +48,7 @@ from cygnet.ike.v2.candidates import (
     with_rounds,
 )
 from cygnet.ike.v2.ike_sa_init import Initial
+from cygnet.ike.v2.lookup import is_supported, looked_up
 from cygnet.ike.v2.mutual import ANOTHER, OwnRounds, TheirRounds
 from cygnet.ike.v2.notifications import error_of, of_authentication
 from cygnet.ike.v2.proving import (
@@ -62,6 +63,7 @@ from cygnet.ike.v2.proving import (
     wanted_identity,
     whole,
 )
+from cygnet.ike.v2.stapling import prepare
 from cygnet.records import dataclass, replace
 from cygnet.wire.message import Message
 from cygnet.wire.numbers import Exchange, Notify
@@ -108,6 +110,8 @@ def initiate(
         raise PeerIncompatible(
             Reason.AUTH_METHOD_MISMATCH, "the peer takes one round of authentication only (RFC 4739)"
         )
+    staple = yield from prepare(context, connection, rounds, initial.certificate_requests)
+    initial = replace(initial, staple=staple)
     key = context.credentials.ppk(connection.ppk_id.data) if initial.ppk and connection.ppk_id else None
     for number, local in enumerate(rounds):
         local_id = own_identity(context, local)
@@ -232,7 +236,7 @@ class Admitted:
 def respond(context: Context, initial: Initial) -> Steps[Admitted]:
     """Let the initiator prove itself in as many rounds as one connection demands, and prove ourselves."""
     first = message = (yield from next_request(Exchange.IKE_AUTH, whole)).value
-    initial = replace(initial, taken=taken_by(first))
+    initial = replace(initial, taken=taken_by(first), lookup=is_supported(context, first))
     candidates: list[Candidate] = []
     ours: OwnRounds | None = None
     used: tuple[NotifyPayload, ...] | None = None
@@ -245,22 +249,25 @@ def respond(context: Context, initial: Initial) -> Steps[Admitted]:
         candidates = claiming(context, initial, message, claimed, candidates, first=not number)
         auth = message.maybe(AuthPayload)
         if auth is not None:
+            message = yield from looked_up(context, message)
             if used is None:
                 initial, candidates, auth, used = with_ppk(context, initial, candidates, message, auth)
                 octets = octets_of(initial, initial.received, initial.nonce_r, initial.keys.sk_pi, idi)
             else:
                 used = ()
             candidates = proving(context, initial, candidates, idi, auth, message, octets)
-            candidates = yield from unrevoked(context, candidates)
+            candidates = yield from unrevoked(context, candidates, message)
             follows = _follows(message)
             candidates = with_rounds(candidates, follows=follows)
             if ours is None:
                 candidates, ours = ourselves(context, candidates, claimed, first)
+                initial = replace(initial, staple=(yield from ours.prepare()))
             proven = (*ours.next(initial), *used)
         else:
             candidates = with_eap(candidates, first)
             if ours is None:
                 candidates, ours = ourselves(context, candidates, claimed, first)
+                initial = replace(initial, staple=(yield from ours.prepare()))
             alone = local_of(candidates[0].loaded.connection).method is AuthClass.EAP
             table = Candidates(context, candidates, alone=alone)
             finished = yield from eap.serve(serve(table.choose, context.entropy), partial(ours.next, initial))
@@ -285,7 +292,7 @@ def respond(context: Context, initial: Initial) -> Steps[Admitted]:
                 for one in table.candidates
                 if one.remote is not None
             ]  # fmt: skip
-            candidates = yield from unrevoked(context, candidates)
+            candidates = yield from unrevoked(context, candidates, message)
             follows = _follows(message)
             candidates = with_rounds(candidates, follows=follows)
             proof = prove_with_secret(
