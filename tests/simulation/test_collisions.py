@@ -13,7 +13,15 @@ import pytest
 from cygnet.ike import collisions, steps
 from cygnet.ike.changes import Change
 from cygnet.ike.errors import Reason
-from cygnet.ike.events import ChildSaDown, ChildSaRekeyed, ChildSaUp, IkeSaRekeyed, NegotiationFailed, Noted
+from cygnet.ike.events import (
+    ChildSaDown,
+    ChildSaRekeyed,
+    ChildSaUp,
+    IkeSaDown,
+    IkeSaRekeyed,
+    NegotiationFailed,
+    Noted,
+)
 from cygnet.ike.steps import Steps
 from cygnet.ike.v2 import create_child_sa
 from cygnet.testing import (
@@ -382,6 +390,24 @@ def test_rekeys_that_cross_are_put_off_and_are_no_failures() -> None:
             postponed += sum(noted.code == "rekey-postponed" for noted in gateway.of(Noted))
         assert_agreement(*pair.both, up=UP)
     assert postponed
+
+
+def test_a_rekey_that_is_put_off_comes_before_the_hard_end() -> None:
+    """One end is to rekey the IKE SA when the other is to rekey the child: the pause is cut to fit."""
+    for seed in SEEDS:
+        pair = Pair(
+            seed,
+            a_only=WATCHED + 'rekey_time = "2s"\nover_time = "5s"\nrand_time = "0s"\n',
+            b_only=WATCHED + 'rekey_time = "0s"\n',
+            a_settings='rekey_time = "0s"\nlife_time = "6s"\n',
+            b_settings='rekey_time = "2s"\nlife_time = "6s"\nrand_time = "0s"\n',
+        ).up()
+        pair.network.run_for(120)
+        for gateway in pair.both:
+            assert not gateway.of(ChildSaDown)
+            assert not gateway.of(IkeSaDown)
+            assert len(gateway.of(ChildSaRekeyed)) > 30
+        assert any(noted.code == "rekey-postponed" for noted in pair.a.of(Noted))
 
 
 # -- the rest -----------------------------------------------------------------------------------

@@ -6,9 +6,15 @@ once (RFC 7296, section 2.8.1). Deadlines are monotonic seconds; 0 means never.
 
 from __future__ import annotations
 
+from typing import Final
+
 from cygnet.crypto.entropy import Entropy
 from cygnet.ike.configuration import Child, Connection
 from cygnet.policy.sa import Volume
+
+RETRY_AFTER: Final = 10.0
+"""Seconds, and up to as many again at random, until what the peer was too busy for is tried anew (RFC 7296,
+section 2.25: never at once)."""
 
 
 def _soft(limit: float, random_part: float, entropy: Entropy) -> float:
@@ -32,6 +38,14 @@ def child_deadlines(child: Child, now: float, entropy: Entropy) -> tuple[float, 
     soft = _soft(child.rekey_time, child.rand_time, entropy)
     hard = child.life_time
     return (now + soft if soft else 0.0, now + hard if hard > 0 else 0.0)
+
+
+def pause_before_retry(now: float, expires_at: float, entropy: Entropy) -> float:
+    """Seconds until another try: at most half of what is left before the hard end (0: there is none)."""
+    pause = RETRY_AFTER
+    if expires_at:
+        pause = min(pause, (expires_at - now) / 4)
+    return pause * (1.0 + entropy.uniform())
 
 
 def child_volume(child: Child, entropy: Entropy) -> Volume:

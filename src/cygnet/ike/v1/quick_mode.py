@@ -31,6 +31,7 @@ from cygnet.ike.children import Agreed, Selectors, flow_selectors, format_select
 from cygnet.ike.configuration import Child
 from cygnet.ike.connections import Loaded, LoadedChild
 from cygnet.ike.errors import Difference, IkeError, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
+from cygnet.ike.lifetimes import pause_before_retry
 from cygnet.ike.proposals import Selected
 from cygnet.ike.seen import Seen, as_seen
 from cygnet.ike.state import Attempt, AttemptKind, ChildPhase, ChildSa, Half, SaState
@@ -62,8 +63,6 @@ OUTBOUND_AFTER: Final = 1.0
 """Seconds after HASH(3) until the initiator of a rekey sends on the new pair, if no packet came on it."""
 GRACE: Final = 10.0
 """Seconds that the peer has to close what lost a collision and is its own; then we close it."""
-RETRY_AFTER: Final = 10.0
-"""Seconds, with jitter, until a rekey that failed is tried again."""
 LEFT_OVER: Final = 30.0
 """Seconds that a replaced pair stays if the peer, who replaced it, does not close it."""
 MAX_CHILDREN: Final = 1024
@@ -89,8 +88,9 @@ def rekey(context: Context, wanted: RekeyChild) -> Steps[None]:
         yield from _initiate(context, old.name, old.flow_index, old)
     except IkeError:
         if context.state.child(old.pair) is not None:
-            again = context.now.monotonic + RETRY_AFTER * (1.0 + context.entropy.uniform())
-            yield from apply(Postpone(old.pair, again))
+            now = context.now.monotonic
+            pause = pause_before_retry(now, old.expires_at, context.entropy)
+            yield from apply(Postpone(old.pair, now + pause))
         raise
 
 

@@ -22,6 +22,7 @@ from cygnet.ike import children, collisions, proposals
 from cygnet.ike.changes import AddChild, ChangeChild, DropChild, ForgetAttempt, NoteAttempt, Postpone
 from cygnet.ike.connections import LoadedChild
 from cygnet.ike.errors import IkeError, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
+from cygnet.ike.lifetimes import pause_before_retry
 from cygnet.ike.state import Attempt, AttemptKind, ChildPhase, ChildSa, Half, SaState
 from cygnet.ike.steps import (
     Context,
@@ -43,7 +44,6 @@ from cygnet.ike.v2.collisions import Request, admit
 from cygnet.ike.v2.fresh_keys import (
     Refusal,
     answer_keys,
-    pause_before_retry,
     public_value,
 )
 from cygnet.ike.v2.ike_auth import additional
@@ -87,7 +87,7 @@ def create(context: Context, wanted: CreateChild) -> Steps[None]:
         return
     if isinstance(outcome, Refusal):
         if outcome.notify.type in (Notify.TEMPORARY_FAILURE, Notify.STATE_NOT_FOUND):
-            yield from enqueue(wanted, pause_before_retry(context))
+            yield from enqueue(wanted, pause_before_retry(context.now.monotonic, 0.0, context.entropy))
         raise _child_error(context, outcome, wanted.name)
     made = replace(outcome.made.child, nonce=outcome.nonce)
     if _was_deleted(context, made):
@@ -183,7 +183,8 @@ def _rekey_refused(context: Context, old: ChildSa, refusal: Refusal, rival: Atte
         yield from apply(DropChild(old.pair))
         yield from enqueue(CreateChild(old.name, old.flow_index))
         return
-    yield from apply(Postpone(old.pair, context.now.monotonic + pause_before_retry(context)))
+    now = context.now.monotonic
+    yield from apply(Postpone(old.pair, now + pause_before_retry(now, old.expires_at, context.entropy)))
     raise _child_error(context, refusal, old.name)
 
 

@@ -6,8 +6,6 @@ another of its offer, once for each (RFC 7296, section 1.3).
 
 from __future__ import annotations
 
-from typing import Final
-
 from cygnet.crypto.errors import InvalidPublicValue
 from cygnet.crypto.key_exchange import KeyExchange, Response, respond
 from cygnet.ike.errors import PeerIncompatible, PeerMisbehaved, Reason
@@ -17,10 +15,6 @@ from cygnet.records import dataclass
 from cygnet.wire.message import Message
 from cygnet.wire.numbers import KeMethod, Notify
 from cygnet.wire.payloads import KePayload, NoncePayload, NotifyPayload, SaPayload
-
-RETRY_AFTER: Final = 10.0
-"""Seconds, and up to as many again at random, until a rekey that the peer was too busy for is tried anew
-(RFC 7296, section 2.25: never at once)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +111,6 @@ class Further:
             return respond(self.method, public, context.entropy)
         except InvalidPublicValue as error:
             raise wrong(str(error)) from None
-
-
-def pause_before_retry(context: Context) -> float:
-    """Seconds, with jitter."""
-    return RETRY_AFTER * (1.0 + context.entropy.uniform())
 
 
 def wrong(detail: str) -> PeerMisbehaved:

@@ -23,6 +23,7 @@ from cygnet.crypto.suites import suite
 from cygnet.ike import collisions, proposals
 from cygnet.ike.changes import ForgetAttempt, Handover, NoteAttempt, Postpone, UseKeys
 from cygnet.ike.errors import Failure, LocalMisuse, Reason
+from cygnet.ike.lifetimes import pause_before_retry
 from cygnet.ike.proposals import Selected
 from cygnet.ike.state import Attempt, AttemptKind, Phase, ike_suite
 from cygnet.ike.steps import (
@@ -44,7 +45,6 @@ from cygnet.ike.v2.fresh_keys import (
     OtherGroup,
     Refusal,
     answer_keys,
-    pause_before_retry,
     refused,
     shared_secret,
     wrong,
@@ -103,7 +103,7 @@ def rekey(context: Context) -> Steps[None]:
         if rival is not None:
             yield from apply(Handover(rival.result) if rival.result else ForgetAttempt(rival))
             return
-        yield from apply(Postpone(0, context.now.monotonic + pause_before_retry(context)))
+        yield from apply(_again(context))
         raise error_of(answered.notify, proposals.difference(configured, None))
     selected, shared, theirs = answered.selected, answered.shared, answered.nonce
     further = b""
@@ -121,7 +121,7 @@ def rekey(context: Context) -> Steps[None]:
         yield from begin(replace(attempt, following=True))
         followed = yield from followup.initiate(context, selected.additional, exchanged.received.message)
         if isinstance(followed, Refusal):
-            yield from apply(Postpone(0, context.now.monotonic + pause_before_retry(context)))
+            yield from apply(_again(context))
             raise error_of(followed.notify, proposals.difference(configured, None))
         further = followed
         rival = collisions.rival(context.state, AttemptKind.REKEY_IKE, 0)
@@ -170,6 +170,12 @@ class _Judge:
         theirs = message.one(NoncePayload).data
         check_nonce(theirs, self.nonce, selected.prf)
         return _Answered(selected, theirs, shared)
+
+
+def _again(context: Context) -> Postpone:
+    """Another try, before the hard end."""
+    now = context.now.monotonic
+    return Postpone(0, now + pause_before_retry(now, context.state.expires_at, context.entropy))
 
 
 def respond(context: Context, message: Message) -> Steps[None]:
