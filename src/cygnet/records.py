@@ -5,7 +5,8 @@ same classes, and to the type checker the very same thing. But the standard libr
 field of a frozen instance through `object.__setattr__`: 22 fields take 5 µs, and a fifth of a
 handshake's CPU went there. Here an instance is filled while it still belongs to a twin of its class
 that is not frozen, with the same slots; then it is given to its class, and nobody can write to it any more:
-0.8 µs.
+0.8 µs. It also compiles six functions for each class, a fifth of the time that the daemon took to start;
+here one is compiled, and what compares, hashes and prints is shared.
 
 Law of the file: a class that is not frozen with slots, or that has factories or a `__post_init__`,
 is left exactly as the standard library makes it.
@@ -22,18 +23,58 @@ else:
     import dataclasses
     from functools import cache
     from operator import attrgetter
+    from reprlib import recursive_repr
 
     def dataclass(*, frozen=False, slots=False, **options):
         def decorate(kind):
-            made = dataclasses.dataclass(frozen=frozen, slots=slots, **options)(kind)
-            return _quick(made) if frozen and slots else made
+            if not (frozen and slots and _plain(kind)):
+                return dataclasses.dataclass(frozen=frozen, slots=slots, **options)(kind)
+            if options or "__eq__" in kind.__dict__:
+                return _quick(dataclasses.dataclass(frozen=True, slots=True, **options)(kind))
+            given = {"__repr__", "__hash__"} & set(kind.__dict__)
+            # Or it is made of the signature, which takes long.
+            kind.__doc__ = kind.__doc__ or kind.__name__
+            made = dataclasses.dataclass(frozen=True, slots=True, init=False, repr=False, eq=False)(kind)
+            return _comparable(_quick(made), given)
 
         return decorate
 
+    def _plain(kind):
+        """Whether the constructor is nothing but one parameter for each field, in order."""
+        fields = [one for one in vars(kind).values() if isinstance(one, dataclasses.Field)]
+        fields.extend(getattr(kind, "__dataclass_fields__", {}).values())
+        return not hasattr(kind, "__post_init__") and all(
+            field.init and field.kw_only is not True and field.default_factory is dataclasses.MISSING
+            for field in fields
+        )
+
+    def _comparable(kind, given):
+        compared = [field.name for field in dataclasses.fields(kind) if field.compare]
+        printed = [field.name for field in dataclasses.fields(kind) if field.repr]
+        values_of = _getter(compared)
+
+        def equal(self, other):
+            if other.__class__ is not kind:
+                return NotImplemented
+            return values_of(self) == values_of(other)
+
+        def hashed(self):
+            return hash(values_of(self))
+
+        @recursive_repr("...")
+        def text(self):
+            values = ", ".join([f"{name}={getattr(self, name)!r}" for name in printed])
+            return f"{type(self).__qualname__}({values})"
+
+        kind.__eq__ = equal
+        if "__hash__" not in given:
+            kind.__hash__ = hashed
+        if "__repr__" not in given:
+            kind.__repr__ = text
+        return kind
+
     def _quick(kind):
         fields = dataclasses.fields(kind)
-        if hasattr(kind, "__post_init__") or any(not _plain(field) for field in fields):
-            return kind
         namespace = {"__slots__": kind.__dict__["__slots__"], "__setattr__": object.__setattr__}
         if "__orig_bases__" in kind.__dict__:
             namespace["__orig_bases__"] = kind.__orig_bases__
@@ -58,9 +99,6 @@ else:
         kind.__reduce__ = _reduce
         return kind
 
-    def _plain(field):
-        return field.init and not field.kw_only and field.default_factory is dataclasses.MISSING
-
     def _reduce(self):
         """Copies and pickles are made by calling the class."""
         values_of, _ = _plan(type(self))
@@ -69,10 +107,13 @@ else:
     @cache
     def _plan(kind):
         names = [field.name for field in dataclasses.fields(kind) if field.init]
+        return _getter(names), {name: at for at, name in enumerate(names)}
+
+    def _getter(names):
         if len(names) < 2:
             # attrgetter of one name gives no tuple.
-            return lambda record: [getattr(record, name) for name in names], {names[0]: 0} if names else {}
-        return attrgetter(*names), {name: at for at, name in enumerate(names)}
+            return lambda record: tuple([getattr(record, name) for name in names])
+        return attrgetter(*names)
 
     def replace(record, /, **changes):
         """`dataclasses.replace`, which asks each field for its name, its flags and its value each time."""
