@@ -10,12 +10,15 @@ started next goes on from there.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import selectors
 import socket
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
 
 SIGN_OF_LIFE = 1.0
 MAX_WORD = 64

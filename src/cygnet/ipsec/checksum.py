@@ -7,8 +7,6 @@ Sums, here and over rows in dataplane.offload, are taken over little-endian word
 
 from __future__ import annotations
 
-import numpy as np
-
 _SMALL = 256
 """Octets up to which Python's integers beat numpy's fixed cost."""
 
@@ -22,6 +20,9 @@ def residue(data: memoryview) -> int:
     """The sum of `data` (even or odd length) modulo 65535, in little-endian order."""
     if len(data) <= _SMALL:
         return int.from_bytes(data, "little") % 0xFFFF
+    # Here, for it takes long to load, and the supervisor, which opens devices, never comes here.
+    import numpy as np
+
     even = len(data) & ~3
     total = int(np.frombuffer(data[:even], np.uint32).sum(dtype=np.uint64))
     if even != len(data):
