@@ -6,6 +6,8 @@
 PYTHON ?= $(shell /usr/bin/python3 -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' \
 	2>/dev/null && echo /usr/bin/python3 || echo python3)
 BIN := .venv/bin
+# Hundreds of processes are started; each would compile what it imports where this is set.
+unexport PYTHONDONTWRITEBYTECODE
 WORKERS ?= auto
 # Tests of real processes wait more than they work: half of two cores was idle under two of them.
 WAITERS ?= $(shell echo $$(( $$(nproc) * 3 / 2 )))

@@ -165,6 +165,9 @@ def test_an_address_survives_authentication_anew(tmp_path: Path) -> None:
             "one new IKE SA",
         )
         assert both.moon.sas()[0]["remote-vips"] == ["10.3.0.1", "fd03::1"]
+        # Sooner, strongSwan would send from another address, in clear.
+        given = ("10.3.0.1", "fd03::1")
+        eventually(lambda: all(one in addresses(both.net.sun) for one in given), 10, "strongSwan's addresses")
         eventually(lambda: pings(both.net.sun, ALICE, ALICE6), 20, "traffic")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from cygnet.lab.namespaces import Namespace
 from cygnet.lab.topology import ALICE, BOB, MOON, SUN
-from tests.network.gateways import NET, NET_AT_SUN, two
+from tests.network.gateways import NET, NET_AT_SUN, two, until
 
 DISCARD = 'default_action = "discard"'
 
@@ -21,8 +21,8 @@ def answers(source: Namespace, target: str) -> bool:
 def test_by_default_discard_only_the_tunnel_passes(tmp_path: Path) -> None:
     with two(tmp_path, NET, NET_AT_SUN, options=DISCARD) as pair:
         pair.up("net")
-        assert answers(pair.net.alice, BOB)
-        assert answers(pair.net.bob, ALICE)
+        until(lambda: answers(pair.net.alice, BOB), 10, "an answer through the tunnel")
+        until(lambda: answers(pair.net.bob, ALICE), 10, "an answer through the tunnel")
         assert not answers(pair.net.moon, SUN)
         assert not answers(pair.net.sun, MOON)
         assert not answers(pair.net.alice, SUN)

@@ -16,8 +16,8 @@ from cygnet.lab.namespaces import Namespace
 
 SO_RCVBUFFORCE = 33
 NUMBER = struct.Struct("!Q")
-SETTLE = 1.0
-"""Seconds that packets under way get to arrive after the last was sent."""
+SETTLE, LATE = 1.0, 0.1
+"""Seconds that packets under way have after the last was sent, and doubled ones once all have come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Traffic:
         self._near = source.inside(lambda: _bound(source_address, 0))
         self._far = destination.inside(lambda: _bound(destination_address, port))
         self._target = (destination_address, port)
-        self._stopping = threading.Event()
+        self._stopping, self._settled = threading.Event(), threading.Event()
         self._sent = 0
         self._arrivals: set[int] = set()
         self._echoes: set[int] = set()
@@ -83,6 +83,12 @@ class Traffic:
 
     def stop(self) -> Report:
         self._stopping.set()
+        self._threads[0].join()
+        end = time.monotonic() + SETTLE
+        while time.monotonic() < end and len(self._echoes) < self._sent:
+            self._settled.wait(0.01)
+        self._settled.wait(LATE)
+        self._settled.set()
         for thread in self._threads:
             thread.join()
         self._near.close()
@@ -100,7 +106,7 @@ class Traffic:
             self._stopping.wait(max(0.0, following - time.monotonic()))
 
     def _echo(self) -> None:
-        for data, sender in _packets(self._far, self._stopping):
+        for data, sender in _packets(self._far, self._settled):
             self._arrivals.add(NUMBER.unpack_from(data)[0])
             try:
                 self._far.sendto(data, sender)
@@ -109,7 +115,7 @@ class Traffic:
 
     def _collect(self) -> None:
         last = time.monotonic()
-        for data, _ in _packets(self._near, self._stopping):
+        for data, _ in _packets(self._near, self._settled):
             now = time.monotonic()
             self._longest_gap = max(self._longest_gap, now - last)
             last = now
@@ -127,12 +133,9 @@ def _bound(address: str, port: int) -> socket.socket:
     return made
 
 
-def _packets(source: socket.socket, stopping: threading.Event) -> Iterator[tuple[bytes, Any]]:
-    """Datagrams of a socket, until `stopping` and SETTLE seconds more."""
-    end = None
-    while end is None or time.monotonic() < end:
-        if end is None and stopping.is_set():
-            end = time.monotonic() + SETTLE
+def _packets(source: socket.socket, settled: threading.Event) -> Iterator[tuple[bytes, Any]]:
+    """Datagrams of a socket, until nothing more is waited for."""
+    while not settled.is_set():
         if select.select([source], [], [], 0.05)[0]:
             try:
                 yield source.recvfrom(65535)
