@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cygnet.lab.topology import forget_mappings
-from tests.interop.sides import Setup, Sides, sides
+from tests.interop.sides import Setup, Sides, sides, swanctl_conf
 from tests.interop.test_certificates import KEYS, Authority
 from tests.interop.test_lifecycle import eventually
 
@@ -54,6 +54,21 @@ def test_traffic_passes_over_ipv6(tmp_path: Path, by: str) -> None:
     with sides(tmp_path, V1.but(outer6=True, inner6=True)) as both:
         both.up(by)
         both.assert_traffic_passes()
+
+
+def test_version_0_answers_both_versions_and_begins_with_the_newer_one(tmp_path: Path) -> None:
+    with sides(tmp_path, V1.but(moon_version=0, sun_version=0)) as both:
+        for version in ("2", "1"):
+            if version == "1":
+                both.sun.configure(swanctl_conf(V1, "sun", both.net))
+                both.sun.load()
+                both.up("strongswan")
+            else:
+                both.up("cygnet")
+            both.assert_traffic_passes()
+            assert [sa["version"] for sa in both.moon.sas()] == [version]
+            assert both.sun.swanctl("--terminate", "--ike", "peer").returncode == 0
+            eventually(lambda: not both.moon.sas(), 20, "nothing left")
 
 
 def equip(directory: Path, kind: str) -> None:

@@ -376,3 +376,25 @@ def test_lag_is_a_histogram_with_a_worst() -> None:
     assert lag.quantile(0.99) == 0.001
     assert lag.quantile(1.0) == 3.0
     assert lag.worst == 3.0
+
+
+def test_what_the_pairs_carried_last_is_read_from_the_data_plane() -> None:
+    async def body(bench: Bench) -> None:
+        for use, seen in (
+            (((3.0, -1.0), (8.0, 4.5)), effects.Traffic(3.0, 4.5)),
+            (((-1.0, -1.0),), effects.Traffic(float("inf"), float("inf"))),
+            ((), effects.Traffic(float("inf"), float("inf"))),
+        ):
+            bench.effect(effects.Ask(5, effects.LookAtTraffic((1, 2)), now().monotonic + 10))
+            command = await bench.command()
+            assert isinstance(command, messages.ReadCounters)
+            assert len(command.pairs) == 2
+            pairs = tuple(
+                messages.PairCounters(n, 0, 0, came, 0, 0, went, 0, 0, {})
+                for n, (came, went) in zip(command.pairs, use, strict=False)
+            )
+            bench.report(messages.Counters(command.request, pairs, {}))
+            verb, ask, result, _ = await bench.verb()
+            assert (verb, ask, result) == ("resume", 5, seen)
+
+    on_loop(body)

@@ -206,6 +206,7 @@ def build_connection(
         ocsp=section.ocsp,
         childless=section.childless,
         dpd_delay=section.dpd_delay,
+        dpd_on_demand=section.dpd_mode == "on-demand",
         keyingtries=section.keyingtries,
         send_cert=SendCert(section.send_cert),
         send_certreq=section.send_certreq,

@@ -512,6 +512,14 @@ class Connection(Section):
     dpd_delay: Time = _key(
         0.0, "After this long without a packet the peer is asked whether it lives; 0: never.", "0s"
     )
+    dpd_mode: Annotated[
+        str,
+        PlainValidator(values.choice(**{"periodic": "periodic", "on-demand": "on-demand"})),
+        _words(**{"periodic": "", "on-demand": ""}),
+    ] = _key(
+        "periodic",
+        "`on-demand`: only when packets went out meanwhile and none came in (RFC 3706, section 5.5).",
+    )
     dpd_timeout: Time = _key(
         0.0, "IKEv1: how long the peer may leave such questions unanswered; 0: 150 s.", "0s"
     )

@@ -342,6 +342,10 @@ class Daemon:
         if isinstance(question, effects.LeaseAddresses):
             self._answer(effect.ask_id, self.leases.lease(question))
             return
+        if isinstance(question, effects.LookAtTraffic):
+            counted = functools.partial(self._answer_counted, effect.ask_id)
+            self.plane.read_counters(question.pairs, counted)
+            return
         if isinstance(question, AskRadius):
             self._wait_for(effect.ask_id, self.radius.access(question))
             return
@@ -374,6 +378,14 @@ class Daemon:
                 self._answer(ask, task.result())
 
         asked.add_done_callback(answered)
+
+    def _answer_counted(self, ask: int, report: messages.Report | None) -> None:
+        """When something was carried last, out of the data plane's counters; of none, the question lapses."""
+        if isinstance(report, messages.Counters):
+            inbound = [one.use_in for one in report.pairs if one.use_in >= 0]
+            outbound = [one.use_out for one in report.pairs if one.use_out >= 0]
+            never = float("inf")
+            self._answer(ask, effects.Traffic(min(inbound, default=never), min(outbound, default=never)))
 
     def _answer(self, ask: int, result: object) -> None:
         self._resolving.discard(ask)

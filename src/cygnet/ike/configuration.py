@@ -200,6 +200,7 @@ class Connection:
     rand_time: float = 1440.0
     reauth_time: float = 0.0
     dpd_delay: float = 0.0
+    dpd_on_demand: bool = False
     keyingtries: int = 1
     send_cert: SendCert = SendCert.IFASKED
     send_certreq: bool = True

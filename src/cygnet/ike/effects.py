@@ -96,7 +96,14 @@ class LeaseAddresses:
     alone: bool = False
 
 
-Question = Resolve | Route | LeaseAddresses | AuthQuestion
+@dataclass(frozen=True, slots=True)
+class LookAtTraffic:
+    """How long ago have these pairs carried anything? Answered with `Traffic`."""
+
+    pairs: tuple[int, ...]
+
+
+Question = Resolve | Route | LeaseAddresses | LookAtTraffic | AuthQuestion
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +155,14 @@ class InstallFailed:
 @dataclass(frozen=True, slots=True)
 class TimedOut:
     pass
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Seconds since the last packet of either direction, infinite if there was none."""
+
+    inbound: float
+    outbound: float
 
 
 @dataclass(frozen=True, slots=True)

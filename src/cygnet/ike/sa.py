@@ -60,11 +60,12 @@ class IkeSa(ABC):
     """`background` are exchanges that have answered and still wait for the world; `queue` what we want
     next, `later` what we want after its time, `first` what is to come up with the SA itself. `parent` is the
     IKE SA that this one may take over from, until it does. `trouble_since`: the peer has been too busy since.
+    `looked`: when the traffic was asked whether the peer has to be.
     """
 
     __slots__ = (
-        "background", "close_at", "connection", "first", "gateway", "heard", "later", "parent", "queue",
-        "sent", "state", "trouble_since", "unique_id",
+        "background", "close_at", "connection", "first", "gateway", "heard", "later", "looked", "parent",
+        "queue", "sent", "state", "trouble_since", "unique_id",
     )  # fmt: skip
 
     def __init__(self, gateway: Endpoint, unique_id: int, connection: Connection, state: SaState) -> None:
@@ -78,6 +79,7 @@ class IkeSa(ABC):
         self.first: CreateChild | None = None
         self.parent = 0
         self.heard = state.created
+        self.looked = 0.0
         self.sent = state.created
         self.trouble_since = 0.0
         self.close_at = 0.0
@@ -188,15 +190,14 @@ class IkeSa(ABC):
     def is_calling(self) -> bool:
         return self.gateway.is_calling(self)
 
-    def leases_of(self, user: Identity, connection: str) -> tuple[Lease, ...]:
+    def leases_of(self, local: Identity, user: Identity, connection: str) -> tuple[Lease, ...]:
         here = self.state.path.remote, self.state.path.remote_port
         return tuple(
             [
                 lease
-                for other in self.gateway.by_connection.get(connection, {}).values()
+                for other in self.gateway.by_peer.get((local, user), ())
                 if other is not self
-                and other.state.peer is not None
-                and other.state.peer.user == user
+                and other.connection.name == connection
                 and (other.state.path.remote, other.state.path.remote_port) == here
                 for lease in other.state.leases
             ]
@@ -347,7 +348,7 @@ class IkeSa(ABC):
                 if child.expires_at and child.phase is not ChildPhase.DELETING:
                     times.append(child.expires_at)
             if self.is_idle and (patience := self.patience):
-                times.append(self.heard + patience)
+                times.append(max(self.heard, self.looked) + patience)
             if state.nat_local and self.options.keep_alive > 0:
                 times.append(self.sent + self.options.keep_alive)
         return min(times) if times else None

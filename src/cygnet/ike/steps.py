@@ -71,7 +71,7 @@ class Context(Protocol):
         """Whether we are setting up another IKE SA of the same connection ourselves."""
         ...
 
-    def leases_of(self, user: Identity, connection: str) -> tuple[Lease, ...]:
+    def leases_of(self, local: Identity, user: Identity, connection: str) -> tuple[Lease, ...]:
         """What this user has leased from the same address and port, over other IKE SAs of the connection."""
         ...
 

@@ -8,11 +8,12 @@ from cygnet.crypto.entropy import Entropy
 from cygnet.ike import children, collisions, reconnect, running
 from cygnet.ike.changes import ChangeChild, DropChild, DropHalves, Postpone, PostponeReauthentication
 from cygnet.ike.configuration import Connection
-from cygnet.ike.effects import SendDatagram
+from cygnet.ike.effects import LookAtTraffic, SendDatagram, Traffic
 from cygnet.ike.errors import Failure, Reason
 from cygnet.ike.events import Noted
 from cygnet.ike.lifetimes import ike_deadlines
 from cygnet.ike.state import ChildPhase, Phase, SaState
+from cygnet.ike.steps import Steps, ask, enqueue
 from cygnet.ike.wanted import CheckLiveness, DeleteChild, RekeyChild
 from cygnet.records import replace
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 REAUTHENTICATE_AGAIN: Final = 300.0
 """Seconds until another attempt to authenticate anew."""
+LOOK_PATIENCE: Final = 10.0
+"""Seconds that the data plane has to say when something was carried last."""
 UNCONFIRMED_PAUSE: Final = 60.0
 """Seconds until a pair that the peer was not known to hold is rekeyed."""
 
@@ -73,8 +76,24 @@ def give_up_half_open(sa: IkeSa, why: str) -> None:
 def _liveness_due(sa: IkeSa) -> None:
     """RFC 7296, section 2.4: any request asks whether the peer is alive; without one, an empty one."""
     delay = sa.patience
-    if delay > 0 and sa.is_idle and sa.now.monotonic >= sa.heard + delay:
+    if delay <= 0 or not sa.is_idle or sa.now.monotonic < max(sa.heard, sa.looked) + delay:
+        return
+    if sa.connection.dpd_on_demand and sa.confirmed:
+        sa.looked = sa.now.monotonic
+        running.begin_local(sa, _liveness_on_demand(sa, delay))
+    else:
         running.enqueue(sa, CheckLiveness())
+
+
+def _liveness_on_demand(sa: IkeSa, delay: float) -> Steps[None]:
+    """RFC 3706, section 5.5: whether the peer lives is worth a question only to who sends and hears nothing.
+    What nobody can say is asked."""
+    pairs = tuple([child.pair for child in sa.state.children])
+    if not pairs:
+        return
+    traffic = yield from ask(LookAtTraffic(pairs), LOOK_PATIENCE)
+    if not isinstance(traffic, Traffic) or traffic.outbound < delay <= traffic.inbound:
+        yield from enqueue(CheckLiveness())
 
 
 def _children_due(sa: IkeSa) -> None:

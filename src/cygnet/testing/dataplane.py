@@ -20,6 +20,7 @@ from cygnet.ike.effects import (
     InstallSa,
     RemovePolicy,
     RemoveSa,
+    Traffic,
     UpdateSa,
 )
 from cygnet.policy.sa import Direction, SaParameters, SaProtocol, UdpEncapsulation
@@ -46,6 +47,7 @@ class InstalledSa:
     installed_at: float
     packets: int = 0
     octets: int = 0
+    used_at: float = -float("inf")
     dies_at: float = 0.0
     told_soft: bool = False
     sequence: int = 0
@@ -330,8 +332,17 @@ class DataPlane:
             if came_from != (sa.remote, sa.encapsulation.remote_port):
                 self.gateway.peer_moved(sa.pair, *came_from)
 
+    def traffic(self, pairs: tuple[int, ...]) -> Traffic:
+        """Of these pairs."""
+        inbound = [one.used_at for one in self.inbound.values() if one.sa.pair in pairs]
+        outbound = [one.used_at for ones in self.outbound.values() for one in ones if one.sa.pair in pairs]
+        never = -float("inf")
+        last_in, last_out = max(inbound, default=never), max(outbound, default=never)
+        return Traffic(self._now - last_in, self._now - last_out)
+
     def _wear(self, entry: InstalledSa, packet: Packet) -> None:
         entry.packets += 1
+        entry.used_at = self._now
         entry.octets += packet.size
         sa, volume = entry.sa, entry.sa.volume
         for why, count, soft, hard in (

@@ -23,6 +23,7 @@ from cygnet.ike.effects import (
     InstallPolicy,
     InstallSa,
     LeaseAddresses,
+    LookAtTraffic,
     RemovePolicy,
     RemoveSa,
     Resolve,
@@ -242,6 +243,8 @@ class Gateway:
                 self.network.schedule(0.0, lambda: self.answer(ask_id, self.leases.lease(request)))
             case InstallSa() | RemoveSa() | UpdateSa() | InstallPolicy() | RemovePolicy():
                 self.plane.order(effect)
+            case Ask(ask_id, LookAtTraffic(pairs), _):
+                self.network.schedule(0.0, lambda: self.answer(ask_id, self.plane.traffic(pairs)))
             case Ask(ask_id, Resolve(host), _):
                 known = self.names.get(host, ())
                 self.network.schedule(0.0, lambda: self.answer(ask_id, known))

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
+from cygnet.auth.identity import Identity
 from cygnet.auth.peer import AuthenticatedPeer
 from cygnet.ike import configuration_attributes as common
 from cygnet.ike.changes import Unlend
@@ -137,10 +138,13 @@ def _printable(text: bytes) -> str:
 # -- gateway ------------------------------------------------------------------------------------
 
 
-def push(context: Context, connection: Connection, peer: AuthenticatedPeer, *, alone: bool) -> Steps[None]:
+def push(
+    context: Context, connection: Connection, local_id: Identity, peer: AuthenticatedPeer, *, alone: bool
+) -> Steps[None]:
     """Give the peer an address of each family that the pools have, unasked."""
     # Who authenticates anew keeps what it has: its Child SAs use it.
-    had = {one.address.version: one.address for one in context.leases_of(peer.user, connection.name)}
+    held = context.leases_of(local_id, peer.user, connection.name)
+    had = {one.address.version: one.address for one in held}
     wanted = tuple([had.get(one.version, one) for one in ANY])
     leased = yield from lease(peer, connection.pools, wanted, context.state.path.remote, alone=alone)
     if not leased.leases:

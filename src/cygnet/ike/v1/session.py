@@ -73,5 +73,5 @@ def _come_in(context: Context, proved: Proved) -> Steps[AuthenticatedPeer]:
     if context.state.original_initiator:
         yield from mode_config.obtain(context, connection)
     elif connection.pools and not connection.pull:
-        yield from mode_config.push(context, connection, peer, alone=proved.is_alone)
+        yield from mode_config.push(context, connection, proved.local_id, peer, alone=proved.is_alone)
     return peer
