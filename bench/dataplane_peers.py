@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from bench.plane import Pair, Plane, Side, install
 from cygnet.dataplane.descriptors import Options
-from cygnet.dataplane.engines import native
+from cygnet.dataplane.engines import native_available
 from cygnet.dataplane.tun import Device, Offloads, open_tun
 from cygnet.lab.namespaces import LabError, Namespace, connect, namespaces
 from cygnet.lab.strongswan import StrongSwan, available
@@ -60,7 +60,7 @@ def outer_link() -> Iterator[tuple[Namespace, Namespace]]:
 
 @contextmanager
 def cygnet(engine: str) -> Iterator[Ends]:
-    if engine == "native" and not native.available():
+    if engine == "native" and not native_available():
         raise Missing("the native engine was not built: no Rust toolchain")
     options = Options(tun_mtu=MTU, engine=engine)
     with outer_link() as (left, right), Plane(left, options) as a, Plane(right, options) as b:

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cygnet.crypto.suites import suite
-from cygnet.dataplane.engines import native
+from cygnet.dataplane.engines import native, native_available
 from cygnet.policy.sa import Direction, Mode, SaParameters, SaProtocol
 from cygnet.policy.selectors import TrafficSelector
 from cygnet.wire.numbers import Encr, Integ
@@ -140,7 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--short", action="store_true")
     chosen = parser.parse_args(arguments)
     say = Console()
-    if not native.available():
+    if not native_available():
         say.print("The native engine was not built: no Rust toolchain")
         return 0
     result = measure(200 if chosen.short else 2000)

@@ -12,7 +12,7 @@ import struct
 from ipaddress import IPv4Address
 from typing import Any
 
-from cygnet.dataplane.engines import native
+from cygnet.dataplane.engines import native, native_available
 from cygnet.ipsec.esp import OutboundSa, Workspace
 from cygnet.ipsec.inner import describe
 from cygnet.policy.sa import Direction, Mode, SaParameters, SaProtocol, UdpEncapsulation
@@ -85,7 +85,7 @@ WORK = Workspace()
 
 
 def one(data: bytes) -> None:
-    if not native.available() or len(data) < 4:
+    if not native_available() or len(data) < 4:
         return
     if not _bed:
         _bed.append(Bed())

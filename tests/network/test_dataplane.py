@@ -16,7 +16,7 @@ import pytest
 from bench.plane import Pair, Plane, Side, install, packed, selector
 from cygnet.dataplane import messages
 from cygnet.dataplane.descriptors import Options
-from cygnet.dataplane.engines import native
+from cygnet.dataplane.engines import native_available
 from cygnet.ipsec.drops import Drop
 from cygnet.lab.capture import Capture, Seen
 from cygnet.lab.namespaces import Namespace, require
@@ -55,7 +55,7 @@ ENGINES: list[str] = []
 @pytest.fixture(autouse=True, params=["portable", "native"])
 def engine(request: pytest.FixtureRequest) -> Iterator[str]:
     """All of this holds for either engine."""
-    if request.param == "native" and not native.available():
+    if request.param == "native" and not native_available():
         pytest.skip("the native engine was not built: no Rust toolchain")
     ENGINES.append(request.param)
     yield request.param

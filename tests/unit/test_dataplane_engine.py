@@ -16,7 +16,7 @@ import pytest
 
 from cygnet.dataplane import messages
 from cygnet.dataplane.descriptors import Options
-from cygnet.dataplane.engines import native
+from cygnet.dataplane.engines import native_available
 from cygnet.dataplane.engines.native import NativeEngine
 from cygnet.dataplane.engines.portable import PortableEngine, Sockets
 from cygnet.dataplane.guard import KernelError
@@ -45,7 +45,7 @@ ENGINES: list[str] = ["portable"]
 @pytest.fixture(autouse=True, params=["portable", "native"])
 def engine(request: pytest.FixtureRequest) -> Iterator[str]:
     """The contract: all of this holds for either engine."""
-    if request.param == "native" and not native.available():
+    if request.param == "native" and not native_available():
         pytest.skip("the native engine was not built: no Rust toolchain")
     ENGINES.append(request.param)
     yield request.param

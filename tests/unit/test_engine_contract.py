@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from cygnet.dataplane.engines import native
+from cygnet.dataplane.engines import native, native_available
 from cygnet.ipsec.esp import InboundSa, OutboundSa, Workspace
 from cygnet.ipsec.inner import describe
 from cygnet.policy.sa import Direction, SaParameters, TunnelHeader
@@ -29,7 +29,7 @@ logging.getLogger("scapy").setLevel(logging.ERROR)
 inet: Any = pytest.importorskip("scapy.layers.inet")
 inet6: Any = pytest.importorskip("scapy.layers.inet6")
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="the native engine was not built")
+pytestmark = pytest.mark.skipif(not native_available(), reason="the native engine was not built")
 
 CARRIED = [name for name in SUITES if native.carries(parameters(name))]
 

@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20Poly1305
 
 from cygnet.crypto.suites import UnsupportedAlgorithm
-from cygnet.dataplane.engines import native
+from cygnet.dataplane.engines import native, native_available
 from cygnet.ipsec.drops import Drop
 from cygnet.ipsec.esp import EXTENDED_LIMIT, SEQUENCE_LIMIT, InboundSa, OutboundSa, Workspace
 from cygnet.ipsec.rows import Rows, Run
@@ -143,7 +143,7 @@ def open_(sa: InboundSa, packets: list[bytes]) -> list[bytes]:
 @pytest.fixture(autouse=True, params=["reference", "native"])
 def engine(request: pytest.FixtureRequest) -> Iterator[None]:
     """All of this holds for the crate too; what it does not carry is left to the reference there as well."""
-    if request.param == "native" and not native.available():
+    if request.param == "native" and not native_available():
         pytest.skip("the native engine was not built: no Rust toolchain")
     ENGINES.append(request.param)
     yield

@@ -13,27 +13,47 @@ if TYPE_CHECKING:
 
 
 KERNEL = "kernel"
+CRATE_API = 1
+"""What `native` expects of the crate (native/src/python.rs); one built from other sources is not used."""
+
+try:
+    from cygnet import _native
+except ImportError:  # no Rust toolchain where Cygnet was installed
+    _native = None  # type: ignore[assignment]
 
 
 class EngineUnavailable(Exception):
     """Why there is no such engine here, in a sentence."""
 
 
+def native_available() -> bool:
+    """Whether the crate was built with this installation, and from its sources."""
+    return _native is not None and _native.API == CRATE_API
+
+
 def choose(wanted: str) -> type[PortableEngine]:
     """The engine of that name; `auto`: native where it was built. Raises EngineUnavailable."""
-    from cygnet.dataplane.engines import native
-    from cygnet.dataplane.engines.portable import PortableEngine
+    if ours(wanted) == "portable":
+        from cygnet.dataplane.engines.portable import PortableEngine
 
-    if wanted == "portable" or (wanted == "auto" and not native.available()):
         return PortableEngine
-    if not native.available():
+    from cygnet.dataplane.engines.native import NativeEngine
+
+    return NativeEngine
+
+
+def ours(wanted: str) -> str:
+    """The engine of ours that `wanted` means. Raises EngineUnavailable."""
+    if wanted == "auto":
+        return "native" if native_available() else "portable"
+    if wanted == "native" and not native_available():
         raise EngineUnavailable("engine native is not here: there was no Rust toolchain at installation")
-    return native.NativeEngine
+    return wanted
 
 
 def settle(wanted: str) -> tuple[str, str]:
     """(engine, why) for one of the words of `options.engine`: `kernel` is taken by name only, `auto` is what
-    `choose` makes of it. In the network namespace of the caller. Raises EngineUnavailable."""
+    `ours` makes of it. In the network namespace of the caller. Raises EngineUnavailable."""
     from cygnet.dataplane.xfrm.probe import probe
 
     if wanted not in ("auto", KERNEL):
@@ -43,4 +63,4 @@ def settle(wanted: str) -> tuple[str, str]:
         if not found.usable:
             raise EngineUnavailable(f"engine kernel is not here: {found.text}")
         return KERNEL, found.text
-    return choose(wanted).name, f"{found.text}; `engine = kernel` chooses it" if found.usable else found.text
+    return ours(wanted), f"{found.text}; `engine = kernel` chooses it" if found.usable else found.text

@@ -2,10 +2,10 @@
 
 import sys
 
-from cygnet.dataplane.engines import native
+from cygnet.dataplane.engines import native_available
 
 sys.stdout.write(
     "Engine: native, in Rust\n"
-    if native.available()
+    if native_available()
     else "Engine: portable; the native one is skipped, as there is no Rust toolchain (cargo)\n"
 )

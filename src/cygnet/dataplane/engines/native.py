@@ -45,11 +45,8 @@ from cygnet.wire.numbers import Encr, Integ
 
 try:
     from cygnet import _native
-except ImportError:  # no Rust toolchain where Cygnet was installed
+except ImportError:  # as in `native_available`
     _native = None  # type: ignore[assignment]
-
-API = 1
-"""What this file expects of the crate (native/src/python.rs); one built from other sources is not used."""
 
 if TYPE_CHECKING:
     from cygnet import _native as crate
@@ -70,11 +67,6 @@ _INTEGRITY = frozenset(
         Integ.HMAC_SHA2_512_256,
     }
 )  # fmt: skip
-
-
-def available() -> bool:
-    """Whether the crate was built with this installation, and from its sources."""
-    return _native is not None and _native.API == API
 
 
 def crate_module() -> Any:
