@@ -78,8 +78,7 @@ class Office:
         )
 
     def is_up(self) -> bool:
-        """Whether the client speaks from its address. A ping that began before goes on from another one,
-        which the tunnel is not for (docs/remote-access.md, "Before and after")."""
+        """Whether the client speaks from its address."""
         return any(sa.get("local-vips") and sa.get("child-sas") for sa in self.client.sas())
 
     def logs(self) -> str:
@@ -146,6 +145,21 @@ def test_a_full_tunnel_takes_all_that_this_host_sends(tmp_path: Path) -> None:
         until(lambda: "10.3.0.1" not in made.addresses(), 10, "the address is gone")
         # What people bring up when they want it gives the network back.
         assert "dev outer" in made.net.moon.run("ip", "route", "get", "203.0.113.9").stdout
+
+
+def test_what_is_always_to_be_up_lets_nothing_leave_from_other_addresses(tmp_path: Path) -> None:
+    """A full tunnel that is up: IKE and ESP pass, this host talks to itself, and what is sent from its outer
+    address stays here; the capture sees whether."""
+    with office(tmp_path, net_behind='"0.0.0.0/0", "::/0"', client_child='start_action = "start"') as made:
+        until(made.is_up, 30, "a tunnel")
+        moon = made.net.moon
+        until(lambda: made.pings(BOB, BOB6), 20, "traffic")
+        for target in (BOB, SUN):
+            assert moon.run("ping", "-c", "2", "-W", "1", "-I", MOON, target, check=False).returncode != 0
+        assert moon.run("ping", "-c", "1", "-W", "2", "127.0.0.1", check=False).returncode == 0
+        assert moon.run("ping", "-c", "1", "-W", "2", MOON, check=False).returncode == 0
+        assert made.client.cygnet("rekey", "gw").returncode == 0, made.logs()
+        until(lambda: made.pings(BOB), 20, "traffic after the rekey")
 
 
 def test_a_client_whose_daemon_is_killed_keeps_its_address_and_its_traffic(tmp_path: Path) -> None:

@@ -244,6 +244,39 @@ def test_what_is_always_to_be_up_is_protected_before_its_address_is_known() -> N
     assert office.client.send(packet) == "held"
 
 
+@pytest.mark.parametrize("action", ["trap", "start"])
+def test_what_is_always_to_be_up_lets_nothing_leave_from_other_addresses(action: str) -> None:
+    """Before, while and after; what is allowed by name stays allowed."""
+    printer = """
+[connections.office.children.printer]
+mode = "pass"
+local_ts = ["192.0.2.11"]
+remote_ts = ["10.1.9.0/24"]
+"""
+    office = RemoteAccess(1, connection=PLAIN, client_child=f'start_action = "{action}"\n{printer}')
+    other = Packet(17, ip_address("192.0.2.11"), ip_address("10.1.0.5"), 1, 1, 100, 1)
+    allowed = Packet(17, ip_address("192.0.2.11"), ip_address("10.1.9.5"), 1, 1, 100, 1)
+    elsewhere = Packet(17, ip_address("192.0.2.11"), ip_address("10.77.0.5"), 1, 1, 100, 1)
+    if action == "trap":
+        office.settle(1)
+        assert office.client.send(other) == "held"
+    office.settle(10)
+    assert office.client.host.addresses == (FIRST,)
+    mine = Packet(17, FIRST, ip_address("10.1.0.5"), 1, 1, 100, 1)
+    said = [office.client.send(one) for one in (other, mine, allowed, elsewhere)]
+    assert said == ["discard", "sent", "bypass", "bypass"]
+    rekey = office.client.rekey()
+    office.settle(10)
+    assert office.client.operations[rekey] is None
+    assert office.client.send(other) == "discard"
+    office.client.terminate()
+    office.settle(5)
+    assert office.client.send(other) == ("held" if action == "trap" else "dropped")
+    office.client.unload("office")
+    office.settle(20)
+    assert office.client.send(other) == "bypass"
+
+
 def test_what_people_bring_up_when_they_want_it_leaves_no_policy_behind() -> None:
     office = RemoteAccess(1, connection=PLAIN)
     office.settle(1)

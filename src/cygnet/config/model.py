@@ -425,8 +425,8 @@ class Child(Section):
     replay_window: Annotated[int, PlainValidator(values.integer(32, 4096)), _kind("32 to 4096", _SCALAR)] = (
         _key(32, "Packets that may arrive late and are still taken.")
     )
-    priority: Annotated[int, PlainValidator(values.integer(0, 1 << 31)), _kind("number", _SCALAR)] = _key(
-        0, "Order among the policies, lower first; 0: the order in which they were loaded."
+    priority: Annotated[int, PlainValidator(values.integer(0, (1 << 31) - 2)), _kind("number", _SCALAR)] = (
+        _key(0, "Order among the policies, lower first; 0: the order in which they were loaded.")
     )
     copy_df: Annotated[
         str,

@@ -346,10 +346,12 @@ def _bodies(
         "goto judge_outbound" if discarding else "goto bypass",
     ]
     # A bypass seen from the other side; it may still be on its way into a tunnel.
-    bodies["bypassed_ingress"] = [protected.format("daddr", "judge_decapsulated"), "goto bypass"]
+    arrived = f"fib daddr type local {'goto bypass' if discarding else 'accept'}"
+    bodies["bypassed_ingress"] = [arrived, protected.format("daddr", "judge_decapsulated"), "goto bypass"]
     bodies["judge_outbound"] = [*outbound, discard if discarding else "goto bypass"]
     # What came out of a tunnel was judged there: it may go on, into another tunnel if policy says so.
     bodies["decapsulated"] = [
+        arrived,
         protected.format("daddr", "judge_decapsulated"),
         *(["goto bypass"] if discarding else []),
     ]

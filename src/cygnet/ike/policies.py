@@ -3,6 +3,9 @@
 Where a connection is for one peer, all SAs of a child share its policy and flows. Where peers may come
 from anywhere, each SA pair gets a policy and a flow of its own, made from what was negotiated, in front
 of the child's: so traffic to one peer never takes another's SA. It goes with the last SA that uses it.
+
+A child that speaks from a virtual address and is to be up always has a second policy, beneath all others:
+while the first protects what comes from that address, what this host sends from its others stays here.
 """
 
 from __future__ import annotations
@@ -20,16 +23,21 @@ if TYPE_CHECKING:
     from cygnet.ike.endpoint import Endpoint
     from cygnet.ike.sa import IkeSa
 
+BENEATH: Final = (1 << 31) - 1
+"""Priority behind which no child of the configuration stands."""
 TRAPS: Final = (StartAction.TRAP, StartAction.TRAP_START)
 Selectors = tuple[TrafficSelector, ...]
+Ends = tuple[IpAddress | None, IpAddress | None]
 
 
 class Policies:
-    __slots__ = ("_gateway", "_in_force", "_users")
+    __slots__ = ("_beneath", "_gateway", "_in_force", "_users")
 
     def __init__(self, gateway: Endpoint) -> None:
         self._gateway = gateway
         self._in_force: dict[int, Policy] = {}
+        # Of a child's policy that is for its virtual address alone: the one that discards the rest.
+        self._beneath: dict[int, int] = {}
         # How many pairs use a policy that was made for one peer.
         self._users: dict[int, int] = {}
 
@@ -63,7 +71,25 @@ class Policies:
         if connection.pools:
             remote = ()
         trap = child.child.start_action in TRAPS
-        return self._install(make_policy(connection, child, trap, ends, (local, remote)))
+        known = self._install(make_policy(connection, child, trap, ends, (local, remote)))
+        # By now the child's own policy holds everything back again.
+        self.remove(self._beneath.pop(child.policy, 0))
+        return known
+
+    def _discard_beneath(self, loaded: Loaded, child: LoadedChild, ends: Ends, remote: Selectors) -> None:
+        """What the child is for does not leave from other addresses than its virtual one."""
+        always_up = child.child.start_action is not StartAction.NONE
+        if child.policy in self._beneath or not always_up or child.child.interface:
+            return
+        connection = loaded.connection
+        made = make_policy(connection, child, False, ends, (any_of(connection.vips), remote))
+        if made is not None:
+            number = self._beneath[child.policy] = self._gateway.book.number()
+            rules = [
+                replace(rule, action=Action.DISCARD, flow=0) if rule.action is Action.PROTECT else rule
+                for rule in made.rules
+            ]
+            self._install(replace(made, id=number, priority=BENEATH, rules=tuple(rules), trap=False))
 
     def _install(self, policy: Policy | None) -> bool:
         if policy is None:
@@ -82,6 +108,7 @@ class Policies:
     def unload(self, loaded: Loaded) -> None:
         for child in loaded.children:
             self.remove(child.policy)
+            self.remove(self._beneath.pop(child.policy, 0))
 
     def remove(self, policy: int) -> None:
         if self._in_force.pop(policy, None) is not None:
@@ -103,6 +130,8 @@ class Policies:
         if one_peer and not connection.pools:
             if loaded is not None and (connection.vips or child.policy not in self._in_force):
                 trap, ends = child.child.start_action in TRAPS, (path.local, path.remote)
+                if connection.vips:
+                    self._discard_beneath(loaded, child, ends, hosts[1])
                 self._install(make_policy(connection, child, trap, ends, hosts))
             return child.policy, child.flows[index]
         policy, flow = self._gateway.book.number(), self._gateway.book.number()
