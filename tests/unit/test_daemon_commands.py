@@ -11,6 +11,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path as FilePath
 from typing import Any, cast
@@ -24,6 +25,7 @@ from cygnet.auth.identity import Identity
 from cygnet.daemon.commands import Commands, Server
 from cygnet.daemon.control import Control, Refused
 from cygnet.daemon.guard import Guard
+from cygnet.daemon.log import Severity, line_of
 from cygnet.daemon.process import Daemon
 from cygnet.daemon.sources import Sources
 from cygnet.dataplane import messages as plane
@@ -34,6 +36,7 @@ from cygnet.ike.history import Entry
 from cygnet.ike.view import ChildSaView, IkeSaView
 from cygnet.ike.world import Instant, Path
 from cygnet.policy.selectors import of_range
+from tests.unit.auth_material import ca, key
 
 PATH = Path(ip_address("192.0.2.1"), 500, ip_address("192.0.2.2"), 500)
 NET_A = of_range(ip_address("10.1.0.0"), ip_address("10.1.255.255"))
@@ -414,6 +417,26 @@ def test_the_daemons_own_counters_can_be_asked_for(bench: Bench) -> None:
     assert answer["drops"] == {"integrity": "1"}
     assert answer["dataplane-drops"] == {"replay": "2"}
     assert "p99" in answer["lag-ms"]
+
+
+def test_certificates_that_end_soon_are_told_once_a_stage_and_stand_in_the_status(bench: Bench) -> None:
+    now = datetime.now(UTC)
+    root = ca("CN=Old CA", start=now - timedelta(days=400), end=now + timedelta(days=5, hours=1))
+    other = ca("CN=New CA", holder=key("p256", "new"), start=now, end=now + timedelta(days=400))
+    session = bench.session()
+    for one in (root, other):
+        session.load_cert({"type": "X509", "flag": "CA", "data": one.der})
+    said = text(session.request("daemon-stats"))["expiring"]
+    assert said == ["the CA certificate CN=Old CA expires in 5 days"]
+    heard: list[events.Event] = []
+    bench.daemon.listeners.append(heard.append)
+    for _ in range(2):
+        bench.daemon.look_at_certificates(now.timestamp())
+    (event,) = [one for one in heard if isinstance(one, events.CertificateExpires)]
+    assert (event.ca, event.text) == (True, said[0])
+    line = line_of(event)
+    assert line is not None
+    assert (line.severity, line.code, line.text) == (Severity.WARNING, "certificate-expires", said[0])
 
 
 def test_a_whole_configuration_with_one_fault_changes_nothing(bench: Bench) -> None:

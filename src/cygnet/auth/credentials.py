@@ -275,6 +275,10 @@ class Credentials:
     def certificates(self) -> tuple[Certificate, ...]:
         return tuple(self._certificates.values())
 
+    def certificate_of(self, data: bytes) -> Certificate:
+        """A certificate that is loaded, or that a connection names (DER). Raises `CredentialError`."""
+        return self._known(data)
+
     def anchors(self, ca_certificates: Sequence[bytes] = ()) -> tuple[Certificate, ...]:
         """The CAs with these DER certificates, or all that are loaded. Raises `CredentialError`."""
         if not ca_certificates:

@@ -41,7 +41,8 @@ def gather(client: Client, name: str = "") -> dict[str, Any]:
     stats = texts(client.request("daemon-stats"))
     engine = {"name": stats.get("engine", ""), "why": stats.get("engine-why", "")}
     engine["offloads"] = stats.get("offloads", [])
-    return {"connections": connections, "failures": stray, "engine": engine}
+    expiring = stats.get("expiring", [])
+    return {"connections": connections, "failures": stray, "engine": engine, "expiring": expiring}
 
 
 def _named(messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -62,6 +63,8 @@ def show(console: Console, status: Mapping[str, Any], failures: int) -> None:
         console.print("[b]Negotiations that fit no connection that is loaded[/]")
         for failure in stray:
             _print(console, _failure(failure, console.width), 2)
+    for text in status.get("expiring", ()):
+        console.print(Text(text, style="yellow"))
     if not connections and not stray:
         console.print("Nothing is configured.")
         return

@@ -5,7 +5,8 @@ plane's counters) is awaited, so that a client's command waits and nothing else 
 `vici.shapes`; what is loaded is `control`'s.
 
 Cygnet's own: `list-failures` (history), `daemon-stats` (counters, drops, lag, faults), `get-certs` and
-`unload-cert`, and the events `ike-message`, `ike-failure`, `ike-drop`.
+`unload-cert`, and the events `ike-message`, `ike-failure`, `ike-drop`,
+`certificate-expires`.
 """
 
 from __future__ import annotations
@@ -270,6 +271,7 @@ class Commands:
             "fetches": _texts(daemon.fetcher.counters),
             "drops": _texts(self.drops),
             "escaped": _texts(daemon.guard.escaped),
+            "expiring": [one.text(time.time()) for one in daemon.expiring()],
             "dataplane-drops": _texts(report.drops if report else {}),
             "interfaces": {
                 one.name: {
@@ -431,6 +433,8 @@ class Commands:
                 server.raise_event("ike-message", messages.ike_message(event, time.time()))
             case events.Dropped() if heard("ike-drop"):
                 server.raise_event("ike-drop", shapes.ike_drop(event, time.time()))
+            case events.CertificateExpires() if heard("certificate-expires"):
+                server.raise_event("certificate-expires", shapes.certificate_expires(event))
             case events.NegotiationFailed() if heard("ike-failure"):
                 server.raise_event("ike-failure", shapes.ike_failure(event, time.time()))
             case events.IkeSaUp() if heard("ike-updown"):

@@ -6,12 +6,14 @@ done; then what is new or different is loaded, what is the same is left alone, w
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from typing import Any, TypeVar
 
 from cygnet.auth.credentials import Credentials
 from cygnet.auth.errors import CredentialError
+from cygnet.auth.expiry import Expiring, expiring
 from cygnet.auth.revocation import Places
 from cygnet.config import requests
 from cygnet.config.from_vici import connections as read_connections
@@ -54,6 +56,17 @@ class Control:
         self.authorities: dict[str, Authority] = {}
         self._note = note
         self._kept = kept
+        daemon.expiring = self.expiring
+
+    def expiring(self) -> tuple[Expiring, ...]:
+        """Certificates of ours and CAs that end soon."""
+        named = [
+            der
+            for connection in self.connections.values()
+            for local in connection.local
+            for der in local.certificates
+        ]
+        return expiring(self.credentials, named, time.time())
 
     def _keep(self, kind: str, name: str, message: Message | None) -> None:
         """Loaded by this message, or unloaded (None). Raises Refused."""

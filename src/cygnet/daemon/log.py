@@ -62,6 +62,7 @@ _TOLD: dict[type, tuple[Severity, int]] = {
     events.Dropped: (Severity.DEBUG, 2),
     events.Noted: (Severity.INFO, 1),
     events.NegotiationFailed: (Severity.WARNING, 0),
+    events.CertificateExpires: (Severity.WARNING, 0),
 }
 
 
@@ -74,6 +75,7 @@ _CODES: dict[type, str] = {
     events.ChildSaDown: "child-down",
     events.ChildSaRekeyed: "child-rekeyed",
     events.NegotiationFailed: "failed",
+    events.CertificateExpires: "certificate-expires",
 }
 
 
@@ -134,6 +136,8 @@ def line_of(event: events.Event) -> Line | None:
             return Line("IKE", Severity.WARNING, 0, code, text, event.connection)
         case events.Noted():
             return Line("IKE", Severity.INFO, 1, code, event.text, event.connection, event.ike_sa)
+        case events.CertificateExpires():
+            return Line("CFG", Severity.WARNING, 0, code, event.text)
         case events.OperationDone():
             return None
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from cygnet.auth import passwords
 from cygnet.auth.ask import AskRadius, CheckPassword, FetchAll
+from cygnet.auth.expiry import Expiring, Watch
 from cygnet.daemon.accounting import Accounting
 from cygnet.daemon.collector import Collector
 from cygnet.daemon.fetch import Fetcher
@@ -105,6 +106,9 @@ class Daemon:
         self._resolving: set[int] = set()
         self._asking: set[asyncio.Task[object]] = set()
         self.fetcher = Fetcher()
+        self.expiry = Watch()
+        self.expiring: Callable[[], tuple[Expiring, ...]] = lambda: ()
+        """Certificates that end soon; whoever knows them puts it here."""
         self.radius = Client(loop, lambda code, text: self.emit(events.Noted(code, text)))
         self.accounting = Accounting(
             loop,
@@ -413,6 +417,11 @@ class Daemon:
         self._orphaned = list(self._taken_over)
         self._acquire_orphaned()
 
+    def look_at_certificates(self, wall: float) -> None:
+        """Tell of those that have come nearer to their end."""
+        for one in self.expiry.news(self.expiring(), wall):
+            self.emit(events.CertificateExpires(one.title, one.ends, one.ca, one.text(wall)))
+
     def _take_over_again(self) -> None:
         self._looking_again = False
         served = {child.flow for sa in self.endpoint.sas() for child in sa.children}
@@ -494,6 +503,8 @@ class Daemon:
         self.plane.give_up_late(present)
         if self.collector.quiet(present):
             present = self.loop.time()  # what it took was nobody's time
+        if self.expiry.is_due(time.time()):
+            self.guard.run("expiry", self.look_at_certificates, time.time())
         self._tick = self.loop.call_later(TICK, self._ticked, present + TICK)
 
 

@@ -112,12 +112,23 @@ class Noted:
     ike_sa: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class CertificateExpires:
+    """A certificate of ours, or of a CA that we trust (`ca`), ends soon, or has: `ends`, Unix seconds."""
+
+    title: str
+    ends: float
+    ca: bool
+    text: str
+
+
 Event = (
     MessageSeen | Dropped | IkeSaUp | IkeSaDown | IkeSaRekeyed | ChildSaUp | ChildSaDown | ChildSaRekeyed
-    | NegotiationFailed | OperationDone | Noted
+    | NegotiationFailed | OperationDone | Noted | CertificateExpires
 )  # fmt: skip
 
 __all__ = [
+    "CertificateExpires",
     "ChildSaDown", "ChildSaRekeyed", "ChildSaUp", "Drop", "Dropped", "Event", "Failure", "IkeSaDown",
     "IkeSaRekeyed", "IkeSaUp", "MessageSeen", "NegotiationFailed", "Noted", "OperationDone", "Reason",
 ]  # fmt: skip

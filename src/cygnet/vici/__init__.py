@@ -14,5 +14,6 @@ Commands and events are strongSwan's. What Cygnet says beyond them, and nobody e
     list-sa            in children `rule`: the access list rule that it came from
     event ike-message  each IKE message, decoded (`messages.ike_message`)
     event ike-failure  a negotiation that did not come about (`shapes.ike_failure`)
+    event certificate-expires  a certificate of ours or of a CA ends (`shapes.certificate_expires`)
     event ike-drop     a datagram that was dropped in silence (`shapes.ike_drop`)
 """

@@ -53,9 +53,9 @@ MAX_QUEUED = 64
 EVENTS = frozenset({
     "log", "control-log", "list-sa", "list-policy", "list-conn", "list-cert", "list-authority",
     "ike-updown", "ike-rekey", "ike-update", "child-updown", "child-rekey", "alert",
-    "ike-message", "ike-failure", "ike-drop",
+    "ike-message", "ike-failure", "ike-drop", "certificate-expires",
 })  # fmt: skip
-"""Events to register for: strongSwan's, and ours (`ike-message`, `ike-failure`, `ike-drop`)."""
+"""Events to register for: strongSwan's, and ours (`ike-message` and what follows it)."""
 
 
 class CommandFailed(Exception):

@@ -378,6 +378,16 @@ def failure(failure: Failure) -> Shape:
     return _reason(failure)
 
 
+def certificate_expires(event: events.CertificateExpires) -> Shape:
+    """`certificate-expires`: what ends, when (Unix seconds), and how soon that is, for people."""
+    return {
+        "subject": event.title,
+        "not-after": str(int(event.ends)),
+        "flag": "CA" if event.ca else "NONE",
+        "text": event.text,
+    }
+
+
 def ike_failure(event: events.NegotiationFailed, wall: float) -> Shape:
     """`ike-failure`: a negotiation that did not come about. `wall` is when, in Unix seconds."""
     shape: Shape = {
