@@ -11,9 +11,10 @@ import pytest
 
 from cygnet.lab import freeradius
 from cygnet.lab.freeradius import FreeRadius, radclient
-from tests.interop.sides import Setup, Sides, sides
+from tests.interop.sides import SUN_ID, Setup, Sides, sides, swanctl_conf
 from tests.interop.test_certificates import Authority
 from tests.interop.test_eap import GATEWAY_MOON
+from tests.interop.test_ikev1_remote_access import POOLS, setup_of
 
 USERS = """\
 carol Cleartext-Password := "Ar3etTnp"
@@ -51,6 +52,15 @@ def password(user: str) -> str:
     return f'secrets {{ eap-user {{ id = {user}\n secret = "Ar3etTnp" }} }}'
 
 
+def equipped(served: Path, ca: Authority) -> Path:
+    """FreeRADIUS's folder, with a certificate for its TLS methods."""
+    ca.equip(served, "radius", "radius.example")
+    (served / "server.pem").write_bytes((served / "x509" / "radius.pem").read_bytes())
+    (served / "server.key").write_bytes((served / "private" / "radius.pem").read_bytes())
+    (served / "ca.pem").write_bytes((served / "x509ca" / "ca.pem").read_bytes())
+    return served
+
+
 @contextmanager
 def gateway(
     tmp_path: Path, method: str, user: str = "carol", demand: str = ""
@@ -61,11 +71,7 @@ def gateway(
     ca = Authority(tmp_path / "ca")
     ca.equip(tmp_path / "moon", "moon", "moon.example")
     ca.equip(tmp_path / "sun", "sun", "sun.example")
-    ca.equip(tmp_path / "radius", "radius", "radius.example")
-    served = tmp_path / "radius"
-    (served / "server.pem").write_bytes((served / "x509" / "radius.pem").read_bytes())
-    (served / "server.key").write_bytes((served / "private" / "radius.pem").read_bytes())
-    (served / "ca.pem").write_bytes((served / "x509ca" / "ca.pem").read_bytes())
+    served = equipped(tmp_path / "radius", ca)
     setup = Setup(
         auth="eap",
         moon_local=GATEWAY_MOON,
@@ -141,3 +147,44 @@ def test_accounting_says_who_used_what_and_a_disconnect_ends_it(tmp_path: Path) 
         assert stop["Acct-Terminate-Cause"] == "Admin-Reset"
         assert int(stop["Acct-Input-Octets"]) > 0
         assert int(stop["Acct-Output-Octets"]) > 0
+
+
+def login(user: str) -> Setup:
+    """IKEv1: the group's key, then XAUTH, which Cygnet has RADIUS check."""
+    setup = setup_of("psk", "sun")
+    return setup.but(
+        moon_remote=f"remote-1 {{ auth = psk\n id = {SUN_ID} }}\n"
+        "remote-2 { auth = xauth-radius\n groups = staff }",
+        moon_extra=SERVERS + POOLS,
+        sun_local=f"local-1 {{ auth = psk\n id = {SUN_ID} }}\nlocal-2 {{ auth = xauth\n xauth_id = {user} }}",
+        sun_extra=f'secrets {{ xauth-{user} {{ id = {user}\n secret = "Ar3etTnp" }} }}',
+    )
+
+
+def test_freeradius_checks_ikev1s_logins(tmp_path: Path) -> None:
+    if not freeradius.available():
+        pytest.skip("FreeRADIUS is not installed: make packages")
+    with sides(tmp_path, login("carol")) as both:
+        served = equipped(tmp_path / "radius", Authority(tmp_path / "ca"))
+        server = FreeRadius(served, USERS, both.net.moon, tls="1.2")
+        try:
+            both.up("strongswan")
+            (sa,) = both.moon.sas()
+            assert (sa["remote-xauth-id"], sa["remote-vips"]) == ("carol", ["10.3.0.1"])
+            assert eventually(lambda: len(server.records()) >= 1)
+            start = server.records()[0]
+            assert (start["Acct-Status-Type"], start["User-Name"]) == ("Start", "carol")
+            done = radclient(
+                both.net.moon, ["User-Name = carol"], "127.0.0.1:3799", "disconnect", "testing123"
+            )
+            assert "Disconnect-ACK" in done.stdout, done.stdout + done.stderr
+            assert eventually(lambda: not both.moon.sas() and not both.sun.sas())
+            both.sun.configure(swanctl_conf(login("dave"), "sun", both.net))
+            both.sun.load()
+            refused = both.sun.swanctl("--initiate", "--child", "net", "--timeout", "20")
+            assert refused.returncode
+            told = both.moon.cygnet("status").stdout
+            assert "dave is in none of the groups" in told, f"{told}{both.moon.log()[-2000:]}"
+            assert not both.moon.sas()
+        finally:
+            server.stop()

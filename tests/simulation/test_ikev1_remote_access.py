@@ -2,21 +2,54 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
+from cygnet.auth import credentials
+from cygnet.config import files
 from cygnet.ike.errors import Reason
 from cygnet.ike.events import IkeSaUp
 from cygnet.ike.v1.sa import CLIENTS_COME
 from cygnet.testing import ACTS, Fault, Gateway, assert_agreement, assert_nothing_left
 from cygnet.testing.remote_access import POOLS, RemoteAccess
 from tests.simulation.test_virtual_addresses import online, talk
+from tests.unit.auth_material import ca, entity, key
 
 FIRST = ip_address("10.3.0.1")
 V1 = 'version = 1\nproposals = ["aes256-sha256-x25519"]\ndpd_delay = "60s"\n'
 NETWORK = '"10.1.0.0/16"'
+
+
+KEYS: dict[str, Any] = {}
+"""Sections of the configuration that name the private keys: without, it is refused."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Each is read once: to check an RSA key takes longer than to negotiate with it."""
+    directory = tmp_path_factory.mktemp("keys")
+    for end, held in (("server", GATEWAY), ("client", CLIENT)):
+        path = directory / end
+        path.write_bytes(held.key_pem)
+        path.chmod(0o600)
+        KEYS[f"{end}_sections"] = f'[secrets.private-own]\nfile = "{path}"\n'
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (credentials, files):
+            for name in ("load_pem_private_key", "load_der_private_key"):
+                patch.setattr(module, name, functools.cache(getattr(serialization, name)))
+        yield
+
+
+# IKEv1's XAUTH knows signatures of RSA alone.
+ROOT = ca(holder=key("rsa", "root"))
+GATEWAY = entity(ROOT, "CN=gateway", ["dns:gw.example.org"], holder=key("rsa", "gateway"))
+CLIENT = entity(ROOT, "CN=client", ["email:user11@example.org"], holder=key("rsa", "client"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +58,24 @@ class Way:
 
     connection: str = ""
     login: str = ""
+    proof: str = "psk"
 
-    def office(self, seed: int = 3, **more: object) -> RemoteAccess:
-        return RemoteAccess(
+    def office(self, seed: int = 3, **more: Any) -> RemoteAccess:
+        more = {**(KEYS if self.proof != "psk" else {}), **more}
+        made = RemoteAccess(
             seed,
             connection=V1 + self.connection,
             login=self.login,
+            proof=self.proof,
             networks=NETWORK,
-            **more,  # type: ignore[arg-type]
+            **more,
         )
+        if self.proof != "psk":
+            for gateway in made.everybody:
+                own = GATEWAY if gateway is made.server else CLIENT
+                gateway.credentials.add_certificate(ROOT.der, ca=True)
+                gateway.credentials.add_certificate(own.der)
+        return made
 
 
 AGGRESSIVE = "aggressive = true\n"
@@ -46,6 +88,10 @@ WAYS = {
     "xauth by challenge": Way(login="xauth-chap"),
     "aggressive, xauth, pull": Way(AGGRESSIVE, login="xauth"),
     "aggressive, xauth, push": Way(AGGRESSIVE + PUSH, login="xauth"),
+    "certificates, xauth": Way(login="xauth", proof="pubkey"),
+    "aggressive, certificates, xauth": Way(AGGRESSIVE, login="xauth", proof="pubkey"),
+    "hybrid": Way(login="xauth", proof="hybrid"),
+    "aggressive, hybrid, push": Way(AGGRESSIVE + PUSH, login="xauth", proof="hybrid"),
 }
 
 

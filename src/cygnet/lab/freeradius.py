@@ -114,6 +114,17 @@ server default {{
   accounting {{
     detail
   }}
+  # Before 3.2.5 it signs what answers EAP, and nothing else; Cygnet takes no answer without.
+  post-auth {{
+    update reply {{
+      Message-Authenticator := 0x00
+    }}
+    Post-Auth-Type REJECT {{
+      update reply {{
+        Message-Authenticator := 0x00
+      }}
+    }}
+  }}
 }}
 server inner {{
   authorize {{

@@ -24,10 +24,10 @@ vips = [{vips}]
 encap = "no"
 {connection}
 [connections.office.local]
-auth = "psk"
+{proof}
 id = "{identity}"
 [connections.office.remote]
-auth = "psk"
+auth = "{gateway_auth}"
 id = "gw.example.org"
 {login}
 [connections.office.children.net]
@@ -45,10 +45,10 @@ pools = [{pools}]
 encap = "no"
 {connection}
 [connections.clients.local]
-auth = "psk"
+auth = "{gateway_auth}"
 id = "gw.example.org"
 [connections.clients.remote]
-auth = "psk"
+auth = "{proof}"
 {login}
 [connections.clients.children.net]
 local_ts = [{networks}]
@@ -57,10 +57,12 @@ local_ts = [{networks}]
 secret = "{secret}"
 {sections}
 """
-CLIENT_LOGIN: Final = """
+CLIENT_ROUND: Final = """
 [connections.office.local-2]
 auth = "xauth"
 xauth_id = "joe{number}"
+"""
+CLIENT_USER: Final = """
 [secrets.xauth-joe]
 id = "joe{number}"
 secret = "{password}"
@@ -91,10 +93,11 @@ dns = ["2001:db8:1::53"]
 class RemoteAccess:
     """`server` (192.0.2.1, behind it 10.1.0.0/16) and `clients`, 192.0.2.11 and upward, `client` the first.
 
-    `vips`, `pools` and `networks` (behind the server) as in TOML lists; `sections` are further sections of
-    the server, by default two pools.
+    `vips`, `pools` and `networks` (behind the server) as in TOML lists; `sections` are the pools,
+    `server_sections` and `client_sections` whatever else.
     `login`: "xauth" or "xauth-chap", with `version = 1` in `connection`: clients log in as joeN, with
-    `password`, where the server knows them by PASSWORD.
+    `password`, where the server knows them by PASSWORD. `proof`: "psk", "pubkey" (certificates are still
+    to be put into everybody's `credentials`), or "hybrid", where the gateway alone has one.
     """
 
     def __init__(
@@ -114,11 +117,16 @@ class RemoteAccess:
         same_identity: bool = False,
         login: str = "",
         password: str = PASSWORD,
+        proof: str = "psk",
+        server_sections: str = "",
+        client_sections: str = "",
         networks: str = '"10.1.0.0/16", "2001:db8:1::/48"',
         conditions: Conditions | None = None,
     ) -> None:
         self.network = Network(seed, conditions=conditions)
         numbers = range(11, 11 + clients)
+        hybrid = proof == "hybrid"
+        gateway_auth = "pubkey" if hybrid else proof
         users = "".join(USER.format(number=number, password=PASSWORD) for number in numbers)
         self.server_text = SERVER.format(
             options=options,
@@ -127,8 +135,10 @@ class RemoteAccess:
             child=child,
             secret=SECRET,
             networks=networks,
-            sections=sections + (users if login else ""),
-            login=SERVER_LOGIN.format(login=login) if login else "",
+            sections=sections + server_sections + (users if login else ""),
+            gateway_auth=gateway_auth,
+            proof=login if hybrid else proof,
+            login=SERVER_LOGIN.format(login=login) if login and not hybrid else "",
         )
         self.server = Gateway(self.network, "server", "192.0.2.1", self.server_text)
         self.client_texts = [
@@ -141,7 +151,11 @@ class RemoteAccess:
                 child=child + "\n" + client_child,
                 secret=SECRET,
                 networks=networks,
-                login=CLIENT_LOGIN.format(number=number, password=password) if login else "",
+                gateway_auth=gateway_auth,
+                proof=f'auth = "xauth"\nxauth_id = "joe{number}"' if hybrid else f'auth = "{proof}"',
+                login=(CLIENT_ROUND.format(number=number) if login and not hybrid else "")
+                + (CLIENT_USER.format(number=number, password=password) if login else "")
+                + client_sections,
             )
             for number in numbers
         ]
