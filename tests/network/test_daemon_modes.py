@@ -111,6 +111,9 @@ def test_manual_keys_carry_traffic_without_a_message_and_over_restarts(tmp_path:
     sun = child(KEYS.format(4098, 4097, c, d, a, b), SUN_NET, MOON_NET)
     with two(tmp_path, moon, sun) as pair:
         assert ping(pair.net.alice, BOB)
+        ((told,),) = [sa["child-sas"].values() for sa in pair.moon.sas()]
+        assert (told["state"], told["spi-in"]) == ("INSTALLED", "00001001")
+        assert int(told["packets-out"]) >= 1
         pair.moon.stop()
         pair.moon.start()
         assert ping(pair.net.bob, ALICE)

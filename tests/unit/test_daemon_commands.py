@@ -86,6 +86,9 @@ class PlayedEndpoint:
     def sas(self) -> list[IkeSaView]:
         return self.up
 
+    def keyed_by_hand(self) -> list[IkeSaView]:
+        return []
+
     def next_timeout(self) -> None:
         return None
 

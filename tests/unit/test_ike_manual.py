@@ -125,3 +125,30 @@ def test_what_must_not_or_cannot_be_keyed_by_hand_is_told(
     said = " ".join(map(str, problems(tmp_path, connection_text("peer", 1, 2, settings=settings))))
     for word in words:
         assert word in said
+
+
+def test_they_are_shown_as_long_as_they_stand_and_when_they_failed() -> None:
+    pair = Pair(a_settings=manual(True), b_settings=manual(False))
+    pair.settle(1)
+    pair.b.plane.refuse = lambda sa: "no room"
+    pair.b.endpoint.data_plane_restarted(pair.network.now)
+    pair.b._carry_out()
+    ((failed,),) = [shown.children for shown in pair.b.endpoint.manual.views()]
+    assert failed.state == "INSTALLING"
+    pair.settle(1)
+    ((failed,),) = [shown.children for shown in pair.b.endpoint.manual.views()]
+    assert failed.state == "FAILED"
+    (shown,) = pair.a.endpoint.manual.views()
+    assert (shown.connection, shown.state, str(shown.path.remote)) == ("peer", "MANUAL", "192.0.2.2")
+    (child,) = shown.children
+    assert (child.name, child.state, child.spi_in, child.spi_out) == ("net", "INSTALLED", 0x1001, 0x1002)
+    assert (child.encryption, child.integrity) == (Encr.AES_CBC, Integ.HMAC_SHA2_256_128)
+    pair.a.unload("peer")
+    assert pair.a.endpoint.manual.views() == ()
+
+
+@pytest.mark.parametrize("key", ["mark_in", "mark_out", "set_mark_in"])
+def test_marks_that_a_tun_device_cannot_carry_are_refused_with_the_reason(tmp_path: Path, key: str) -> None:
+    (told,) = problems(tmp_path, connection_text("peer", 1, 2, settings=f'{key} = "7/0xff"'))
+    assert "TUN device" in str(told)
+    assert problems(tmp_path, connection_text("peer", 1, 2, settings=f'{key} = "0/0"')) == []

@@ -15,7 +15,11 @@ from cygnet.cli.tunnels import algorithms, reasons
 from cygnet.vici.client import Client, single
 from cygnet.vici.codec import texts
 
-_COLOURS = {"ESTABLISHED": "green", "INSTALLED": "green", "REKEYED": "dim", "DELETING": "yellow"}
+_COLOURS = {
+    **dict.fromkeys(("ESTABLISHED", "INSTALLED", "MANUAL"), "green"),
+    "REKEYED": "dim",
+    "DELETING": "yellow",
+}
 
 
 def gather(client: Client, name: str = "") -> dict[str, Any]:
@@ -117,6 +121,9 @@ def _state(state: str) -> tuple[str, str]:
 def _ike_sa(sa: Mapping[str, Any]) -> Text:
     text = Text()
     text.append(*_state(sa["state"]))
+    if sa["state"] == "MANUAL":
+        text.append(f"  keyed by hand  {sa['local-host']} ... {sa['remote-host']}")
+        return text
     text.append(
         f"  #{sa['uniqueid']}  {sa['local-host']}[{sa['local-port']}] {sa['local-id']} ... "
         f"{sa['remote-host']}[{sa['remote-port']}] {sa['remote-id']}"

@@ -73,9 +73,8 @@ def _unknown(tree: Tree, path: KeyPath, owner: type[Section]) -> Problem:
     name = str(path[-1])
     if name in owner.LATER:
         defaults = owner.LATER[name]
-        return problem_at(
-            tree, path, "is not supported yet", f"only its default, {defaults[0]}" if defaults else "nothing"
-        )
+        why = owner.WHY.get(name, "is not supported yet")
+        return problem_at(tree, path, why, f"only its default, {defaults[0]}" if defaults else "nothing")
     known = known_keys(owner)
     guess = did_you_mean(name, [key.rstrip("*") for key in known])
     if guess == name:  # known, but not as what stands here

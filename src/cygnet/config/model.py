@@ -152,6 +152,8 @@ class Section(BaseModel):
 
     LATER: ClassVar[dict[str, tuple[str, ...]]] = {}
     """Keys that are known and not supported yet, with the values that mean their default."""
+    WHY: ClassVar[dict[str, str]] = {}
+    """Of these, why some are not."""
     GATHER: ClassVar[dict[str, str]] = {}
     """Prefix of a key to the field that gathers the keys with it."""
     GATHER_VALUES: ClassVar[frozenset[str]] = frozenset()
@@ -310,6 +312,13 @@ class Child(Section):
         "label": (), "label_mode": ("system", "simple"),
         "per_cpu_sas": ("no",), "icmp": ("no",),
     }  # fmt: skip
+    WHY = {
+        "mark_in": "cannot be had: SAs are found by their SPI, and a TUN device carries no marks",
+        "mark_out": "cannot be had: a TUN device does not show packets' marks; "
+        "`ip rule` takes them to an interface",
+        "set_mark_in": "cannot be had: a TUN device carries no marks; "
+        "nftables marks what comes from an interface",
+    }
 
     interface: MaybeDevice = _key(
         None,

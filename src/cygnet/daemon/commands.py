@@ -302,7 +302,7 @@ class Commands:
         return DONE
 
     async def list_sas(self, request: Request) -> Answer:
-        found = await self._matching(request)
+        found = [*await self._matching(request), *self._manual(request)]
         pairs = tuple(child.pair for _, children in found for child in children)
         traffic = await self._traffic(pairs) if pairs else {}
         instant = time.monotonic()
@@ -533,6 +533,19 @@ class Commands:
             found.append((sa, children))
         if needed and not found:
             raise CommandFailed("no-such-object: no matching SA is up", {"matches": "0"})
+        return found
+
+    def _manual(self, request: Request) -> list[tuple[IkeSaView, tuple[ChildSaView, ...]]]:
+        """SAs keyed by hand that fit, each connection's together; they have no IKE SA to be named by."""
+        ike, child = request.text("ike"), request.text("child")
+        child_id = request.number("child-id", 0)
+        found = []
+        for sa in self.daemon.endpoint.keyed_by_hand():
+            children = tuple(
+                one for one in sa.children if child in ("", one.name) and child_id in (0, one.pair)
+            )
+            if ike in ("", sa.connection) and not request.number("ike-id", 0) and children:
+                found.append((sa, children))
         return found
 
     async def _counters(self, pairs: tuple[int, ...]) -> plane.Counters | None:

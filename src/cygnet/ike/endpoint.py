@@ -329,6 +329,10 @@ class Endpoint(Books):
 
     # -- looking ---------------------------------------------------------------------------------
 
+    def keyed_by_hand(self) -> Iterable[IkeSaView]:
+        """What stands without a negotiation, each connection's together (`ike.manual`)."""
+        return self.manual.views()
+
     def sas(self) -> Iterable[IkeSaView]:
         """Every IKE SA that lives or is being set up, each pictured when its turn comes."""
         return (

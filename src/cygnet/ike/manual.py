@@ -16,6 +16,8 @@ from cygnet.ike.configuration import Manual
 from cygnet.ike.connections import Loaded, LoadedChild, single_address
 from cygnet.ike.effects import InstallFailed, InstallSa, RemoveSa
 from cygnet.ike.events import Noted
+from cygnet.ike.view import ChildSaView, IkeSaView
+from cygnet.ike.world import Path
 from cygnet.policy.sa import Direction, SaParameters, SaProtocol
 from cygnet.policy.selectors import resolve_all
 from cygnet.records import dataclass, replace
@@ -36,7 +38,7 @@ class ManualPair:
 
 
 class ManualSas:
-    __slots__ = ("_gateway", "_pairs", "_waiting")
+    __slots__ = ("_failed", "_gateway", "_pairs", "_since", "_waiting")
 
     def __init__(self, gateway: Endpoint) -> None:
         self._gateway = gateway
@@ -44,9 +46,47 @@ class ManualSas:
         """By policy."""
         self._waiting: dict[int, ManualPair] = {}
         """By the number of the question to the data plane."""
+        self._failed: set[int] = set()
+        """Pairs that the data plane did not take."""
+        self._since: dict[int, float] = {}
+        """When pairs were installed."""
 
-    def pairs(self) -> tuple[ManualPair, ...]:
-        return tuple(self._pairs.values())
+    def views(self) -> tuple[IkeSaView, ...]:
+        """As if each connection had an IKE SA that carries them: state MANUAL, version and numbers 0."""
+        children: dict[str, list[ChildSaView]] = {}
+        ends: dict[str, SaParameters] = {}
+        for pair in self._pairs.values():
+            children.setdefault(pair.connection, []).append(self._view(pair))
+            ends[pair.connection] = pair.inbound
+        return tuple(
+            [_carrier(name, ends[name], tuple(carried)) for name, carried in sorted(children.items())]
+        )
+
+    def _view(self, pair: ManualPair) -> ChildSaView:
+        sa = pair.inbound
+        waits = any(one is pair for one in self._waiting.values())
+        return ChildSaView(
+            name=pair.child.child.name,
+            rule=pair.child.child.flows[0].rule,
+            pair=sa.pair,
+            flow=sa.flow,
+            state="FAILED" if sa.pair in self._failed else "INSTALLING" if waits else "INSTALLED",
+            mode=sa.mode,
+            protocol=sa.protocol,
+            encapsulated=False,
+            spi_in=sa.spi,
+            spi_out=pair.outbound.spi,
+            encryption=sa.encryption,
+            key_bits=sa.key_bits,
+            integrity=sa.integrity,
+            key_exchange=0,
+            esn=False,
+            local_selectors=sa.local_selectors,
+            remote_selectors=sa.remote_selectors,
+            installed=self._since.get(sa.pair, 0.0),
+            rekey_at=0.0,
+            expires_at=0.0,
+        )
 
     def load(self, loaded: Loaded) -> None:
         """What has not changed is left alone; the policies are in force already."""
@@ -74,10 +114,13 @@ class ManualSas:
         """The data plane's answer to one of our installations."""
         pair = self._waiting.pop(ask_id, None)
         if pair is not None and isinstance(result, InstallFailed):
+            self._failed.add(pair.inbound.pair)
             text = f"the manual SA of {pair.child.child.name} could not be installed: {result.error}"
             self._gateway.event(Noted("manual-sa-failed", text, pair.connection))
 
     def _install(self, pair: ManualPair) -> None:
+        self._failed.discard(pair.inbound.pair)
+        self._since[pair.inbound.pair] = self._gateway.now.monotonic
         for parameters in (pair.inbound, pair.outbound):
             ask_id = self._gateway.next_ask()
             self._waiting[ask_id] = pair
@@ -85,6 +128,8 @@ class ManualSas:
 
     def _remove(self, policy: int) -> None:
         pair = self._pairs.pop(policy)
+        self._failed.discard(pair.inbound.pair)
+        self._since.pop(pair.inbound.pair, None)
         for sa in (pair.outbound, pair.inbound):
             self._gateway.emit(RemoveSa(sa.direction, sa.spi, sa.remote, sa.pair, 0.0))
         self._gateway.release_child_spi(pair.inbound.spi)
@@ -135,6 +180,33 @@ class ManualSas:
             hw_offload=configured.hw_offload,
         )
         return ManualPair(connection.name, child, inbound, outbound)
+
+
+def _carrier(name: str, ends: SaParameters, children: tuple[ChildSaView, ...]) -> IkeSaView:
+    return IkeSaView(
+        unique_id=0,
+        connection=name,
+        version=0,
+        state="MANUAL",
+        initiator=False,
+        initiator_spi=0,
+        responder_spi=0,
+        path=Path(ends.local, 0, ends.remote, 0),
+        local_id=None,
+        remote_id=None,
+        nat_local=False,
+        nat_remote=False,
+        nat_fake=False,
+        encryption=0,
+        key_bits=0,
+        integrity=0,
+        prf=0,
+        key_exchange=0,
+        established=0.0,
+        rekey_at=0.0,
+        expires_at=0.0,
+        children=children,
+    )
 
 
 def _first(proposal: Proposal, kind: int) -> tuple[int, int]:
