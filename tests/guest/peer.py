@@ -129,6 +129,28 @@ def _packets() -> socket.socket:
     return sock
 
 
+def answer_gre(namespace: Namespace, within: float) -> None:
+    """A GRE tunnel's other end, by hand: echo requests that come in GRE (RFC 2784) are answered in GRE."""
+    sock = namespace.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_GRE))
+    sock.settimeout(within)
+    threading.Thread(target=_answer_gre, args=(sock,), daemon=True).start()
+
+
+def _answer_gre(sock: socket.socket) -> None:
+    with sock, contextlib.suppress(TimeoutError):
+        while True:
+            packet, sender = sock.recvfrom(1 << 16)
+            gre = packet[(packet[0] & 15) * 4 :]
+            inner = bytearray(gre[4:])
+            if gre[:4] != b"\0\0\x08\0" or len(inner) < 28 or (inner[9], inner[20]) != (1, 8):
+                continue
+            inner[12:16], inner[16:20] = inner[16:20], inner[12:16]
+            # An answer's type is 0 where the request's is 8: the ICMP checksum grows by that much.
+            total = int.from_bytes(inner[22:24], "big") + 0x0800
+            inner[20], inner[22:24] = 0, (total % 0xFFFF).to_bytes(2, "big")
+            sock.sendto(gre[:4] + bytes(inner), (sender[0], 0))
+
+
 def change_port(namespace: Namespace, port: int, other: int) -> None:
     """What leaves from a UDP port leaves from another, as behind a NAT; 0: no more."""
     rules = "add table ip mapping\ndelete table ip mapping\n"

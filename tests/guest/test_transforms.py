@@ -216,3 +216,26 @@ def test_a_bundle_of_ah_around_esp(moon: Moon, sun: Host, outer: int) -> None:
         assert all(one[2] == {} for one in sun("tests.guest.peer:counters")["pairs"].values())
     finally:
         take_down(sun)
+
+
+def test_gre_runs_over_transport_mode(moon: Moon, sun: Host) -> None:
+    """The recipe of docs/dataplane.md: the tunnel is the kernel's, what protects it is a host-to-host SA."""
+    made = hosts(pair())
+    set_up(moon, sun, made)
+    moon.space.ip(
+        f"link add gre7 type gre local {MOON} remote {SUN}", "addr add 10.99.0.1/30 dev gre7",
+        "link set gre7 mtu 1380 up",
+    )  # fmt: skip
+    try:
+        sun("tests.guest.peer:answer_gre", 60.0)
+        for size in ("56", "1300"):
+            for _ in range(10):
+                done = moon.space.run("ping", "-c", "1", "-W", "2", "-s", size, "10.99.0.2", check=False)
+                if done.returncode == 0:
+                    break
+            assert done.returncode == 0, done.stdout + moon.show()
+        inward, outward, drops = sun("tests.guest.peer:counters")["pairs"][str(made.number)]
+        assert (inward >= 2, outward >= 2, drops) == (True, True, {})
+    finally:
+        moon.space.ip("link del gre7")
+        take_down(sun)

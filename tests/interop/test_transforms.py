@@ -46,7 +46,7 @@ def test_both_mean_the_same_by_every_transform(tmp_path: Path) -> None:
         "".join(child(number, esp, *ends) for number, esp in enumerate(ESP))
         for ends in ((MOON_NET, SUN_NET), (SUN_NET, MOON_NET))
     ]
-    # What nobody listens for is answered with ICMP, which no child protects; the probes say what was in clear.
+    # ICMP answers what nobody listens for, and no child protects it; the probes say what was in clear.
     with sides(tmp_path, Setup(moon_children=sections[0], sun_children=sections[1]), clear=True) as both:
         with Client.connect(both.moon.socket) as client:
             for number, esp in enumerate(ESP):
