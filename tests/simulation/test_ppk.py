@@ -1,15 +1,21 @@
-"""Postquantum pre-shared keys (RFC 8784): table 1 of the RFC in both roles, and what is never dropped."""
+"""Postquantum pre-shared keys in IKE_AUTH (RFC 8784) and before it (RFC 9867), in both roles: the tables of
+both RFCs, and what is never dropped."""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+from typing import Any
+
 import pytest
 
-from cygnet.crypto.kdf import with_ppk
+from cygnet.crypto.kdf import IkeKeys, with_ppk, with_ppk_inside
 from cygnet.crypto.prf import prf
+from cygnet.crypto.suites import suite
 from cygnet.ike.errors import Reason
-from cygnet.ike.v2 import ppk
+from cygnet.ike.v2 import ike_sa_init, ppk
 from cygnet.testing import ACTS, Fault, Pair, assert_agreement, assert_nothing_left
-from cygnet.wire.numbers import Notify, Prf
+from cygnet.wire.numbers import Encr, Exchange, Notify, Prf
 from tests.simulation.test_handshakes import UP, initiate
 
 KEY = "a key that was carried by hand, 32+"
@@ -27,15 +33,31 @@ def pair(a: tuple[str, str], b: tuple[str, str]) -> Pair:
 
 
 @pytest.fixture
-def mixings(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+def in_auth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The responder does not know RFC 9867."""
+    monkeypatch.setattr(ike_sa_init, "_does_inside", lambda message: False)
+
+
+@pytest.fixture(params=["inside", "in IKE_AUTH"])
+def way(request: pytest.FixtureRequest) -> str:
+    if request.param == "in IKE_AUTH":
+        request.getfixturevalue("in_auth")
+    return str(request.param)
+
+
+@pytest.fixture
+def mixings(way: str, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The keys that were mixed in, in order."""
     found: list[bytes] = []
 
-    def watched(*arguments: object) -> object:
-        found.append(arguments[2])  # type: ignore[arg-type]
-        return with_ppk(*arguments)  # type: ignore[arg-type]
+    used = "with_ppk_inside" if way == "inside" else "with_ppk"
+    genuine = getattr(ppk, used)
 
-    monkeypatch.setattr(ppk, "with_ppk", watched)
+    def watched(*arguments: Any) -> object:
+        found.append(arguments[2])
+        return genuine(*arguments)
+
+    monkeypatch.setattr(ppk, used, watched)
     return found
 
 
@@ -54,7 +76,9 @@ def test_both_ends_mix_the_key_in_and_carry_packets(mixings: list[bytes]) -> Non
 
 @pytest.mark.parametrize("role", ["initiator", "responder"])
 @pytest.mark.parametrize("other", [("", ""), ("", keyed("elsewhere")), (NAMED, keyed("elsewhere"))])
-def test_one_end_alone_goes_without_where_the_key_is_optional(role: str, other: tuple[str, str]) -> None:
+def test_one_end_alone_goes_without_where_the_key_is_optional(
+    role: str, other: tuple[str, str], way: str
+) -> None:
     has = (NAMED, keyed())
     made = pair(has, other) if role == "initiator" else pair(other, has)
     assert initiate(made) is None
@@ -64,7 +88,7 @@ def test_one_end_alone_goes_without_where_the_key_is_optional(role: str, other: 
 
 @pytest.mark.parametrize("role", ["initiator", "responder"])
 @pytest.mark.parametrize("other", [("", ""), ("", keyed("elsewhere"))])
-def test_a_required_key_is_never_dropped(role: str, other: tuple[str, str]) -> None:
+def test_a_required_key_is_never_dropped(role: str, other: tuple[str, str], way: str) -> None:
     has = (REQUIRED, keyed())
     made = pair(has, other) if role == "initiator" else pair(other, has)
     assert initiate(made) in (Reason.PPK_MISMATCH, Reason.PEER_REFUSED_AUTHENTICATION)
@@ -81,14 +105,79 @@ def test_a_required_key_that_is_not_loaded_is_said_before_anything_is_sent() -> 
 
 
 @pytest.mark.parametrize("how", [NAMED, REQUIRED])
-def test_another_key_of_the_same_name_authenticates_nobody(how: str) -> None:
+def test_another_key_of_the_same_name_authenticates_nobody(how: str, in_auth: None) -> None:
     made = pair((how, keyed()), (how, keyed(secret="quite another key, as long as it")))
     assert initiate(made) is not None
     made.settle(60)
     assert_nothing_left(*made.both)
 
 
-def test_who_strikes_the_announcement_out_is_found_out() -> None:
+@pytest.mark.parametrize("required", [(True, False), (False, True), (True, True), (False, False)])
+def test_another_key_of_the_same_name_is_found_out_before_ike_auth(required: tuple[bool, bool]) -> None:
+    """RFC 9867: by its confirmation; who does not require it goes on without."""
+    ours, theirs = [REQUIRED if one else NAMED for one in required]
+    made = pair((ours, keyed()), (theirs, keyed(secret="quite another key, as long as it")))
+    assert (initiate(made) is None) is not any(required)
+    made.settle(60)
+    if any(required):
+        assert_nothing_left(*made.both)
+        told = [failure.reason for gateway in made.both for failure in gateway.failures()]
+        assert Reason.PPK_MISMATCH in told
+    else:
+        assert_agreement(*made.both, up=UP)
+
+
+def test_the_key_of_another_peer_is_not_taken_though_it_is_loaded() -> None:
+    """RFC 9867, section 3.1: the responder chose it before it knew for whom."""
+    made = pair((NAMED, keyed()), (NAMED.replace("office", "elsewhere"), keyed() + "\n" + keyed("elsewhere")))
+    assert initiate(made) is not None
+    made.settle(60)
+    assert_nothing_left(*made.both)
+    assert Reason.PPK_MISMATCH in [failure.reason for failure in made.b.failures()]
+
+
+@pytest.mark.parametrize("further", ["", "-ke1_mlkem768"])
+def test_the_key_goes_into_the_last_exchange_before_ike_auth(
+    further: str, way: str, mixings: list[bytes]
+) -> None:
+    lines = f'proposals = ["aes256gcm16-prfsha256-x25519{further}"]\n{REQUIRED}'
+    made = pair((lines, keyed()), (lines, keyed()))
+    assert initiate(made) is None
+    assert set(mixings) == {KEY.encode()}
+    assert made.talk(3) == (3, 3)
+    # However many things are in it, it is one exchange.
+    inside = {
+        f.header.message_id
+        for f in made.network.trace
+        if f.header is not None and f.header.exchange == Exchange.IKE_INTERMEDIATE
+    }
+    assert inside == ({1} if further or way == "inside" else set())
+
+
+@pytest.mark.parametrize("notify", [Notify.USE_PPK_INT, Notify.INTERMEDIATE_EXCHANGE_SUPPORTED])
+@pytest.mark.parametrize("sender", [0, 1])
+def test_t28_who_strikes_what_comes_before_ike_auth_out_is_found_out(notify: int, sender: int) -> None:
+    """A downgrade to IKE_AUTH's way, or to none: AUTH covers both first messages."""
+    lines = f'proposals = ["aes256gcm16-prfsha256-x25519"]\n{NAMED}'
+    made = pair((lines, keyed()), (lines, keyed()))
+    struck = 0
+
+    def strike(flight: Any, random: object) -> tuple[tuple[float, bytes], ...]:
+        nonlocal struck
+        data: bytes = flight.data
+        at = data.find(bytes((0, 8, 0, 0)) + notify.to_bytes(2, "big"))
+        assert at > 0
+        struck += 1
+        return ((0.0, data[: at + 4] + (40000).to_bytes(2, "big") + data[at + 6 :]),)
+
+    made.network.meddlers.append(Fault(made.both[sender].address, 0, strike))
+    assert initiate(made) is not None
+    assert struck
+    made.settle(400)
+    assert_nothing_left(*made.both)
+
+
+def test_who_strikes_the_announcement_out_is_found_out(in_auth: None) -> None:
     """AUTH covers N(USE_PPK): to remove it on the way breaks the proof, also where the key is optional."""
     made = pair((NAMED, keyed()), (NAMED, keyed()))
     stripped = 0
@@ -111,9 +200,9 @@ def test_who_strikes_the_announcement_out_is_found_out() -> None:
 
 
 @pytest.mark.parametrize("act", ["lost", "doubled", "delayed", "reordered", "truncated"])
-def test_with_a_fault_at_any_position_both_ends_agree(act: str) -> None:
+def test_with_a_fault_at_any_position_both_ends_agree(act: str, way: str) -> None:
     for side in (0, 1):
-        for position in range(3):
+        for position in range(3 + (way == "inside")):
             made = pair((NAMED, keyed()), (NAMED, keyed()))
             source = made.both[side].address
             made.network.meddlers.append(Fault(source, position, ACTS[act]))
@@ -123,13 +212,29 @@ def test_with_a_fault_at_any_position_both_ends_agree(act: str) -> None:
             assert_agreement(*made.both, up=UP)
 
 
+def test_the_keys_inside_are_those_of_rfc_9867() -> None:
+    """SKEYSEED' = prf+ (PPK, SK_d), then prf+ (SKEYSEED', Ni | Nr | SPIi | SPIr), written out."""
+    before = IkeKeys(*[bytes((n,)) * 32 for n in range(7)])
+    ciphers = suite(Encr.AES_GCM_16, 256, 0)
+    seed = (b"i" * 32, b"r" * 32, b"I" * 8, b"R" * 8)
+    after = with_ppk_inside(prf(Prf.PRF_HMAC_SHA2_256), before, KEY.encode(), *seed, ciphers)
+
+    def mac(key: bytes, data: bytes) -> bytes:
+        return hmac.new(key, data, hashlib.sha256).digest()
+
+    skeyseed = mac(KEY.encode(), before.sk_d + b"\x01")
+    stream, block = b"", b""
+    for number in range(1, 8):
+        block = mac(skeyseed, block + b"".join(seed) + bytes((number,)))
+        stream += block
+    # AES-256-GCM: no integrity keys, keys of 36 octets with their salt.
+    assert (after.sk_d, after.sk_ai, after.sk_ar) == (stream[:32], b"", b"")
+    assert (after.sk_ei, after.sk_er) == (stream[32:68], stream[68:104])
+    assert (after.sk_pi, after.sk_pr) == (stream[104:136], stream[136:168])
+
+
 def test_the_mixed_keys_are_those_of_rfc_8784() -> None:
     """prf+ (PPK, SK_d') of a PRF whose output is as long as its key is prf (PPK, SK_d' | 0x01)."""
-    import hashlib
-    import hmac
-
-    from cygnet.crypto.kdf import IkeKeys
-
     before = IkeKeys(*[bytes((n,)) * 32 for n in range(7)])
     after = with_ppk(prf(Prf.PRF_HMAC_SHA2_256), before, KEY.encode())
     expected = [

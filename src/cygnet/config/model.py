@@ -469,7 +469,8 @@ class Connection(Section):
     )
     ppk_id: Id = _key(
         None,
-        "The postquantum pre-shared key (`secrets.ppk<suffix>`) that goes into the keys as well (RFC 8784).",
+        "The postquantum pre-shared key (`secrets.ppk<suffix>`) that goes into the keys as well: before "
+        "IKE_AUTH where the peer can (RFC 9867), else with it (RFC 8784).",
     )
     ppk_required: YesNo = _key(False, "There is no IKE SA without it.", "no")
     aggressive: YesNo = _key(

@@ -67,8 +67,13 @@ def ike_sa_keys(
         skeyseed = prf.compute(_seed_key(prf, ni, nr), shared)
     else:
         skeyseed = (old_prf or prf).compute(old_sk_d, shared + ni + nr + further)
+    return _expanded(prf, skeyseed, ni + nr + spi_i + spi_r, suite)
+
+
+def _expanded(prf: Prf, skeyseed: bytes, seed: bytes, suite: CipherSuite) -> IkeKeys:
+    """{SK_d | SK_ai | ... | SK_pr} = prf+ (SKEYSEED, Ni | Nr | SPIi | SPIr)"""
     size, auth, encr = prf.key_length, suite.integrity_key_length, suite.encryption_key_length
-    stream = prf.plus(skeyseed, ni + nr + spi_i + spi_r, 3 * size + 2 * auth + 2 * encr)
+    stream = prf.plus(skeyseed, seed, 3 * size + 2 * auth + 2 * encr)
     keys, start = [], 0
     for length in (size, auth, auth, encr, encr, size, size):
         keys.append(stream[start : start + length])
@@ -103,6 +108,15 @@ def with_ppk(prf: Prf, keys: IkeKeys, ppk: bytes) -> IkeKeys:
         prf.plus(ppk, keys.sk_pi, len(keys.sk_pi)),
         prf.plus(ppk, keys.sk_pr, len(keys.sk_pr)),
     )
+
+
+def with_ppk_inside(
+    prf: Prf, keys: IkeKeys, ppk: bytes, ni: bytes, nr: bytes, spi_i: bytes, spi_r: bytes, suite: CipherSuite
+) -> IkeKeys:
+    """All keys anew with a pre-shared key, behind IKE_INTERMEDIATE: SKEYSEED' = prf+ (PPK, SK_d) (RFC 9867,
+    section 3.1.1)."""
+    skeyseed = prf.plus(ppk, keys.sk_d, len(keys.sk_d))
+    return _expanded(prf, skeyseed, ni + nr + spi_i + spi_r, suite)
 
 
 def child_keymat(

@@ -379,6 +379,8 @@ class Notify(Registry):
     USE_AGGFRAG = 16442
     SUPPORTED_AUTH_METHODS = 16443
     SA_RESOURCE_INFO = 16444
+    USE_PPK_INT = 16445
+    PPK_IDENTITY_KEY = 16446
 
     @staticmethod
     def is_error(number: int) -> bool:

@@ -221,6 +221,12 @@ def with_ppk(
     """Whether a pre-shared key goes into the keys, by table 1 of RFC 8784: the connections that agree with
     it, the proof to judge, and what our answer says of it."""
     willing = [one for one in candidates if not one.loaded.connection.ppk_required]
+    if initial.ppk_name is not None:
+        # It is in the keys already; whether it is this peer's shows only now (RFC 9867, section 3.1).
+        using = [one for one in candidates if ppk.fits(context, one.loaded.connection, initial.ppk_name)]
+        if not using:
+            raise ppk.missing("the peer's postquantum pre-shared key is not the one for it")
+        return initial, using, auth, ()
     if not initial.ppk:
         if not willing:
             raise ppk.missing("the peer uses no postquantum pre-shared key, and `ppk_required` demands one")

@@ -91,7 +91,9 @@ class Further:
 
     def public(self, received: Received) -> bytes:
         """The peer's value. Raises `PeerMisbehaved`."""
-        public = received.message.one(KePayload)
+        public = received.message.maybe(KePayload)
+        if public is None:
+            raise wrong(f"no key exchange value of {KeMethod.name_of(self.method)}")
         if public.group != self.method:
             raise wrong(
                 f"{KeMethod.name_of(public.group)} where {KeMethod.name_of(self.method)} was agreed on"

@@ -76,6 +76,7 @@ class Spoken:
 
 
 NOTHING_SPOKEN: Final = Spoken(b"", b"", 0)
+USE_PPK_INT: Final = NotifyPayload(0, b"", Notify.USE_PPK_INT, b"")
 USE_PPK: Final = NotifyPayload(0, b"", Notify.USE_PPK, b"")
 INTERMEDIATE: Final = NotifyPayload(0, b"", Notify.INTERMEDIATE_EXCHANGE_SUPPORTED, b"")
 
@@ -101,7 +102,11 @@ class Initial:
     """The responder takes several rounds of authentication (RFC 4739)."""
     spoken: Spoken = NOTHING_SPOKEN
     ppk: bool = False
-    """Both ends may mix a pre-shared key in (RFC 8784)."""
+    """Both ends may mix a pre-shared key in with IKE_AUTH (RFC 8784)."""
+    ppk_inside: bool = False
+    """Both may do so in IKE_INTERMEDIATE instead (RFC 9867)."""
+    ppk_name: bytes | None = None
+    """The key that was mixed in there, by name; None: none."""
     taken: frozenset[bytes] = frozenset()
     """AlgorithmIdentifiers of the signatures that the peer says it takes (RFC 9593); empty: it does not."""
     staple: bool = False
@@ -150,8 +155,8 @@ def initiate(context: Context) -> Steps[Initial]:
             NoncePayload(nonce),
             *nat.notifies(state.spi_i, bytes(8), state.path, pretend=_forced(context)),
             *_announcements(connection.fragmentation),
-            *((INTERMEDIATE,) if any(map(has_additional, connection.proposals)) else ()),
-            *((USE_PPK,) if with_ppk else ()),
+            *((INTERMEDIATE,) if with_ppk or any(map(has_additional, connection.proposals)) else ()),
+            *((USE_PPK_INT, USE_PPK) if with_ppk else ()),
         )
         judge = _Judge(ours, nonce, offer, frozenset(groups) - tried, cookies < MAX_COOKIES, context)
         exchanged = yield from send(Exchange.IKE_SA_INIT, request, judge.expect)
@@ -165,7 +170,8 @@ def initiate(context: Context) -> Steps[Initial]:
             case _Accepted() as accepted:
                 break
     message = exchanged.received.message
-    if connection.ppk_required and message.notify(Notify.USE_PPK) is None:
+    inside = with_ppk and _does_inside(message)
+    if connection.ppk_required and message.notify(Notify.USE_PPK) is None and not inside:
         raise PeerIncompatible(
             Reason.PPK_MISMATCH,
             "the peer uses no postquantum pre-shared keys, and `ppk_required` demands one",
@@ -202,7 +208,9 @@ def initiate(context: Context) -> Steps[Initial]:
         message.all(CertReqPayload),
         message.notify(Notify.CHILDLESS_IKEV2_SUPPORTED) is not None,
         message.notify(Notify.MULTIPLE_AUTH_SUPPORTED) is not None,
-        ppk=with_ppk and message.notify(Notify.USE_PPK) is not None,
+        # Who answers with both breaks the rule (RFC 9867, section 3.1); the better one counts.
+        ppk=with_ppk and not inside and message.notify(Notify.USE_PPK) is not None,
+        ppk_inside=inside,
         taken=taken_by(message),
         lookup=lookup.is_supported(context, message),
     )
@@ -333,7 +341,8 @@ def respond(context: Context, admitted: Admitted) -> Steps[Initial]:
         path=received.path,
     )
     hashes = peer_hashes(message)
-    ppk = message.notify(Notify.USE_PPK) is not None and context.credentials.has_ppk
+    inside = context.credentials.has_ppk and _does_inside(message)
+    ppk = not inside and message.notify(Notify.USE_PPK) is not None and context.credentials.has_ppk
     announcements = [
         notify
         for notify in _announcements(connection.fragmentation)
@@ -351,12 +360,14 @@ def respond(context: Context, admitted: Admitted) -> Steps[Initial]:
             *announcements,
             *((CHILDLESS,) if connection.childless != "never" else ()),
             MULTIPLE_AUTH,
-            *((INTERMEDIATE,) if chosen.additional else ()),
-            *((USE_PPK,) if ppk else ()),
+            *((INTERMEDIATE,) if chosen.additional or inside else ()),
+            *((USE_PPK_INT,) if inside else (USE_PPK,) if ppk else ()),
         ),
         use,
     )
-    return Initial(admitted.nonce, nonce, sent, received.octets, keys, chosen, hashes, (), ppk=ppk)
+    return Initial(
+        admitted.nonce, nonce, sent, received.octets, keys, chosen, hashes, (), ppk=ppk, ppk_inside=inside
+    )
 
 
 # -- both ---------------------------------------------------------------------------------------
@@ -369,6 +380,14 @@ def _has_ppk(context: Context) -> bool:
     if context.connection.ppk_required and not found:
         raise LocalMisuse(Reason.PPK_MISMATCH, f"no postquantum pre-shared key is loaded for {name}")
     return found
+
+
+def _does_inside(message: Message) -> bool:
+    """Whether the peer would mix a pre-shared key in before IKE_AUTH (RFC 9867)."""
+    return (
+        message.notify(Notify.USE_PPK_INT) is not None
+        and message.notify(Notify.INTERMEDIATE_EXCHANGE_SUPPORTED) is not None
+    )
 
 
 def _forced(context: Context) -> bool:

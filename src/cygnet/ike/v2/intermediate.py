@@ -5,8 +5,10 @@
     HDR, SK {KEi(n)}  -->
                                  <--  HDR, SK {KEr(n)}
 
-One exchange for each method that IKE_SA_INIT agreed on, in order; the keys change behind each. What was
-said is added to what AUTH covers (RFC 9242, section 3.3.2): so nobody in the middle can have changed it.
+One exchange for each method that IKE_SA_INIT agreed on, in order; the keys change behind each. The last one
+also names the pre-shared key that goes into the keys behind it (`ppk`), in an exchange of its own where there
+is no other. What was said is added to what AUTH covers (RFC 9242, section 3.3.2): so nobody in the middle can
+have changed it.
 """
 
 from __future__ import annotations
@@ -17,42 +19,76 @@ from cygnet.crypto.prf import prf
 from cygnet.crypto.suites import suite
 from cygnet.ike.changes import ChangeKeys
 from cygnet.ike.steps import Context, Received, Steps, answer, apply, next_request, send
+from cygnet.ike.v2 import ppk
 from cygnet.ike.v2.fresh_keys import Further
 from cygnet.ike.v2.ike_sa_init import Initial, Spoken
 from cygnet.ike.v2.notifications import error_of
 from cygnet.records import dataclass, replace
-from cygnet.wire.message import HEADER_LENGTH, Header, encode_header, encode_payloads
+from cygnet.wire.message import HEADER_LENGTH, Header, Message, encode_header, encode_payloads
 from cygnet.wire.numbers import Exchange, Flags, PayloadType
 from cygnet.wire.payloads import KePayload, Payload
 
 
 def initiate(context: Context, initial: Initial) -> Steps[Initial]:
     """HDR, SK {KEi(n)}  -->  <--  HDR, SK {KEr(n)}   for each further key exchange."""
-    for _, method in initial.suite.additional:
+    methods = [method for _, method in initial.suite.additional]
+    for number, method in enumerate(methods, 1):
         ours = generate(method, context.entropy)
-        request = (KePayload(method, ours.public),)
+        named = ppk.offered(context, initial) if number == len(methods) else ()
+        request: tuple[Payload, ...] = (KePayload(method, ours.public), *named)
         exchanged = yield from send(Exchange.IKE_INTERMEDIATE, request, _Judge(Further(method), ours).secret)
         received = exchanged.received.message
         asked = _ours(received.header, Flags.INITIATOR)
         initial = _spoken(initial, asked, request, received.header, received.payloads)
         initial = _further(context, initial, exchanged.value)
+        if named:
+            initial = ppk.accepted(context, initial, received)
+        yield from apply(ChangeKeys(initial.keys))
+    if initial.ppk_inside and not methods:
+        request_alone = ppk.offered(context, initial)
+        received = (yield from send(Exchange.IKE_INTERMEDIATE, request_alone, _unrefused)).value
+        asked = _ours(received.header, Flags.INITIATOR)
+        initial = _spoken(initial, asked, request_alone, received.header, received.payloads)
+        initial = ppk.accepted(context, initial, received)
         yield from apply(ChangeKeys(initial.keys))
     return initial
 
 
 def respond(context: Context, initial: Initial) -> Steps[Initial]:
     """-->  HDR, SK {KEi(n)}  <--  HDR, SK {KEr(n)}   for each further key exchange."""
-    for _, method in initial.suite.additional:
+    methods = [method for _, method in initial.suite.additional]
+    for number, method in enumerate(methods, 1):
         further = Further(method)
         exchanged = yield from next_request(Exchange.IKE_INTERMEDIATE, further.public)
         ours = further.respond(exchanged.value, context)
         received = exchanged.received.message
-        reply = (KePayload(method, ours.public),)
+        last = number == len(methods)
+        name, secret, named = ppk.chosen(context, initial, received) if last else (None, b"", ())
+        reply: tuple[Payload, ...] = (KePayload(method, ours.public), *named)
         said = _ours(received.header, Flags.RESPONSE)
         initial = _spoken(initial, received.header, received.payloads, said, reply)
         initial = _further(context, initial, ours.shared)
+        initial = ppk.mixed_inside(context, initial, name, secret)
         yield from answer(reply, ChangeKeys(initial.keys))
+    if initial.ppk_inside and not methods:
+        received = (yield from next_request(Exchange.IKE_INTERMEDIATE, _whole)).value
+        name, secret, answered = ppk.chosen(context, initial, received)
+        said = _ours(received.header, Flags.RESPONSE)
+        initial = _spoken(initial, received.header, received.payloads, said, answered)
+        initial = ppk.mixed_inside(context, initial, name, secret)
+        yield from answer(answered, ChangeKeys(initial.keys))
     return initial
+
+
+def _whole(received: Received) -> Message:
+    return received.message
+
+
+def _unrefused(received: Received) -> Message:
+    error = received.message.error()
+    if error is not None:
+        raise error_of(error)
+    return received.message
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +97,7 @@ class _Judge:
     ours: KeyExchange
 
     def secret(self, received: Received) -> bytes:
-        error = received.message.error()
-        if error is not None:
-            raise error_of(error)
+        _unrefused(received)
         return self.further.secret(self.ours, received)
 
 

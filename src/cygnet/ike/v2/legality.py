@@ -75,8 +75,9 @@ TABLE: Final[dict[tuple[int, bool, bool], Counts]] = {
     (Exchange.INFORMATIONAL, False, True): _ANYWHERE
     | {PayloadType.DELETE: (0, MANY), PayloadType.CP: (0, 1)},
     (Exchange.INFORMATIONAL, True, True): _ANYWHERE | {PayloadType.DELETE: (0, MANY), PayloadType.CP: (0, 1)},
-    (Exchange.IKE_INTERMEDIATE, False, True): _ANYWHERE | {PayloadType.KE: (1, 1)},
-    (Exchange.IKE_INTERMEDIATE, True, True): _ANYWHERE | {PayloadType.KE: (1, 1)},
+    # Without KE where it carries a pre-shared key's name alone (RFC 9867).
+    (Exchange.IKE_INTERMEDIATE, False, True): _ANYWHERE | {PayloadType.KE: (0, 1)},
+    (Exchange.IKE_INTERMEDIATE, True, True): _ANYWHERE | {PayloadType.KE: (0, 1)},
     (Exchange.IKE_FOLLOWUP_KE, False, True): _ANYWHERE | {PayloadType.KE: (1, 1)},
     (Exchange.IKE_FOLLOWUP_KE, True, True): _ANYWHERE | {PayloadType.KE: (1, 1)},
     # Answers from outside of any SA: INVALID_IKE_SPI, INVALID_MAJOR_VERSION (RFC 7296, section 1.5).
