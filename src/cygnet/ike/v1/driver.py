@@ -22,7 +22,7 @@ from cygnet.ike.v1.protection import isakmp_of
 from cygnet.ike.v1.steps import NEXT, ClosePhase1, Insist, Listen, Receive, Send
 from cygnet.records import replace
 from cygnet.wire.message import Header
-from cygnet.wire.v1.message import Message, encode, encode_payloads, encode_sealed, prefix_hash
+from cygnet.wire.v1.message import Message, encode_chain, encode_payloads, encode_sealed, prefix_hash
 from cygnet.wire.v1.numbers import Exchange, Flags, Protocol
 from cygnet.wire.v1.payloads import HashPayload, NotifyPayload, Payload
 
@@ -157,21 +157,21 @@ def _send(sa: IkeV1Sa, task: Task, step: Send) -> tuple[bool, Any]:
         sa.current[task] = dialogue
     state = sa.state
     # A message is protected by the keys that stood before its own changes: main mode's fourth is in clear.
-    header = Header(state.spi_i, state.spi_r, 0, 1, 0, dialogue.exchange, 0, dialogue.message_id)
+    isakmp = state.isakmp
+    flags = 0 if isakmp is None else Flags.ENCRYPTION
+    header = Header(state.spi_i, state.spi_r, 0, 1, 0, dialogue.exchange, flags, dialogue.message_id)
     first, octets = encode_payloads(step.payloads)
     shown: tuple[Payload, ...] = tuple(step.payloads)
     if step.hashed is not None:
         value = step.hashed(dialogue.message_id, octets)
         first, octets = prefix_hash(first, octets, value)
         shown = (HashPayload(value), *shown)
-    isakmp = state.isakmp
     if isakmp is None:
-        datagram = encode(header, step.payloads)
+        datagram = encode_chain(header, first, octets)
     else:
         iv = dialogue.iv or protection.first_iv(isakmp, sa.base_iv, dialogue.message_id)
         sealed, dialogue.iv = protection.seal(isakmp, iv, octets)
-        header = replace(header, flags=Flags.ENCRYPTION)
-        datagram = encode_sealed(header, first, sealed)
+        datagram = encode_chain(header, first, sealed)
     dialogue.datagrams = (datagram,)
     # Aggressive mode's second message may go in pieces as soon as we know that the peer takes them.
     agreed = any(isinstance(one, UseIsakmpKeys) and one.fragmentation for one in step.changes)

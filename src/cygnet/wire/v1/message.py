@@ -121,7 +121,7 @@ def decode(datagram: bytes, header: Header | None = None) -> Message:
 def opened(message: Message, plaintext: bytes) -> Message:
     """The message with what `sealed` held: `plaintext` with the cipher's padding. Raises `Malformed`."""
     payloads, octets, padding = decode_payloads(message.header.next_payload, plaintext)
-    return replace(message, payloads=payloads, octets=octets, padding=padding)
+    return Message(message.header, payloads, octets, padding, message.sealed)
 
 
 def decode_payloads(first_type: int, data: bytes) -> tuple[tuple[Payload, ...], tuple[bytes, ...], bytes]:
@@ -165,14 +165,17 @@ def encode(header: Header, payloads: Sequence[Payload], padding: bytes = b"") ->
     """The clear datagram. `header.length` and `header.next_payload` are derived. Raises ValueError when
     something does not fit its field: our caller's mistake, never the peer's."""
     first, body = encode_payloads(payloads)
-    body += padding
-    return encode_header(header, first, HEADER_LENGTH + len(body)) + body
+    return encode_chain(header, first, body + padding)
+
+
+def encode_chain(header: Header, first_type: int, octets: bytes) -> bytes:
+    """The datagram of a chain that is encoded, or sealed, already; the header's flags say which."""
+    return encode_header(header, first_type, HEADER_LENGTH + len(octets)) + octets
 
 
 def encode_sealed(header: Header, first_type: int, sealed: bytes) -> bytes:
     """The datagram of an encrypted message; the encryption flag is set here."""
-    header = replace(header, flags=header.flags | Flags.ENCRYPTION)
-    return encode_header(header, first_type, HEADER_LENGTH + len(sealed)) + sealed
+    return encode_chain(replace(header, flags=header.flags | Flags.ENCRYPTION), first_type, sealed)
 
 
 def encode_payloads(payloads: Sequence[Payload]) -> tuple[int, bytes]:
