@@ -23,7 +23,7 @@ import msgspec
 
 from bench.ike_load import Load
 from bench.ike_load_v1 import LoadV1
-from cygnet.daemon import bundle
+from cygnet.daemon import bundle, kept
 from cygnet.daemon.settings import Inherited
 from cygnet.dataplane import messages
 from cygnet.lab import strongswan
@@ -186,18 +186,21 @@ def cygnet(
         )
         configuration, _ = bundle.obtain(file)
         stack.callback(os.close, configuration)
+        remembered = kept.create()
+        stack.callback(os.close, remembered)
         inherited = Inherited(
             lanes=((lanes[0].fileno(), False), (lanes[1].fileno(), True)),
             plane=pair[0].fileno(),
             channel=theirs.fileno(),
             listener=listener.fileno(),
             configuration=configuration,
+            kept=remembered,
         )
         plane = stack.enter_context(
             _process("bench.ike_responders", [str(pair[1].fileno())], [pair[1].fileno()])
         )
         descriptors = [lanes[0].fileno(), lanes[1].fileno(), inherited.plane, inherited.channel]
-        descriptors += [inherited.listener, inherited.configuration]
+        descriptors += [inherited.listener, inherited.configuration, inherited.kept]
         arguments = [msgspec.json.encode(inherited).decode()]
         daemon = stack.enter_context(_process(module, arguments, descriptors))
         for end in (*pair, theirs, *lanes, listener):
