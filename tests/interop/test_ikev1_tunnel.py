@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,6 +110,21 @@ def test_traffic_passes_to_a_strongswan_behind_nat(tmp_path: Path, setup: Setup)
         assert both.net.router is not None
         forget_mappings(both.net.router)
         both.assert_traffic_passes()
+
+
+def test_a_strongswan_behind_nat_negotiates_transport_mode_with_original_addresses(tmp_path: Path) -> None:
+    """RFC 3947, section 5.2. Its userspace ESP has tunnel mode alone, so that here the negotiation is judged:
+    each understands the other's NAT-OA, and our data plane knows what to put right."""
+    setup = V1.but(moon_ts="dynamic", sun_ts="dynamic", child="mode = transport")
+    with sides(tmp_path, setup, nat=True, cygnet="sun") as both:
+        with ladder(both) as seen:
+            both.sun.swanctl("--initiate", "--child", "net", "--timeout", "15")
+            understood = re.compile(r"parsed QUICK_MODE response .* NAT-OA NAT-OA")
+            eventually(lambda: understood.search(both.sun.log()) is not None, 10, "ours")
+        quick = [line for line in seen if "NAT-OA" in line]
+        assert ["<--" in line for line in quick[:2]] == [True, False], "\n".join(seen)
+        # It took our answer, and only then its own data plane refused.
+        assert "IPsec SA: unsupported mode" in understood.split(both.sun.log())[-1]
 
 
 @contextmanager
