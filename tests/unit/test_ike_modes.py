@@ -8,11 +8,16 @@ from ipaddress import ip_address
 import pytest
 
 from cygnet.ike.errors import Reason
+from cygnet.ike.events import MessageSeen
+from cygnet.ike.v1 import nat
 from cygnet.policy.sa import Direction, Mode, SaParameters, SaProtocol
 from cygnet.policy.selectors import of_address
 from cygnet.testing import Gateway, Nat, Network, Pair, assert_agreement
 from cygnet.testing.configurations import connection_text
 from cygnet.wire.numbers import Encr, Integ
+from cygnet.wire.v1 import vendor_ids
+from cygnet.wire.v1.numbers import Encapsulation, Exchange, PayloadType, Phase2Attribute
+from cygnet.wire.v1.payloads import SaPayload
 
 UP = [("peer", "net")]
 AH = 'ah_proposals = ["sha256-x25519-esn"]'
@@ -274,6 +279,41 @@ def test_quick_mode_behind_a_nat_tells_original_addresses_for_transport_mode() -
         assert sas(gateway)[Direction.IN].spi != before
         known()
     assert len(gate.sas()[0].children) == len(road.sas()[0].children) == 1
+
+
+@pytest.mark.parametrize("mode", ["tunnel", "transport"])
+@pytest.mark.parametrize("draft", vendor_ids.NAT_T_BEST_FIRST[1:], ids=["03", "02n", "02"])
+def test_peers_that_speak_a_draft_of_nat_traversal_alone_go_through_the_nat(
+    monkeypatch: pytest.MonkeyPatch, draft: bytes, mode: str
+) -> None:
+    """The drafts' own payload numbers (NAT-D 130, NAT-OA 131) and encapsulation modes."""
+    monkeypatch.setattr(nat, "SPOKEN", (draft,))
+    network, road, gate = behind_nat(f'mode = "{mode}"', 1, V1)
+    road.endpoint.observe = True
+    operation = road.initiate("peer", "net")
+    network.run_for(20)
+    if mode == "tunnel":
+        # Neither end's network is what the other sees: there the selectors are the road's own address.
+        assert road.operations[operation] is not None
+        assert gate.failures()[0].reason is Reason.SELECTOR_MISMATCH
+    else:
+        assert road.operations == {operation: None}
+        assert sas(gate)[Direction.IN].original_remote == ip_address("10.9.9.9")
+        assert sas(road)[Direction.IN].original_local == ip_address("203.0.113.9")
+    said = {p.payload_type for e in road.of(MessageSeen) for p in e.message.payloads}
+    assert PayloadType.NAT_D_DRAFT in said
+    assert PayloadType.NAT_D not in said
+    assert (PayloadType.NAT_OA_DRAFT in said) == (mode == "transport")
+    (modes,) = {
+        attribute.number
+        for event in road.of(MessageSeen)
+        for payload in event.message.all(SaPayload)
+        for attribute in payload.proposals[0].transforms[0].attributes
+        if event.message.header.exchange == Exchange.QUICK_MODE
+        and attribute.type == Phase2Attribute.ENCAPSULATION
+    }
+    drafts = {"tunnel": Encapsulation.UDP_TUNNEL_DRAFT, "transport": Encapsulation.UDP_TRANSPORT_DRAFT}
+    assert modes == drafts[mode]
 
 
 def test_where_no_nat_is_quick_mode_tells_no_original_addresses() -> None:
