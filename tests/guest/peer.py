@@ -39,7 +39,7 @@ def start(namespace: Namespace, engine: str) -> None:
             threading.Thread(target=_echo, args=(sock,), daemon=True).start()
     stop(namespace)
     _running["plane"] = Plane(namespace, Options(tun="sun0", **_choice(engine)))
-    _running["capture"] = Capture(namespace, TAP, PROTECTED)
+    _running["capture"] = Capture((namespace, TAP), protected=PROTECTED)
 
 
 def _choice(engine: str) -> dict[str, Any]:

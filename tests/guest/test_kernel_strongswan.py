@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Iterator
@@ -10,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cygnet.lab.capture import Capture
-from cygnet.lab.topology import BOB, MOON, MOON_NET, MOON_NET6, OUTER, SUN, SUN_NET, SUN_NET6
+from cygnet.lab.topology import BOB, MOON, SUN
 from tests.guest.extent import EVERYTHING
 from tests.interop.sides import Setup, Sides, sides
 from tests.network.gateways import until
@@ -56,16 +54,9 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sides]:
         sun_children=children(False),
     )
     directory: Path = tmp_path_factory.mktemp("both")
-    with sides(directory, setup, clear=True) as made:
+    with sides(directory, setup) as made:
         made.net.bob.ip(*(f"addr add 10.2.0.{last}/16 dev eth0" for last in (11, 12, 13)))
-        # On a link the kernel shows what it decapsulated there too: only what leaves moon is judged.
-        sent = Capture(made.net.moon, OUTER, (MOON_NET, MOON_NET6, SUN_NET, SUN_NET6))
-        link = json.loads(made.net.moon.run("ip", "-j", "link", "show", OUTER).stdout)[0]["address"]
         yield made
-        # AH authenticates and hides nothing; nothing else may be seen.
-        frames = [frame for frame in sent.stop().clear if frame[6:12] == bytes.fromhex(link.replace(":", ""))]
-    wrong = [frame for frame in frames if frame[12:14] != b"\x08\x00" or frame[23] != 51]
-    assert not wrong, [frame.hex() for frame in wrong[:5]]
 
 
 @pytest.mark.parametrize(("name", "by"), CASES)

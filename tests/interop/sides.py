@@ -23,7 +23,6 @@ from cygnet.lab.topology import (
     MOON6,
     MOON_NET,
     MOON_NET6,
-    OUTER,
     SUN,
     SUN6,
     SUN_NET,
@@ -222,8 +221,8 @@ def sides(
     says that the test expects it."""
     with ExitStack() as stack:
         net = stack.enter_context(two_gateways(nat=nat))
-        protected = [MOON_NET6, SUN_NET6] if setup.inner6 else [MOON_NET, SUN_NET]
-        capture = Capture(net.sun, OUTER, protected, pcap=directory / "outer.pcap")
+        protected = (MOON_NET, SUN_NET, MOON_NET6, SUN_NET6)
+        capture = Capture(*net.outer_link, protected=protected, pcap=directory / "outer.pcap")
         if callable(prepare):
             prepare(directory)
         ours, theirs = ("moon", "sun") if cygnet == "moon" else ("sun", "moon")

@@ -23,7 +23,6 @@ from cygnet.lab.topology import (
     BOB,
     MOON_NET,
     MOON_NET6,
-    OUTER,
     SUN,
     SUN_NET,
     SUN_NET6,
@@ -213,7 +212,7 @@ def two(
     """
     with ExitStack() as stack:
         net = stack.enter_context(two_gateways(nat=nat))
-        capture = Capture(net.sun, OUTER, PROTECTED, (SECRET.encode(), *markers))
+        capture = Capture(*net.outer_link, protected=PROTECTED, markers=(SECRET.encode(), *markers))
         stack.callback(capture.stop)
         gateways = [
             Gateway(space, directory / side, configuration(net, side, children, **both), start=False)

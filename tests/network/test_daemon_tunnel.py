@@ -29,7 +29,6 @@ from cygnet.lab.topology import (
     MOON,
     MOON_NET,
     MOON_NET6,
-    OUTER,
     SUN,
     SUN_NET,
     SUN_NET6,
@@ -105,7 +104,9 @@ class Pair:
 def pair(directory: Path, action: str = "none") -> Iterator[Pair]:
     """Both gateways up; at the end nothing protected may have been seen on the outer link."""
     with two_gateways() as net:
-        watch = Capture(net.sun, OUTER, (MOON_NET, SUN_NET, MOON_NET6, SUN_NET6), (SECRET.encode(),))
+        watch = Capture(
+            *net.outer_link, protected=(MOON_NET, SUN_NET, MOON_NET6, SUN_NET6), markers=(SECRET.encode(),)
+        )
         moon = Gateway(net.moon, directory / "moon", configuration("moon", action))
         sun = Gateway(net.sun, directory / "sun", configuration("sun", action))
         try:

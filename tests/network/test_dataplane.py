@@ -67,7 +67,7 @@ class Tunnel:
 
     def __init__(self, network: TwoGateways, pair: Pair, options: Options) -> None:
         self.network, self.pair = network, pair
-        self.capture = Capture(network.sun, OUTER, PROTECTED, (MARKER,))
+        self.capture = Capture(*network.outer_link, protected=PROTECTED, markers=(MARKER,))
         self._seen: Seen | None = None
         self.moon = Plane(network.moon, options)
         self.sun = Plane(network.sun, options)

@@ -12,7 +12,7 @@ import pytest
 from cygnet.lab.capture import Capture
 from cygnet.lab.gateway import Gateway
 from cygnet.lab.namespaces import Namespace
-from cygnet.lab.topology import ALICE, BOB, MOON, MOON_NET, OUTER, SUN, SUN_NET, TwoGateways, two_gateways
+from cygnet.lab.topology import ALICE, BOB, MOON, MOON_NET, SUN, SUN_NET, TwoGateways, two_gateways
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(120)]
 
@@ -124,7 +124,9 @@ def branch(directory: Path, client: tuple[str, str], server: tuple[str, str]) ->
     """(connection, children) of each side. Nothing protected may be seen outside."""
     with ExitStack() as stack:
         net = stack.enter_context(two_gateways())
-        capture = Capture(net.sun, OUTER, (MOON_NET, SUN_NET), (SECRET.encode(), PASSWORD.encode()))
+        capture = Capture(
+            *net.outer_link, protected=(MOON_NET, SUN_NET), markers=(SECRET.encode(), PASSWORD.encode())
+        )
         stack.callback(capture.stop)
         gateways = [
             Gateway(space, directory / side, text.format(connection=one[0], children=one[1]), start=False)

@@ -21,7 +21,6 @@ from cygnet.lab.topology import (
     MOON6,
     MOON_NET,
     MOON_NET6,
-    OUTER,
     SUN,
     SUN6,
     SUN_NET,
@@ -68,7 +67,9 @@ def running(*pairs: Pair, markers: bool = True) -> Iterator[Running]:
     """The first pair's policy, and the SAs of all in their order."""
     require()
     with two_gateways() as network:
-        capture = Capture(network.sun, OUTER, (*NETWORKS[0], *NETWORKS[1]), (MARKER,) if markers else ())
+        capture = Capture(
+            *network.outer_link, protected=(*NETWORKS[0], *NETWORKS[1]), markers=(MARKER,) if markers else ()
+        )
         try:
             with Plane(network.moon, Options()) as moon, Plane(network.sun, Options()) as sun:
                 for plane, left in ((moon, True), (sun, False)):
@@ -154,7 +155,7 @@ def test_a_bundle_shows_ah_around_esp() -> None:
     ah = Pair(left, right, number=2, changed=AH | TRANSPORT | {"bundle": 1})
     require()
     with two_gateways() as network:
-        capture = Capture(network.sun, OUTER, (*NETWORKS[0], *NETWORKS[1]), (MARKER,))
+        capture = Capture(*network.outer_link, protected=(*NETWORKS[0], *NETWORKS[1]), markers=(MARKER,))
         with Plane(network.moon, Options()) as moon, Plane(network.sun, Options()) as sun:
             for plane, is_left in ((moon, True), (sun, False)):
                 plane.do(esp.policy(is_left))
@@ -240,7 +241,7 @@ def test_what_transport_mode_protects_never_leaves_in_clear_without_an_sa() -> N
     require()
     pair = Pair(left, right, port=0, changed=TRANSPORT)
     with two_gateways() as network:
-        capture = Capture(network.sun, OUTER, (f"{SUN}/32",))
+        capture = Capture(*network.outer_link, protected=(f"{SUN}/32",))
         with Plane(network.moon, Options()) as moon:
             moon.do(pair.policy(True))
             assert not ping(network.moon, SUN, count=2)

@@ -50,7 +50,7 @@ def routes(net: TwoGateways) -> None:
 def up(pair: Pair = PAIR) -> Iterator[tuple[TwoGateways, Plane, Plane, Capture]]:
     require()
     with two_gateways() as net:
-        capture = Capture(net.sun, OUTER, (MOON_NET, SUN_NET, MOON_NET6, SUN_NET6))
+        capture = Capture(*net.outer_link, protected=(MOON_NET, SUN_NET, MOON_NET6, SUN_NET6))
         try:
             with Plane(net.moon, Options()) as moon, Plane(net.sun, Options()) as sun:
                 for plane, left in ((moon, True), (sun, False)):

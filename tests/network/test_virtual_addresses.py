@@ -13,7 +13,7 @@ import pytest
 
 from cygnet.lab.capture import Capture
 from cygnet.lab.gateway import Gateway
-from cygnet.lab.topology import BOB, BOB6, MOON, OUTER, SUN, SUN_NET, SUN_NET6, TwoGateways, two_gateways
+from cygnet.lab.topology import BOB, BOB6, MOON, SUN, SUN_NET, SUN_NET6, TwoGateways, two_gateways
 from tests.network.gateways import until
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(120)]
@@ -93,7 +93,7 @@ def office(
     resolver.write_text(f"nameserver {OWN}\n")
     with ExitStack() as stack:
         net = stack.enter_context(two_gateways())
-        capture = Capture(net.sun, OUTER, (SUN_NET, SUN_NET6), (SECRET.encode(),))
+        capture = Capture(*net.outer_link, protected=(SUN_NET, SUN_NET6), markers=(SECRET.encode(),))
         stack.callback(capture.stop)
         client_text = CLIENT.format(
             me="moon.example",

@@ -22,7 +22,7 @@ from cygnet.dataplane.xfrm.netlink import XfrmSocket
 from cygnet.dataplane.xfrm.probe import probe
 from cygnet.lab.capture import Capture
 from cygnet.lab.namespaces import Namespace, connect
-from cygnet.lab.topology import BOB, BOB6, MOON, MOON6, OUTER, SUN, SUN6, two_gateways
+from cygnet.lab.topology import BOB, BOB6, MOON, MOON6, SUN, SUN6, two_gateways
 from cygnet.policy.sa import Mode, SaProtocol
 from cygnet.policy.selectors import TrafficSelector, parse_selector
 from cygnet.policy.spd import Action, Policy, PolicyRule
@@ -347,7 +347,7 @@ def test_fragments_of_what_is_forwarded_meet_the_rules_of_their_ports(inner: str
 
         def seen(port: int, whole: bool) -> bool:
             """Does anything of a large datagram reach the outer link? Fails unless it came as is said."""
-            capture = Capture(net.sun, OUTER, nets)
+            capture = Capture(*net.outer_link, protected=nets)
             with receiver(net.bob, socket.SOCK_DGRAM, inner, port) as there:
 
                 def send() -> None:

@@ -11,12 +11,10 @@ from cygnet.dataplane.xfrm.probe import Found
 WITH, WITHOUT = Found(True, "the kernel has ESP"), Found(False, "the kernel has no ESP: refused")
 
 
-def test_the_kernel_is_taken_by_its_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("wanted", ["auto", "kernel"])
+def test_the_kernel_is_taken_where_it_has_esp(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probing, "probe", lambda: WITH)
-    assert settle("kernel") == ("kernel", "the kernel has ESP")
-    engine, why = settle("auto")
-    assert engine == choose("auto").name != "kernel"
-    assert why == "the kernel has ESP; `engine = kernel` chooses it"
+    assert settle(wanted) == ("kernel", "the kernel has ESP")
 
 
 def test_without_esp_in_the_kernel_auto_goes_on_and_kernel_is_refused(

@@ -34,7 +34,6 @@ from cygnet.lab.topology import (
     INNER,
     MOON,
     MOON_NET,
-    OUTER,
     SUN,
     SUN_NET,
     TwoGateways,
@@ -143,9 +142,9 @@ def _run(
     )
     net = stack.enter_context(two_gateways())
     configure()
-    outer = Capture(net.sun, OUTER, [MOON_NET, SUN_NET], [MARKER])
+    outer = Capture(*net.outer_link, protected=[MOON_NET, SUN_NET], markers=[MARKER])
     stack.callback(outer.stop)
-    inner = Capture(net.moon, INNER, markers=[MARKER])
+    inner = Capture((net.moon, INNER), markers=[MARKER])
     stack.callback(inner.stop)
     gateways = {}
     for name, namespace in (("moon", net.moon), ("sun", net.sun)):

@@ -13,12 +13,13 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 
 from cygnet.lab.namespaces import Namespace
 
-ETH_P_ALL = 3
+ETH_P_ALL, PACKET_OUTGOING = 3, 4
 KEPT_IN_CLEAR = 50
 FRAME = 1 << 17
 
@@ -33,7 +34,10 @@ class Seen:
 
 
 class Capture:
-    """Captures on `interface` of a namespace from construction to `stop`.
+    """Captures a link from construction to `stop`, at its `ends` (namespace and interface).
+
+    At one end all that passes is seen. At two, what each of them sends: a kernel that does ESP shows what it
+    has opened on the interface that it came by, where no eavesdropper could have seen it.
 
     `protected`: networks that must not appear in an outermost header. `markers`: octets that must
     not appear anywhere in a frame. `pcap`: also write all frames there. `seen` grows meanwhile.
@@ -41,8 +45,7 @@ class Capture:
 
     def __init__(
         self,
-        namespace: Namespace,
-        interface: str,
+        *ends: tuple[Namespace, str],
         protected: Sequence[str] = (),
         markers: Sequence[bytes] = (),
         pcap: Path | None = None,
@@ -53,7 +56,8 @@ class Capture:
         self._file = pcap.open("wb") if pcap else None
         if self._file:
             self._file.write(struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, FRAME, 1))
-        self._socket = namespace.inside(lambda: _packet_socket(interface))
+        self._sockets = [space.inside(partial(_packet_socket, name)) for space, name in ends]
+        self._sent_only = len(ends) > 1
         self._wake, self._woken = socket.socketpair()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -64,7 +68,8 @@ class Capture:
             return self.seen
         self._wake.close()
         self._thread.join()
-        self._socket.close()
+        for watched in self._sockets:
+            watched.close()
         self._woken.close()
         if self._file:
             self._file.close()
@@ -74,18 +79,20 @@ class Capture:
         stopping = False
         while True:
             ready, _, _ = select.select(
-                [self._socket] if stopping else [self._socket, self._woken], [], [], 0 if stopping else None
+                self._sockets if stopping else [*self._sockets, self._woken], [], [], 0 if stopping else None
             )
-            if self._socket in ready:
+            if stopping and not ready:
+                return
+            for watched in ready:
+                if watched is self._woken:
+                    stopping = True
+                    continue
                 try:
-                    frame = self._socket.recv(FRAME)
+                    frame, (_, _, kind, *_) = watched.recvfrom(FRAME)
                 except OSError:
                     return  # the link is gone
-                self._take(frame)
-            elif stopping:
-                return
-            if self._woken in ready:
-                stopping = True
+                if kind == PACKET_OUTGOING or not self._sent_only:
+                    self._take(frame)
 
     def _take(self, frame: bytes) -> None:
         kind = classify(frame, self._protected, self._markers)

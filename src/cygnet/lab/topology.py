@@ -44,13 +44,16 @@ table ip nat {
 
 @dataclass(frozen=True, slots=True)
 class TwoGateways:
-    """`outer_side` is where the outer link is watched: sun's end, which sees all that moon sends."""
-
     moon: Namespace
     sun: Namespace
     alice: Namespace
     bob: Namespace
     router: Namespace | None
+
+    @property
+    def outer_link(self) -> tuple[tuple[Namespace, str], tuple[Namespace, str]]:
+        """Its ends, where it is watched."""
+        return (self.moon, OUTER), (self.sun, OUTER)
 
     @property
     def moon_address(self) -> str:

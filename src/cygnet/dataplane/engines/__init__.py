@@ -52,15 +52,15 @@ def ours(wanted: str) -> str:
 
 
 def settle(wanted: str) -> tuple[str, str]:
-    """(engine, why) for one of the words of `options.engine`: `kernel` is taken by name only, `auto` is what
-    `ours` makes of it. In the network namespace of the caller. Raises EngineUnavailable."""
+    """(engine, why) for one of the words of `options.engine`; `auto` is the kernel where it has ESP, else
+    what `ours` makes of it. In the network namespace of the caller. Raises EngineUnavailable."""
     from cygnet.dataplane.xfrm.probe import probe
 
     if wanted not in ("auto", KERNEL):
         return wanted, "as configured"
     found = probe()
-    if wanted == KERNEL:
-        if not found.usable:
-            raise EngineUnavailable(f"engine kernel is not here: {found.text}")
+    if found.usable:
         return KERNEL, found.text
-    return ours(wanted), f"{found.text}; `engine = kernel` chooses it" if found.usable else found.text
+    if wanted == KERNEL:
+        raise EngineUnavailable(f"engine kernel is not here: {found.text}")
+    return ours(wanted), found.text
