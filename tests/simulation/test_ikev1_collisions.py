@@ -158,7 +158,7 @@ def _slow(flight: Flight, which: int) -> bool:
 @pytest.mark.parametrize("first", ACTIONS)
 def test_any_two_actions_at_any_offset_end_in_agreement(first: str, second: str) -> None:
     for seed in range(2):
-        for offset in (0.0, 0.004, 0.011, 0.021, 0.031, 0.055):
+        for offset in (0.0, 0.011, 0.031, 0.055):
             for lateness in (0.0, 0.03):
                 pair = fresh(seed, children=("net", "more"))
                 operation = pair.a.initiate("peer", "net")
