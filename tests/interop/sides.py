@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cygnet.lab.capture import Capture, Seen
-from cygnet.lab.gateway import Gateway
+from cygnet.lab.gateway import USERSPACE, Gateway
 from cygnet.lab.namespaces import Namespace
 from cygnet.lab.strongswan import StrongSwan
 from cygnet.lab.topology import (
@@ -34,7 +34,7 @@ from cygnet.lab.traffic import Report, Traffic
 
 SECRET = "a shared secret of thirty octets"
 # Six seconds until a peer counts as unreachable, on both sides (see Setup.options).
-CYGNET_OPTIONS = "options { retransmit_timeout = 0.5s\n retransmit_tries = 3 }"
+CYGNET_OPTIONS = f"options {{ engine = {USERSPACE}\n retransmit_timeout = 0.5s\n retransmit_tries = 3 }}"
 MOON_ID, SUN_ID = "moon.example", "sun.example"
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cygnet.lab.capture import Capture
-from cygnet.lab.gateway import Gateway
+from cygnet.lab.gateway import USERSPACE, Gateway
 from cygnet.lab.topology import (
     ALICE,
     BOB,
@@ -50,6 +50,7 @@ remote = {{ auth = "psk", id = "{peer}" }}
 [secrets.ike-1]
 secret = "{secret}"
 [options]
+engine = "{engine}"
 retransmit_timeout = "0.5s"
 retransmit_tries = 3
 {options}
@@ -78,6 +79,7 @@ def configuration(
         connection=connection,
         children=children or (NET if moon else NET_AT_SUN),
         options=options,
+        engine=USERSPACE,
     )
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from cygnet.lab.capture import Capture
-from cygnet.lab.gateway import Gateway
+from cygnet.lab.gateway import USERSPACE, Gateway
 from cygnet.lab.namespaces import LabError, require
 from cygnet.lab.topology import (
     ALICE,
@@ -75,6 +75,7 @@ id-2 = "sun"
 secret = "{SECRET}"
 
 [options]
+engine = "{USERSPACE}"
 retransmit_timeout = "0.5s"
 retransmit_tries = 3
 {extra}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cygnet.lab.capture import Capture
-from cygnet.lab.gateway import Gateway
+from cygnet.lab.gateway import USERSPACE, Gateway
 from cygnet.lab.namespaces import Namespace
 from cygnet.lab.topology import ALICE, BOB, MOON, MOON_NET, SUN, SUN_NET, TwoGateways, two_gateways
 
@@ -22,8 +22,9 @@ version = 1
 aggressive = true
 proposals = "aes256-sha256-x25519"
 """
-OPTIONS = """
+OPTIONS = f"""
 [options]
+engine = "{USERSPACE}"
 retransmit_timeout = "0.5s"
 retransmit_tries = 3
 resolver = "none"

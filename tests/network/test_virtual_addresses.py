@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cygnet.lab.capture import Capture
-from cygnet.lab.gateway import Gateway
+from cygnet.lab.gateway import USERSPACE, Gateway
 from cygnet.lab.topology import BOB, BOB6, MOON, SUN, SUN_NET, SUN_NET6, TwoGateways, two_gateways
 from tests.network.gateways import until
 
@@ -33,6 +33,7 @@ id = "{peer}"
 [secrets.ike-1]
 secret = "{secret}"
 [options]
+engine = "{engine}"
 retransmit_timeout = "0.5s"
 retransmit_tries = 3
 """
@@ -95,15 +96,16 @@ def office(
         net = stack.enter_context(two_gateways())
         capture = Capture(*net.outer_link, protected=(SUN_NET, SUN_NET6), markers=(SECRET.encode(),))
         stack.callback(capture.stop)
+        common = {"secret": SECRET, "engine": USERSPACE}
         client_text = CLIENT.format(
+            **common,
             me="moon.example",
             peer="sun.example",
             child=f"remote_ts = [{net_behind}]\n{client_child}",
-            secret=SECRET,
             resolver=resolver,
         )
         server_text = SERVER.format(
-            me="sun.example", peer="moon.example", child=f"local_ts = [{net_behind}]", secret=SECRET
+            **common, me="sun.example", peer="moon.example", child=f"local_ts = [{net_behind}]"
         )
         client = Gateway(net.moon, directory / "moon", client_text, start=False)
         server = Gateway(net.sun, directory / "sun", server_text, start=False)
