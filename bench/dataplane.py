@@ -9,7 +9,8 @@ A figure is the median of the runs; a peer that cannot be had is null, and the t
 writes build/bench/dataplane.json: `tcp_gbps`, `many_gbps` (the sum of both directions) and `udp64_kpps`
 (arrived) by peer, round trips of a ping (`ping_median_ms`, `ping_p99_ms`), the CPU of the tunnel's own
 processes in microseconds per packet of 1400 octets (`tcp_cpu_us`), ratios between peers (each the median
-of the ratios of the runs that stand side by side), the load of the machine, and the single runs.
+of the ratios of the runs that stand side by side), what the native engine's memory grew by while ten million
+packets passed (`memory`, behind the rounds), the load of the machine, and the single runs.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ from cygnet.lab.namespaces import LabError, Namespace, require
 OUTPUT = Path("build/bench/dataplane.json")
 PORT = 5201
 PINGS = 400
+PACKETS = 10_000_000
+"""That pass while memory is watched."""
+WATCHED = "cygnet_native"
 FIGURES = ("tcp_gbps", "many_gbps", "udp64_kpps", "ping_median_ms", "ping_p99_ms", "tcp_cpu_us")
 WANTED = (
     ("tcp_gbps", "cygnet_native", "strongswan_libipsec", ">= 9"),
@@ -119,8 +123,26 @@ def ping(ends: Ends, count: int = PINGS) -> tuple[float, float]:
     return statistics.median(times), times[len(times) * 99 // 100]
 
 
-def measure(names: list[str], seconds: float, runs: int, say: Console) -> dict[str, Any]:
-    """All peers, round after round."""
+def memory(ends: Ends, packets: int, seconds: float) -> dict[str, float]:
+    """KiB that the tunnel's processes hold before and after so many packets of one flow, and of small ones
+    between; they have carried something before, so that what is made once is there."""
+    before = sum(map(resident, ends.pids))
+    carried = 0.0
+    while carried < packets:
+        carried += iperf(ends, seconds)["end"]["sum_received"]["bytes"] / (MTU - 52)
+        carried += iperf(ends, 1, "--udp", "--length", "64", "--bitrate", "20M")["end"]["sum"]["packets"]
+    after = sum(map(resident, ends.pids))
+    return {"packets": round(carried), "before_kib": before >> 10, "grown_kib": (after - before) >> 10}
+
+
+def resident(pid: int) -> int:
+    """Octets."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def measure(names: list[str], seconds: float, runs: int, packets: int, say: Console) -> dict[str, Any]:
+    """All peers, round after round; then memory."""
     figures: dict[str, dict[str, list[float]]] = {}
     why: dict[str, str] = {}
     with ExitStack() as stack:
@@ -146,7 +168,14 @@ def measure(names: list[str], seconds: float, runs: int, say: Console) -> dict[s
                     figures[name]["ping_p99_ms"].append(high)
                 except RunFailed as error:
                     why[name] = str(error)
-    return report(names, figures, why, seconds, runs)
+        grown = None
+        if packets and (native := standing.get(WATCHED)) is not None:
+            say.print(f"{packets:,} packets: {WATCHED}", style="dim")
+            try:
+                grown = memory(native, packets, seconds)
+            except RunFailed as error:
+                why["memory"] = str(error)
+    return report(names, figures, why, seconds, runs) | {"memory": grown}
 
 
 def report(
@@ -213,6 +242,9 @@ def show(result: dict[str, Any], say: Console) -> None:
             result["missing"].get(name, ""),
         )
     say.print(table)
+    if result["memory"] is not None:
+        text = "memory over {packets:,} packets: {before_kib} KiB before, {grown_kib} more behind"
+        say.print(text.format(**result["memory"]))
     for name, ratio in result["ratios"].items():
         if ratio["is"] is not None:
             say.print(f"{name}: {ratio['is']:.2f} (wanted: {ratio['wanted']})")
@@ -223,6 +255,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS))
+    parser.add_argument("--packets", type=int, default=PACKETS, help="for memory; 0: not measured")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     chosen = parser.parse_args(arguments)
     say = Console()
@@ -231,7 +264,7 @@ def main(arguments: list[str] | None = None) -> int:
     except LabError as error:
         say.print(str(error))
         return 1
-    result = measure(chosen.peers, chosen.seconds, chosen.runs, say)
+    result = measure(chosen.peers, chosen.seconds, chosen.runs, chosen.packets, say)
     chosen.output.parent.mkdir(parents=True, exist_ok=True)
     chosen.output.write_text(json.dumps(result, indent=2) + "\n")
     show(result, say)
