@@ -8,12 +8,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
-FULL: dict[str, list[str]] = {"spd": [], "ike": [], "engine": [], "dataplane": []}
+FULL: dict[str, list[str]] = {"spd": [], "ike": [], "engine": [], "dataplane": [], "kernel": []}
 SHORT = {
     "spd": ["--short"],
     "ike": ["--short"],
     "engine": ["--short"],
     "dataplane": ["--seconds", "2", "--runs", "1"],
+    "kernel": ["--short"],
 }
 
 
