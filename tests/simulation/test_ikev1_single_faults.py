@@ -13,6 +13,7 @@ import pytest
 
 from cygnet.ike.errors import Reason
 from cygnet.testing import ACTS, Fault, Gateway, Nat, Network, Pair, connection_text
+from cygnet.wire.v1.numbers import Exchange
 from tests.simulation.test_single_faults import Scenario, judge, positions
 
 PLAIN = 'proposals = ["aes128-sha256-x25519"]\n'
@@ -129,3 +130,16 @@ def test_who_was_refused_does_not_refuse_in_turn() -> None:
         ["the", "peer"],
         ["peer", "offers"],
     ]
+
+
+@pytest.mark.parametrize("connection", [WATCHED, AGGRESSIVE], ids=["main", "aggressive"])
+def test_where_nothing_is_lost_nothing_is_sent_twice(connection: str) -> None:
+    """Aggressive mode's third message leaves again only with what builds on it and is repeated."""
+    pair = fresh(connection, options=OFF)()
+    pair.a.initiate("peer", "net")
+    pair.network.run_for(2)
+    sent = [flight.data for flight in pair.network.trace if flight.is_ike]
+    assert len(sent) == len(set(sent))
+    phases = [data[18] for data in sent]
+    assert phases.count(Exchange.QUICK_MODE) == 3
+    assert phases.count(Exchange.MAIN_MODE) + 2 * phases.count(Exchange.AGGRESSIVE) == 6

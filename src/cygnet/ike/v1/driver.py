@@ -188,7 +188,9 @@ def _send(sa: IkeV1Sa, task: Task, step: Send) -> tuple[bool, Any]:
     dialogue.refusals = 0
     dialogue.refused = None
     dialogue.due = sa.now.monotonic + sa.gateway.retransmit_after(0) if step.expect is not None else 0.0
-    repeat_unconfirmed(sa)
+    if sa.sent < sa.now.monotonic:
+        # Else it has left in this same moment.
+        repeat_unconfirmed(sa)
     transmit(sa, dialogue.datagrams, sa.state.path)
     if step.unconfirmed:
         sa.unconfirmed = dialogue.datagrams
