@@ -20,17 +20,29 @@ def pki(*arguments: str, feed: bytes = b"") -> bytes:
 
 @dataclass
 class Authority:
-    """A CA in `directory`; `key_options` are `pki --gen`'s."""
+    """A CA in `directory`; `key_options` are `pki --gen`'s. `issuer`: it is an intermediate one."""
 
     directory: Path
     name: str = "ca"
     key_options: tuple[str, ...] = ("--type", "ecdsa", "--size", "256")
+    issuer: Authority | None = None
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.key = self.directory / f"{self.name}.key"
         self.certificate = self.directory / f"{self.name}.pem"
         self.key.write_bytes(pki("--gen", *self.key_options, "--outform", "pem"))
+        if self.issuer is not None:
+            public = pki("--pub", "--type", "priv", feed=self.key.read_bytes())
+            self.certificate.write_bytes(
+                pki(
+                    "--issue", "--ca", "--cacert", str(self.issuer.certificate),
+                    "--cakey", str(self.issuer.key), "--type", "pub",
+                    "--dn", f"C=CH, O=Test, CN={self.name}", "--outform", "pem",
+                    feed=public,
+                )
+            )  # fmt: skip
+            return
         self.certificate.write_bytes(
             pki(
                 "--self",
@@ -61,11 +73,15 @@ class Authority:
     def equip(self, side: Path, name: str, san: str, *options: str, trusted: Path | None = None) -> None:
         """Put a certificate, its key and the trusted CA where swanctl looks for them, in `side`."""
         key, certificate = self.issue(name, san, *options)
-        for folder, file, data in (
+        root = self.certificate if self.issuer is None else self.issuer.certificate
+        files = [
             ("x509", f"{name}.pem", certificate),
             ("private", f"{name}.pem", key),
-            ("x509ca", "ca.pem", (trusted or self.certificate).read_bytes()),
-        ):
+            ("x509ca", "ca.pem", (trusted or root).read_bytes()),
+        ]
+        if self.issuer is not None:
+            files.append(("x509", f"{self.name}.pem", self.certificate.read_bytes()))
+        for folder, file, data in files:
             # strongSwan's folder is below `swanctl`, Cygnet's configuration lies beside its own.
             for base in (side, side / "swanctl"):
                 target = base / folder / file
@@ -85,7 +101,9 @@ KEYS = {
 @BY
 @pytest.mark.parametrize("kind", list(KEYS))
 def test_certificates_of_each_kind_authenticate_both_sides(tmp_path: Path, by: str, kind: str) -> None:
-    ca = Authority(tmp_path / "ca", key_options=KEYS[kind])
+    """Each side sends the intermediate CA along; the other knows the root only."""
+    root = Authority(tmp_path / "ca", key_options=KEYS[kind])
+    ca = Authority(tmp_path / "ca", "intermediate", KEYS[kind], root)
     ca.equip(tmp_path / "moon", "moon", "moon.example")
     ca.equip(tmp_path / "sun", "sun", "sun.example")
     with sides(tmp_path, Setup(auth="pubkey")) as both:

@@ -138,6 +138,13 @@ def test_accounting_says_who_used_what_and_a_disconnect_ends_it(tmp_path: Path) 
         nobody = radclient(both.net.moon, ["User-Name = dave"], "127.0.0.1:3799", "disconnect", "testing123")
         assert "Disconnect-NAK" in nobody.stdout
         assert both.moon.sas()
+        longer = ["User-Name = carol", "Session-Timeout = 3600"]
+        changed = radclient(both.net.moon, longer, "127.0.0.1:3799", "coa", "testing123")
+        assert "CoA-ACK" in changed.stdout, changed.stdout + changed.stderr
+        other = radclient(
+            both.net.moon, ["User-Name = dave", longer[1]], "127.0.0.1:3799", "coa", "testing123"
+        )
+        assert "CoA-NAK" in other.stdout
         done = radclient(both.net.moon, ["User-Name = carol"], "127.0.0.1:3799", "disconnect", "testing123")
         assert "Disconnect-ACK" in done.stdout, done.stdout + done.stderr
         assert eventually(lambda: not both.moon.sas() and not both.sun.sas())

@@ -108,6 +108,17 @@ def test_a_revoked_certificate_is_refused_and_another_passes(
             both.assert_traffic_passes()
 
 
+def test_strongswan_refuses_ours_when_it_is_revoked(tmp_path: Path) -> None:
+    ca = equipped(tmp_path)
+    ours = tmp_path / "moon" / "x509" / "moon.pem"
+    sign_list(ca, tmp_path / "sun" / "swanctl" / "x509crl" / "ca.crl", ours)
+    sun_remote = "auth = pubkey\n id = moon.example\n cacerts = ca.pem\n revocation = strict"
+    with sides(tmp_path, Setup(auth="pubkey", sun_remote=sun_remote)) as both:
+        said = outcome(both, "cygnet")
+        assert "peer-refused-authentication" in said
+        assert "certificate was revoked" in both.sun.log()
+
+
 @BY
 def test_where_nobody_answers_strict_refuses(tmp_path: Path, by: str) -> None:
     equipped(tmp_path, "--crl", CRL_URL)
