@@ -16,6 +16,7 @@ import argparse
 import json
 import statistics
 import sys
+import tempfile
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import ike_responders, ike_split, ike_versions
+from bench import ike_methods, ike_responders, ike_split, ike_versions
 from bench.ike_load import LoadFailed
 from bench.ike_responders import Responder
 from cygnet.lab.namespaces import LabError
@@ -106,6 +107,10 @@ def run(sas: int = 10_000, batch: int = 1_000) -> dict[str, Any]:
     figures: dict[str, Any] = measure(ike_responders.cygnet(), sas, batch)
     figures["split_ms"] = ike_split.measure(batch, figures["responder_cpu_ms_per_handshake"])
     figures |= ike_versions.measure(min(sas, 2000), min(batch, 500))
+    with tempfile.TemporaryDirectory() as directory:
+        figures["methods"] = ike_methods.measure(
+            max(2, min(sas // batch, 7)), min(batch, 200), Path(directory)
+        )
     try:
         # Its userspace ESP searches a list of policies one by one: many SAs at a time would measure that.
         figures["strongswan"] = measure_fresh(ike_responders.charon(), min(sas, 2000), 200)
@@ -145,6 +150,12 @@ def show(figures: dict[str, Any], console: Console) -> None:
     for name, found in figures["ikev1_beside_ikev2"].items():
         versions.add_row(name, *(f"{value}" for value in found.values()))
     console.print(versions)
+    methods = Table(title="Ways to authenticate, CPU ms per handshake")
+    for column in ("method", "CPU", "bare operations", "rest", "exchanges", "aim for the rest"):
+        methods.add_column(column, justify="left" if column == "method" else "right")
+    for name, found in figures["methods"].items():
+        methods.add_row(name, *(f"{value}" for value in found.values()))
+    console.print(methods)
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,7 +154,30 @@ def _wait_ready(channel: socket.socket, daemon: subprocess.Popen[bytes]) -> None
 def cygnet(
     module: str = "cygnet.daemon", version: int = 2, group: int = KeMethod.CURVE_25519
 ) -> Iterator[Responder]:
-    """The daemon on loopback, on ports of its own; `module` may be one that wraps it. Raises LabError."""
+    """The daemon under a load of PSK handshakes; `module` may be one that wraps it. Raises LabError."""
+    text = CONFIGURATION.format(
+        directory="{directory}",
+        port="{port}",
+        port_nat_t="{port_nat_t}",
+        identity=IDENTITY,
+        psk=PSK.decode(),
+        version=version,
+        proposal=f"{SUITES[version]}-{GROUPS[group]}",
+    )
+    with daemon(text, module=module) as (pid, _, port_nat_t):
+        sources = [f"127.0.1.{number + 1}" for number in range(SOURCES)]
+        kind = LoadV1 if version == 1 else Load
+        load = kind(sources, "127.0.0.1", PSK, port_nat_t, IDENTITY, group)
+        with contextlib.closing(load):
+            yield Responder(pid, load)
+
+
+@contextlib.contextmanager
+def daemon(
+    text: str, equip: Callable[[Path], None] | None = None, module: str = "cygnet.daemon"
+) -> Iterator[tuple[int, int, int]]:
+    """(process id, port, NAT-T port) of the daemon on loopback, on ports of its own. `text`: its
+    configuration, with {directory}, {port}, {port_nat_t}; `equip` puts files beside it. Raises LabError."""
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         lanes = []
@@ -173,17 +196,9 @@ def cygnet(
             stack.callback(end.close)
         file = directory / "cygnet.toml"
         file.touch(mode=0o600)
-        file.write_text(
-            CONFIGURATION.format(
-                directory=directory,
-                port=port,
-                port_nat_t=port_nat_t,
-                identity=IDENTITY,
-                psk=PSK.decode(),
-                version=version,
-                proposal=f"{SUITES[version]}-{GROUPS[group]}",
-            )
-        )
+        file.write_text(text.format(directory=directory, port=port, port_nat_t=port_nat_t))
+        if equip is not None:
+            equip(directory)
         configuration, _ = bundle.obtain(file)
         stack.callback(os.close, configuration)
         remembered = kept.create()
@@ -202,15 +217,11 @@ def cygnet(
         descriptors = [lanes[0].fileno(), lanes[1].fileno(), inherited.plane, inherited.channel]
         descriptors += [inherited.listener, inherited.configuration, inherited.kept]
         arguments = [msgspec.json.encode(inherited).decode()]
-        daemon = stack.enter_context(_process(module, arguments, descriptors))
+        measured = stack.enter_context(_process(module, arguments, descriptors))
         for end in (*pair, theirs, *lanes, listener):
             end.close()
-        _wait_ready(channel, daemon)
-        sources = [f"127.0.1.{number + 1}" for number in range(SOURCES)]
-        kind = LoadV1 if version == 1 else Load
-        load = kind(sources, "127.0.0.1", PSK, port_nat_t, IDENTITY, group)
-        stack.callback(load.close)
-        yield Responder(daemon.pid, load)
+        _wait_ready(channel, measured)
+        yield measured.pid, port, port_nat_t
         del plane
 
 
