@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cygnet.lab.capture import Capture, Seen
-from cygnet.lab.gateway import USERSPACE, Gateway
+from cygnet.lab.gateway import Gateway
 from cygnet.lab.namespaces import Namespace
 from cygnet.lab.strongswan import StrongSwan
 from cygnet.lab.topology import (
@@ -31,6 +31,7 @@ from cygnet.lab.topology import (
     two_gateways,
 )
 from cygnet.lab.traffic import Report, Traffic
+from tests.userspace import USERSPACE
 
 SECRET = "a shared secret of thirty octets"
 # Six seconds until a peer counts as unreachable, on both sides (see Setup.options).

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cygnet.lab.capture import Capture
-from cygnet.lab.gateway import USERSPACE, Gateway
+from cygnet.lab.gateway import Gateway
 from cygnet.lab.topology import (
     ALICE,
     BOB,
@@ -32,6 +32,7 @@ from cygnet.lab.topology import (
 from cygnet.lab.traffic import Traffic
 from cygnet.vici.client import Client, Refused
 from cygnet.vici.codec import texts
+from tests.userspace import USERSPACE
 
 SECRET = "a-secret-that-must-not-be-seen-0123456789"
 PROTECTED = (MOON_NET, SUN_NET, MOON_NET6, SUN_NET6)

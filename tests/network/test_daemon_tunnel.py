@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from cygnet.lab.capture import Capture
-from cygnet.lab.gateway import USERSPACE, Gateway
+from cygnet.lab.gateway import Gateway
 from cygnet.lab.namespaces import LabError, require
 from cygnet.lab.topology import (
     ALICE,
@@ -36,6 +36,7 @@ from cygnet.lab.topology import (
     two_gateways,
 )
 from cygnet.lab.traffic import Traffic
+from tests.userspace import USERSPACE
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(120)]
 PATIENCE = 20

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from cygnet.lab.capture import Capture
-from cygnet.lab.gateway import USERSPACE, Gateway
+from cygnet.lab.gateway import Gateway
 from cygnet.lab.namespaces import Namespace
 from cygnet.lab.topology import ALICE, BOB, MOON, MOON_NET, SUN, SUN_NET, TwoGateways, two_gateways
+from tests.userspace import USERSPACE
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(120)]
 

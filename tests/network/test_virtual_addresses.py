@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from cygnet.lab.capture import Capture
-from cygnet.lab.gateway import USERSPACE, Gateway
+from cygnet.lab.gateway import Gateway
 from cygnet.lab.topology import BOB, BOB6, MOON, SUN, SUN_NET, SUN_NET6, TwoGateways, two_gateways
 from tests.network.gateways import until
+from tests.userspace import USERSPACE
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(120)]
 

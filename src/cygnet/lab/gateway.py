@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cygnet.dataplane.engines import ours
 from cygnet.lab.guest import CHANNEL
 from cygnet.lab.namespaces import LabError, Namespace
 
@@ -21,8 +20,6 @@ VERSION_REQUEST = b"\0\0\0\x09\0\x07version"
 """VICI's command `version`, as it goes over the socket."""
 START_WITHIN = 60.0 if CHANNEL not in os.environ else 240.0
 """Seconds; in a guest, under emulation, all takes longer."""
-USERSPACE = ours("auto")
-"""What a test of the engines in userspace asks for: `auto` is the kernel where that has ESP."""
 CYGNET = (sys.executable, "-m", "cygnet.cli.main")
 
 
