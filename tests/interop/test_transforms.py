@@ -1,7 +1,7 @@
 """Every ESP transform that strongSwan has in userspace (kernel-libipsec, in UDP), on one pair of daemons.
 
-A child each, told apart by its UDP port; a packet each way says that both mean the same by it. The matrix of
-IKE's own algorithms, of who begins and of families is `test_tunnel`'s.
+A child each, told apart by its UDP port, and one for ICMP; a packet each way says that both mean the same by
+it. The matrix of IKE's own algorithms, of who begins and of families is `test_tunnel`'s.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 from cygnet.lab.topology import MOON_NET, SUN_NET
 from cygnet.vici.client import Client
 from tests.interop.sides import Setup, sides
-from tests.network.probes import UDP, Probe, Probes
+from tests.network.probes import ICMP, UDP, Probe, Probes
 
 ESP = (
     *(f"aes{bits}{mode}" for bits in (128, 192, 256) for mode in ("gcm8", "gcm12", "gcm16")),
@@ -40,15 +40,25 @@ def child(number: int, esp: str, ours: str, theirs: str) -> str:
       }}"""
 
 
+def icmp(ours: str, theirs: str) -> str:
+    return f"""
+      icmp {{
+        local_ts = {ours}[icmp]
+        remote_ts = {theirs}[icmp]
+        esp_proposals = aes256gcm16
+      }}"""
+
+
 @pytest.mark.timeout(120)
 def test_both_mean_the_same_by_every_transform(tmp_path: Path) -> None:
     sections = [
-        "".join(child(number, esp, *ends) for number, esp in enumerate(ESP))
+        icmp(*ends) + "".join(child(number, esp, *ends) for number, esp in enumerate(ESP))
         for ends in ((MOON_NET, SUN_NET), (SUN_NET, MOON_NET))
     ]
-    # ICMP answers what nobody listens for, and no child protects it; the probes say what was in clear.
-    with sides(tmp_path, Setup(moon_children=sections[0], sun_children=sections[1]), clear=True) as both:
+    with sides(tmp_path, Setup(moon_children=sections[0], sun_children=sections[1])) as both:
         with Client.connect(both.moon.socket) as client:
+            # First: ICMP is what answers datagrams that nobody listens for.
+            client.request("initiate", {"child": "icmp"}, timeout=20)
             for number, esp in enumerate(ESP):
                 # By turns, so that each has chosen and been chosen.
                 if number % 2:
@@ -58,7 +68,8 @@ def test_both_mean_the_same_by_every_transform(tmp_path: Path) -> None:
                     assert said.returncode == 0, (esp, said.stdout, both.moon.log()[-3000:])
         probes = Probes(both.net)
         there = [Probe(UDP, FIRST_PORT + number, FIRST_PORT + number) for number in range(len(ESP))]
+        there.append(Probe(ICMP, 13))
         sent = probes.send(*there, *[probe.back() for probe in there], patience=20)
         probes.close()
-        ways = [*ESP, *(f"{esp} back" for esp in ESP)]
+        ways = [*ESP, "icmp", *(f"{esp} back" for esp in ESP), "icmp back"]
         assert dict(zip(ways, sent, strict=True)) == dict.fromkeys(ways, "tunnel")
