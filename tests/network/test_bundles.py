@@ -15,9 +15,11 @@ BUNDLE = 'bundle = true\nesp_proposals = "aes256gcm16-x25519"\nah_proposals = "s
 
 
 def test_every_packet_wears_both_before_and_after_a_rekey(tmp_path: Path) -> None:
-    with two(tmp_path, NET + BUNDLE, NET_AT_SUN + BUNDLE) as pair:
-        pair.up("net")
+    with two(tmp_path, NET + BUNDLE + 'start_action = "trap"\n', NET_AT_SUN + BUNDLE) as pair:
         alice = pair.net.alice
+        # The first packet asks for both, and waits until the ESP inside is there.
+        first = alice.run("ping", "-c1", "-W20", BOB, check=False)
+        assert first.returncode == 0, first.stdout + pair.logs()
 
         def echoed() -> bool:
             return alice.run("ping", "-c1", "-W1", BOB, check=False).returncode == 0

@@ -155,7 +155,7 @@ class Sad:
 
     def install_outbound(self, entry: Outbound) -> None:
         parameters = entry.sa.parameters
-        if not _is_outer(parameters):
+        if not is_outer(parameters):
             self._outbound.setdefault(parameters.flow, []).insert(0, entry)
         self._file(entry)
 
@@ -284,7 +284,7 @@ class Sad:
         self._by_spi.setdefault((int(parameters.direction), parameters.spi), []).append(entry)
 
 
-def _is_outer(parameters: SaParameters) -> bool:
+def is_outer(parameters: SaParameters) -> bool:
     """AH of a bundle: no flow takes it by itself."""
     return parameters.protocol == SaProtocol.AH and bool(parameters.bundle)
 

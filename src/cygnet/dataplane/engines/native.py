@@ -30,7 +30,7 @@ from cygnet.dataplane.messages import (
     Report,
     Warned,
 )
-from cygnet.dataplane.sad import Inbound, Outbound
+from cygnet.dataplane.sad import Inbound, Outbound, is_outer
 from cygnet.dataplane.tun import Offloads, TunUnavailable
 from cygnet.ipsec.ah import AhInbound, AhOutbound
 from cygnet.ipsec.drops import Drop
@@ -407,6 +407,8 @@ class NativeEngine(PortableEngine):
         if isinstance(sa, NativeOutbound | NativeInbound):
             self._set_alarms(entry)
         if isinstance(entry, Outbound):
+            if is_outer(parameters):
+                return
             if isinstance(sa, NativeOutbound):
                 self.crate.install_outbound(sa.crate)
             else:

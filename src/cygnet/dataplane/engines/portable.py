@@ -27,7 +27,7 @@ from cygnet.dataplane.engines.transmit import MAX_DATAGRAM, Transmitter
 from cygnet.dataplane.guard import KernelError
 from cygnet.dataplane.messages import InterfaceCounters, PairCounters, Report, Warned
 from cygnet.dataplane.ports import RouteBased
-from cygnet.dataplane.sad import Inbound, Outbound
+from cygnet.dataplane.sad import Inbound, Outbound, is_outer
 from cygnet.dataplane.translate import Refused
 from cygnet.dataplane.tun import MAX_PACKET, Offloads, TunUnavailable
 from cygnet.ipsec.ah import AhInbound, AhOutbound
@@ -350,6 +350,8 @@ class PortableEngine:
         self._end_at(outbound, parameters.hard_seconds)
         self._forget_routes()
         self._fit(outbound)
+        if is_outer(parameters):
+            return  # what waits for the flow waits for the ESP inside
         for outward in tuple(self._outwards.values()):
             outward.release(parameters.flow)
 
