@@ -7,11 +7,17 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from cryptography.x509.oid import NameOID
 
 from cygnet.auth import certificate
@@ -26,9 +32,16 @@ YEAR = timedelta(days=365)
 _Extensions = Sequence[tuple[x509.ExtensionType, bool]]
 
 
+LARGE = Path(__file__).with_name("rsa8192.pem")
+
+
 @functools.cache
 def key(kind: str, number: int | str = 0) -> PrivateKey:
     """The `number`-th key of a kind, made once in a test run."""
+    if kind == "rsa8192":
+        held = load_pem_private_key(LARGE.read_bytes(), None, unsafe_skip_rsa_key_validation=True)
+        assert isinstance(held, rsa.RSAPrivateKey)
+        return held
     if kind.startswith("rsa"):
         return rsa.generate_private_key(65537, int(kind[3:] or "2048"))
     if kind == "ed25519":

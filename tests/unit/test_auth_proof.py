@@ -391,6 +391,13 @@ def test_messages_of_failures_hold_no_key() -> None:
     assert private_octets(moon.key).hex() not in text
 
 
+def test_the_largest_rsa_key_that_is_taken_proves_its_owner() -> None:
+    signer = OwnKey(key("rsa8192"), (entity(ROOT, holder=key("rsa8192")).certificate,))
+    made = prove_with_key(signer, OCTETS, HASHES)
+    assert len(made.data) > 1024
+    assert verify_signature(made, trusted(signer), MOON, OCTETS, HASHES).identity == MOON
+
+
 def test_of_the_signatures_that_we_can_make_one_that_the_peer_names_comes_first() -> None:
     """RFC 9593: a hint; where none of them can be made, it changes nothing."""
     wanted = next(one for one in signatures.SCHEMES if one.name == "rsa/pss-sha512").algorithm_identifier

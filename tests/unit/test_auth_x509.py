@@ -77,7 +77,7 @@ def test_a_certificate_under_a_configured_ca_is_trusted() -> None:
     assert accept((OTHER, ROOT), moon) == (moon.der, ROOT.der)
 
 
-@pytest.mark.parametrize("kind", ["rsa2048", "p256", "p384", "p521", "bp256", "ed25519", "ed448"])
+@pytest.mark.parametrize("kind", ["rsa2048", "rsa8192", "p256", "p384", "p521", "bp256", "ed25519", "ed448"])
 def test_every_kind_of_key_serves_as_ca_and_as_gateway(kind: str) -> None:
     root = ca(holder=key(kind, "ca"))
     moon = entity(root, holder=key(kind))
