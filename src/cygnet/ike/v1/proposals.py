@@ -23,7 +23,7 @@ from cygnet.ike.errors import Difference, LocalMisuse, PeerIncompatible, PeerMis
 from cygnet.ike.proposals import Selected
 from cygnet.ike.v1.lifetimes import Lifetime, attributes_of, read
 from cygnet.ike.v1.vocabulary import AH, ENCRYPTION, ESP, HASH, MAC, usable
-from cygnet.records import dataclass, replace
+from cygnet.records import dataclass
 from cygnet.wire.numbers import Integ, KeMethod, TransformType
 from cygnet.wire.v1 import payloads as wire
 from cygnet.wire.v1.numbers import (
@@ -250,18 +250,18 @@ def check_phase1_answer(offered: wire.SaPayload, accepted: wire.SaPayload) -> Ph
     read_out = _read_phase1(theirs.protocol, transform)
     ours = [_read_phase1(p.protocol, t) for p in offered.proposals for t in p.transforms]
     if read_out is None or read_out[0] not in [mine[0] for mine in ours if mine is not None]:
-        raise _outside(f"{_phase1_name(transform)}, which was not offered")
+        raise outside(f"{_phase1_name(transform)}, which was not offered")
     ((encryption, bits), hash_number, method, group), life = read_out
     return Phase1Choice(theirs.number, transform, encryption, bits, hash_number, method, group, life)
 
 
 def _only_transform(accepted: wire.SaPayload) -> tuple[wire.Proposal, wire.Transform]:
     if len(accepted.proposals) != 1 or len(accepted.proposals[0].transforms) != 1:
-        raise _outside("more than one transform in an answer")
+        raise outside("more than one transform in an answer")
     return accepted.proposals[0], accepted.proposals[0].transforms[0]
 
 
-def _outside(text: str) -> PeerMisbehaved:
+def outside(text: str) -> PeerMisbehaved:
     return PeerMisbehaved(Reason.PEER_MISBEHAVED, f"the peer chose {text}", notify=Notify.BAD_PROPOSAL_SYNTAX)
 
 
@@ -294,10 +294,9 @@ class Phase2Choice:
 
 TUNNELS: Final = (Encapsulation.TUNNEL, Encapsulation.UDP_TUNNEL, Encapsulation.UDP_TUNNEL_DRAFT)
 TRANSPORTS: Final = (Encapsulation.TRANSPORT, Encapsulation.UDP_TRANSPORT, Encapsulation.UDP_TRANSPORT_DRAFT)
-ANY_MODE: Final = (Encapsulation.TUNNEL, Encapsulation.TRANSPORT)
 
 
-def _phase2_keys(proposals: Sequence[Proposal]) -> Iterator[Phase2Key]:
+def phase2_keys(proposals: Sequence[Proposal]) -> Iterator[Phase2Key]:
     for proposal in usable(tuple(proposals)):
         macs = proposal.of_type(_INTEG) or (Transform(_INTEG, Integ.NONE),)
         for cipher in proposal.of_type(_ENCR) or (Transform(_ENCR, 0),):
@@ -312,39 +311,8 @@ def _phase2_keys(proposals: Sequence[Proposal]) -> Iterator[Phase2Key]:
 
 
 @lru_cache(maxsize=256)
-def _acceptable_phase2(proposals: tuple[Proposal, ...]) -> frozenset[Phase2Key]:
-    return frozenset(_phase2_keys(proposals))
-
-
-def _around_keys(proposals: Sequence[Proposal], group: int) -> tuple[Phase2Key, ...]:
-    """AH's of a bundle: with the group of its ESP, as the one KE payload serves both."""
-    keys = [(*key[:3], group, key[4]) for key in _phase2_keys(proposals)]
-    return tuple(dict.fromkeys(keys))
-
-
-def offer_bundle(
-    esp: Sequence[Proposal],
-    ah: Sequence[Proposal],
-    spis: tuple[bytes, bytes],
-    encapsulation: int,
-    life: Lifetime,
-    group: int,
-) -> wire.SaPayload:
-    """AH around ESP: two proposals of one number, in the order of their headers (RFC 2408, section 4.2).
-
-    `spis`: of ESP and of AH; the rest, and what is raised, as for `offer_phase2`. Both say the same mode.
-    """
-    inner = offer_phase2(esp, spis[0], encapsulation, life, group).proposals[0]
-    keys = _around_keys(ah, group)
-    if not keys:
-        raise LocalMisuse(Reason.CHILD_PROPOSAL_MISMATCH, "no configured AH proposal can be said in IKEv1")
-    outer = tuple(
-        [
-            wire.Transform(at, key[1][0], _phase2_attributes(key, encapsulation, life))
-            for at, key in enumerate(keys[:MAX_OFFERED], 1)
-        ]
-    )
-    return wire.SaPayload((wire.Proposal(inner.number, Protocol.AH, spis[1], outer), inner))
+def acceptable_phase2(proposals: tuple[Proposal, ...]) -> frozenset[Phase2Key]:
+    return frozenset(phase2_keys(proposals))
 
 
 def offer_phase2(
@@ -355,7 +323,7 @@ def offer_phase2(
     `group`: of the KE payload that goes along, which every transform names; 0: no PFS. Raises LocalMisuse
     when nothing is left, or when it is more than a proposal can count.
     """
-    keys = [key for key in dict.fromkeys(_phase2_keys(proposals)) if key[3] == group]
+    keys = [key for key in dict.fromkeys(phase2_keys(proposals)) if key[3] == group]
     if not keys:
         raise LocalMisuse(
             Reason.CHILD_PROPOSAL_MISMATCH,
@@ -372,7 +340,7 @@ def offer_phase2(
             )
         transforms = tuple(
             [
-                wire.Transform(at, key[1][0], _phase2_attributes(key, encapsulation, life))
+                wire.Transform(at, key[1][0], phase2_attributes(key, encapsulation, life))
                 for at, key in enumerate(mine, 1)
             ]
         )
@@ -380,7 +348,7 @@ def offer_phase2(
     return wire.SaPayload(tuple(offered))
 
 
-def _phase2_attributes(key: Phase2Key, encapsulation: int, life: Lifetime) -> tuple[wire.Attribute, ...]:
+def phase2_attributes(key: Phase2Key, encapsulation: int, life: Lifetime) -> tuple[wire.Attribute, ...]:
     _, (_, bits), mac, group, esn = key
     return (
         *attributes_of(life, 2),
@@ -392,41 +360,7 @@ def _phase2_attributes(key: Phase2Key, encapsulation: int, life: Lifetime) -> tu
     )
 
 
-def select_bundle(
-    offered: wire.SaPayload,
-    esp: Sequence[Proposal],
-    ah: Sequence[Proposal],
-    encapsulations: Collection[int],
-    group: int,
-) -> Phase2Choice:
-    """The responder's choice where it wants AH around ESP: two proposals of one number, the first of each.
-    What AH says of its mode says nothing of the packet: some say the inner one's, some transport.
-    Raises `PeerIncompatible` with the difference."""
-    accepted = _acceptable_phase2(tuple(esp)), frozenset(_around_keys(ah, group))
-    for number in dict.fromkeys(p.number for p in offered.proposals):
-        both = [p for p in offered.proposals if p.number == number]
-        if sorted(p.protocol for p in both) != [Protocol.AH, Protocol.ESP]:
-            continue
-        outer, inner = sorted(both, key=lambda p: p.protocol)
-        around = _first_of(outer, accepted[1], ANY_MODE, group)
-        within = _first_of(inner, accepted[0], encapsulations, group)
-        if around is not None and within is not None:
-            return replace(within, around=around)
-        if within is None:
-            why = phase2_difference(esp, wire.SaPayload((inner,)), encapsulations, group)
-        else:
-            why = phase2_difference(ah, wire.SaPayload((outer,)), ANY_MODE, group)
-        break
-    else:
-        first = "peer offers no bundle of AH and ESP, you accept nothing else; first difference: bundle"
-        whole = phase2_difference((*esp, *ah), offered, encapsulations, group)
-        why = replace(whole, first=first)
-    raise PeerIncompatible(
-        Reason.CHILD_PROPOSAL_MISMATCH, why.first, notify=Notify.NO_PROPOSAL_CHOSEN, difference=why
-    )
-
-
-def _first_of(
+def first_of(
     proposal: wire.Proposal, accepted: Collection[Phase2Key], encapsulations: Collection[int], group: int
 ) -> Phase2Choice | None:
     for transform in proposal.transforms:
@@ -446,14 +380,14 @@ def select_phase2(
 
     `encapsulations`: what may be said, NAT or none (`TUNNELS`, `TRANSPORTS`). `group`: of the KE payload that
     came, 0: none came; whether we want one is in `proposals`. Proposals that share their number are a bundle
-    (of AH and ESP: `select_bundle`; IPCOMP is not built). Raises `PeerIncompatible` with the difference.
+    (of AH and ESP: `v1.bundles`; IPCOMP is not built). Raises `PeerIncompatible` with the difference.
     """
-    accepted = _acceptable_phase2(tuple(proposals))
+    accepted = acceptable_phase2(tuple(proposals))
     numbers = [p.number for p in offered.proposals]
     for proposal in offered.proposals:
         chosen = None
         if numbers.count(proposal.number) == 1:
-            chosen = _first_of(proposal, accepted, encapsulations, group)
+            chosen = first_of(proposal, accepted, encapsulations, group)
         if chosen is not None:
             return chosen
     why = phase2_difference(proposals, offered, encapsulations, group)
@@ -517,25 +451,13 @@ def answer_phase2(choice: Phase2Choice, spi: bytes, around: bytes = b"") -> wire
     )
 
 
-def check_bundle_answer(offered: wire.SaPayload, accepted: wire.SaPayload) -> Phase2Choice:
-    """The initiator's check of AH and ESP under one number, each as `check_phase2_answer` wants it, with one
-    key exchange for both. Raises `PeerMisbehaved`."""
-    both = sorted(accepted.proposals, key=lambda p: p.protocol)
-    if [p.protocol for p in both] != [Protocol.AH, Protocol.ESP] or both[0].number != both[1].number:
-        raise _outside("something else than AH and ESP together")
-    around, within = (check_phase2_answer(offered, wire.SaPayload((one,))) for one in both)
-    if around.group != within.group:
-        raise _outside("two groups for one key exchange")
-    return replace(within, around=around)
-
-
 def check_phase2_answer(offered: wire.SaPayload, accepted: wire.SaPayload) -> Phase2Choice:
     """The initiator's check: one transform, one of ours, lifetimes aside. Raises `PeerMisbehaved`."""
     theirs, transform = _only_transform(accepted)
     read_out = _read_phase2(theirs.protocol, transform)
     ours = [_read_phase2(p.protocol, t) for p in offered.proposals for t in p.transforms]
     if read_out is None or read_out[:2] not in [mine[:2] for mine in ours if mine is not None]:
-        raise _outside(f"{_phase2_name(theirs.protocol, transform)}, which was not offered")
+        raise outside(f"{_phase2_name(theirs.protocol, transform)}, which was not offered")
     key, encapsulation, life = read_out
     return _phase2_choice(theirs, transform, key, encapsulation, life)
 
@@ -610,7 +532,7 @@ def phase2_difference(
     group: int = 0,
 ) -> Difference:
     """As `phase1_difference`, for a quick mode whose KE payload was of `group`."""
-    ours = [_phase2_names(key) for key in _phase2_keys(proposals)]
+    ours = [_phase2_names(key) for key in phase2_keys(proposals)]
     our_text = ", ".join(map(format_proposal, usable(tuple(proposals))))
     if theirs is None:
         return Difference(ours=our_text)

@@ -36,7 +36,7 @@ from cygnet.ike.proposals import Selected
 from cygnet.ike.seen import Seen, as_seen
 from cygnet.ike.state import Attempt, AttemptKind, ChildPhase, ChildSa, Half, SaState
 from cygnet.ike.steps import Context, Steps, apply, begin, enqueue, install, obtain_child, pause, use_policy
-from cygnet.ike.v1 import client_ids, lifetimes, nat, proposals
+from cygnet.ike.v1 import bundles, client_ids, lifetimes, nat, proposals
 from cygnet.ike.v1.lifetimes import Lifetime
 from cygnet.ike.v1.nat import is_draft
 from cygnet.ike.v1.notifications import wrong
@@ -181,7 +181,7 @@ class _Judge:
         """HDR*, HASH(2), SA, Nr, [KE], [IDci, IDcr]: proved by HASH(2), inside of what we offered."""
         message = received.message
         check_hash(received, hash_2(isakmp_of(self.context.state), self.ni))
-        check = proposals.check_bundle_answer if self.loaded.child.around else proposals.check_phase2_answer
+        check = bundles.check_answer if self.loaded.child.around else proposals.check_phase2_answer
         choice = check(self.offer, message.one(SaPayload))
         children.check_spi(choice.selected)
         nr = message.one(NoncePayload).data
@@ -319,7 +319,7 @@ def _choose(
             usable = children.through_nat(child.child.proposals, context.state)
             if child.child.around:
                 around = children.through_nat(child.child.around, context.state)
-                chosen = proposals.select_bundle(offered, usable, around, modes, group)
+                chosen = bundles.select(offered, usable, around, modes, group)
             else:
                 chosen = proposals.select_phase2(offered, usable, modes, group)
             children.check_spi(chosen.selected)
@@ -399,7 +399,7 @@ def _offer(
     if outer is not None:
         around = children.through_nat(loaded.child.around, state)
         spis = spi.to_bytes(4, "big"), outer[0].to_bytes(4, "big")
-        return proposals.offer_bundle(loaded.child.proposals, around, spis, mode, life, group)
+        return bundles.offer(loaded.child.proposals, around, spis, mode, life, group)
     usable = children.through_nat(loaded.child.proposals, state)
     return proposals.offer_phase2(usable, spi.to_bytes(4, "big"), mode, life, group)
 
