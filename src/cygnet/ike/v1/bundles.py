@@ -3,8 +3,8 @@
     SA -> Proposal 1: AH, its SPI, transforms
           Proposal 1: ESP, its SPI, transforms
 
-Each half is chosen among its own transforms, both have the one group of the exchange, and the answer holds one
-of each. Both come, are rekeyed and go together: they are one `ike.state.ChildSa`.
+Each half is chosen among its own transforms, both have the one group of the exchange, and the answer holds
+one of each. Both come, are rekeyed and go together: they are one `ike.state.ChildSa`.
 """
 
 from __future__ import annotations
