@@ -40,6 +40,7 @@ from cygnet.ike.revocation import check_revocation
 from cygnet.ike.state import IkeSuite, Isakmp, Phase, ike_suite
 from cygnet.ike.steps import Context, Refused, Steps
 from cygnet.ike.v1 import lifetimes, nat, proposals
+from cygnet.ike.v1.chains import sent_certificates
 from cygnet.ike.v1.lifetimes import Lifetime
 from cygnet.ike.v1.methods import (
     local_auth,
@@ -447,10 +448,9 @@ def verify(
         raise AuthenticationError(
             Kind.PEER_ID_MISMATCH, f"the peer says it is {claimed}, expected was {remote.id}"
         )
-    sent = [c.data for c in message.all(CertPayload) if c.encoding == CertEncoding.X509_SIGNATURE]
     trusted = context.credentials.trusted_key(
         claimed,
-        sent,
+        sent_certificates(message, claimed),
         wall=context.now.wall,
         ca_certificates=remote.ca_certificates,
         pinned=remote.certificates,
