@@ -9,6 +9,7 @@ import pytest
 
 from cygnet.ike.errors import Failure, Reason
 from cygnet.ike.events import ChildSaUp, IkeSaDown, IkeSaUp
+from cygnet.ike.v2 import intermediate
 from cygnet.policy.sa import Direction, SaParameters
 from cygnet.testing import (
     Conditions,
@@ -22,7 +23,9 @@ from cygnet.testing import (
     assert_nothing_left,
     connection_text,
 )
+from cygnet.wire.message import Header
 from cygnet.wire.numbers import Exchange, KeMethod
+from cygnet.wire.payloads import Payload
 
 UP = [("peer", "net")]
 
@@ -97,6 +100,28 @@ def test_further_key_exchanges_that_are_required_are_never_dropped(by: str) -> N
     plain = 'proposals = ["aes256gcm16-prfsha384-x25519"]'
     pair = Pair(a_only=strict if by == "a" else plain, b_only=plain if by == "a" else strict)
     assert initiate(pair) is Reason.IKE_PROPOSAL_MISMATCH
+    assert_nothing_left(*pair.both)
+
+
+@pytest.mark.parametrize("tampered", [0, 1, 2, 3])
+def test_t29_what_was_said_before_ike_auth_goes_into_its_proofs(
+    tampered: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 9242, section 3.3.2: whoever could open and change IKE_INTERMEDIATE is found out. Each message is
+    noted by its sender and by its receiver; one of these four notes has another octet than was said."""
+    genuine, notes = intermediate.authenticated, 0
+
+    def noted(header: Header, payloads: tuple[Payload, ...]) -> bytes:
+        nonlocal notes
+        said = genuine(header, payloads)
+        notes += 1
+        return said if notes - 1 != tampered else said[:-1] + bytes((said[-1] ^ 1,))
+
+    monkeypatch.setattr(intermediate, "authenticated", noted)
+    pair = Pair()
+    assert initiate(pair) is not None
+    assert notes == 4
+    pair.settle(400)
     assert_nothing_left(*pair.both)
 
 

@@ -26,6 +26,18 @@ def test_the_reference_is_made_from_the_model() -> None:
     )
 
 
+def test_the_reference_says_only_what_people_write() -> None:
+    for page in DOCS.glob("*.md"):
+        assert "PydanticUndefined" not in page.read_text(), page
+
+
+def test_actions_that_the_pages_name_are_those_of_the_model() -> None:
+    """`default_action` is spelt as the configuration takes it, wherever it is told of."""
+    for page in DOCS.glob("*.md"):
+        for words in re.findall(r"default_action`: `(\w+)` or `(\w+)`", page.read_text()):
+            assert set(words) == {"bypass", "discard"}, page
+
+
 def test_the_schema_is_made_from_the_model() -> None:
     assert json.loads((DOCS / "cygnet.schema.json").read_text()) == json_schema()
 

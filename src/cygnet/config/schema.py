@@ -116,7 +116,7 @@ def _default(name: str, section: type[Section], kind: str) -> str:
     if field.is_required():
         return "(must be given)"
     value = field.default
-    if value is None or value in ((), "", {}):
+    if field.default_factory is not None or value is None or value in ((), "", {}):
         return ""
     return (
         "yes"
