@@ -140,6 +140,8 @@ def test_both_families_pass_inside_every_outer_header(
     pair = Pair(Side(left, BOTH.left.inner), Side(right, BOTH.right.inner), port=port, **suite)
     with tunnel(pair, esn="esn" in cipher) as made:
         alice = made.network.alice
+        until(lambda: ping(alice, BOB, count=1), 10, "the first answer")
+        until(lambda: ping(alice, BOB6, count=1), 10, "the first answer over IPv6")
         assert ping(alice, BOB)
         assert ping(alice, BOB6)
         assert ping(alice, BOB, "-s", "4000")  # in fragments
