@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cygnet.lab.gateway import CYGNET, Gateway
 from cygnet.lab.namespaces import LabError, Namespace, require
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(60)]
@@ -146,6 +147,28 @@ def test_a_second_cygnet_on_the_same_control_socket_is_refused(place: Place) -> 
         other.listen(1)
         refused(place.run(), "another Cygnet is running")
         assert place.socket.exists()
+
+
+def test_a_second_cygnet_in_the_same_network_namespace_is_refused_and_what_runs_is_not_cleared(
+    place: Place,
+) -> None:
+    """Whatever its own socket, device and ports: table, routes and sets of the kernel are one for all."""
+    first = Gateway(place.namespace, place.directory / "first", CONFIGURATION)
+    try:
+        guarded = place.namespace.run("nft", "list", "table", "inet", "cygnet").stdout
+        options = 'tun = "cyg9"\nport = 600\nport_nat_t = 4600\n'
+        place.write(f"{CONFIGURATION.replace('10.2', '10.3')}[options]\n{options}")
+        refused(place.run(), "another Cygnet is running in this network namespace", f"process {first.pid}")
+        assert not place.socket.exists()
+        cleared = place.namespace.run(*CYGNET, "clear", "--socket", str(place.socket), check=False)
+        assert cleared.returncode == 1
+        assert f"(process {first.pid}); stop it first" in " ".join((cleared.stdout + cleared.stderr).split())
+        assert place.namespace.run("nft", "list", "table", "inet", "cygnet").stdout == guarded
+    finally:
+        first.stop()
+    cleared = place.namespace.run(*CYGNET, "clear", "--socket", str(place.socket), check=False)
+    assert cleared.returncode == 0
+    assert place.traces() == []
 
 
 def test_systemd_is_told_ready_reloading_and_stopping_and_gets_its_watchdog(place: Place) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cygnet.daemon import alone
 from cygnet.daemon.privileges import missing
 from cygnet.dataplane.nftables import KernelError
 from cygnet.dataplane.routes import Kernel
@@ -17,6 +18,9 @@ def clear() -> None:
     lacking = missing((12, "CAP_NET_ADMIN"))
     if lacking:
         raise NotCleared(f"this needs the privilege {lacking[0]}: run it as root")
+    running = alone.running()
+    if running is not None:
+        raise NotCleared(f"{alone.Taken(running)}; stop it first, or unload what it protects")
     try:
         Kernel().clear()
         remove_kernels()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from cygnet.daemon import bundle, control_socket, kept, state_directory
+from cygnet.daemon import alone, bundle, control_socket, kept, state_directory
 from cygnet.daemon.privileges import missing
 from cygnet.daemon.settings import Settings
 from cygnet.dataplane.descriptors import DescriptorError, Descriptors, Options, open_all
@@ -26,7 +26,7 @@ class NotStarted(Exception):
 class Opened:
     """`configuration`: a bundle's descriptor. `path`: of the control socket that `listener` listens on.
     `state`: of the directory that the daemon may write, -1 if there is none. `kept`: of what was loaded
-    since the start."""
+    since the start. `alone`: what says that a Cygnet runs in this network namespace (`daemon.alone`)."""
 
     configuration: int
     path: Path
@@ -34,6 +34,7 @@ class Opened:
     descriptors: Descriptors
     state: int
     kept: int
+    alone: socket.socket | None
 
     def keep(self, descriptor: int) -> None:
         """The daemon has written anew what was loaded since the start."""
@@ -60,6 +61,11 @@ def open_everything(settings: Settings) -> Opened:
     if lacking:
         os.close(configuration)
         raise NotStarted(f"a tunnel needs the privileges {' and '.join(lacking)}: start as root")
+    try:
+        held = hold_alone()
+    except NotStarted:
+        os.close(configuration)
+        raise
     path = settings.socket or Path(header.control_socket)
     try:
         listener = control_socket.listen(path, header.control_socket_group)
@@ -94,4 +100,15 @@ def open_everything(settings: Settings) -> Opened:
         state = state_directory.prepare(settings.state or Path(header.state_directory), settings.user)
     except state_directory.NoStateDirectory as error:
         sys.stderr.write(f"nothing is kept over a restart: {error}\n")
-    return Opened(configuration, path, listener, descriptors, state, kept.create())
+    return Opened(configuration, path, listener, descriptors, state, kept.create(), held)
+
+
+def hold_alone() -> socket.socket | None:
+    """None: a stranger has the name, which is told. Raises NotStarted."""
+    try:
+        return alone.hold()
+    except alone.Taken as taken:
+        raise NotStarted(f"{taken}: a second one would open what it protects; stop it first") from taken
+    except alone.Stranger as stranger:
+        sys.stderr.write(f"a second Cygnet in this network namespace is not noticed: {stranger}\n")
+        return None

@@ -20,7 +20,7 @@ import time
 
 import msgspec
 
-from cygnet.daemon import control_socket, notify
+from cygnet.daemon import alone, control_socket, notify
 from cygnet.daemon.child import DEATHS, WITHIN, Child
 from cygnet.daemon.opening import NotStarted, Opened, open_everything, read_again
 from cygnet.daemon.settings import Inherited, Settings
@@ -50,6 +50,8 @@ class Supervisor:
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
         self.selector.register(self.wake, selectors.EVENT_READ, self.signalled)
+        if (held := self.opened.alone) is not None:
+            self.selector.register(held, selectors.EVENT_READ, lambda: alone.let_go_of_callers(held))
         try:
             while (status := self.look_after(time.monotonic())) is None:
                 for key, _ in self.selector.select(0.5):
