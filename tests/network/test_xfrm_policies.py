@@ -276,6 +276,8 @@ def test_default_discard_closes_everything_but_what_cannot_cross_a_router(space:
         "src 0.0.0.0/0 dst 0.0.0.0/0", "src ::/0 dst ::/0"
     ]  # fmt: skip
     assert any("dst fe80::/10" in one["selector"] and one["action"] == "allow" for one in out)
+    too_big = [one for one in running.policies() if "proto icmp type 3 code 4" in one["selector"]]
+    assert {(one["dir"], one["action"]) for one in too_big} == {("in", "allow"), ("out", "allow")}
     through = [one for one in running.policies() if one["dir"] == "fwd" and not one["tmpl"]]
     assert "src 10.1.0.0/16 dst 10.2.0.0/16" in [
         one["selector"] for one in through if one["action"] == "allow"

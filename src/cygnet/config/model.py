@@ -728,7 +728,8 @@ class Options(Section):
     ] = _key(
         "bypass",
         "What happens to traffic that no policy matches: it is left alone, or discarded. `discard` concerns"
-        " what this machine sends, receives and forwards, but IKE, ESP, loopback and neighbour discovery.",
+        " what this machine sends, receives and forwards, but IKE, ESP, loopback, neighbour discovery,"
+        " and what it says and hears of packets that are too big.",
     )
     log_level: Annotated[
         str,

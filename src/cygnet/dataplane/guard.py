@@ -14,9 +14,11 @@ TUN, so that others pay for one lookup, egress.
 The table is there before the first SA, needs no process to work, and goes only with the policy. What
 cannot cross a router (link-local traffic, neighbour discovery, limited broadcast) is never a tunnel's.
 Sealed packets carry the mark of Cygnet's sockets on the way out; on the way in, ESP and the UDP ports of
-this gateway are let by. Fragments are put together before anything is asked, since later ones show no
-ports: a rule that is never reached makes the kernel do so (nft_tproxy turns defragmentation on). The kernel
-engine takes that chain alone (`defragmenting`).
+this gateway are let by, and what the path says of the size of sealed packets.
+
+Fragments are put together before anything is asked, since later ones show no ports: a rule that is never
+reached makes the kernel do so (nft_tproxy turns defragmentation on). The kernel engine takes that chain
+alone (`defragmenting`).
 
 A process that starts finds the sets of the one before it, and keeps asking them after its own until it
 is told that it knows all policies (`sweep`): names of sets begin with a generation for that.
@@ -321,9 +323,11 @@ def _bodies(
         "ip6 saddr fe80::/10 accept",
         "icmpv6 type 133-137 ip6 hoplimit 255 accept",
     ]
+    own_ports = f"{{ {', '.join(str(port) for port in ports)} }}"
     bodies["sealed"] = [
         "meta l4proto { esp, ah } goto bypass",
-        f"udp dport {{ {', '.join(str(port) for port in ports)} }} goto bypass",
+        f"udp dport {own_ports} goto bypass",
+        *(f"{about} goto bypass" for about in _too_big_about_sealed(own_ports)),
     ]
     # Where routing says TUN, or nothing (0) because there is no TUN, an address is in a protected network.
     # An address of our own shows as nothing too.
@@ -367,10 +371,27 @@ def _bodies(
         f"meta mark & {MARK_MASK:#x} == {MARK:#x} accept",
         "jump link_scope",
         *egress,
+        # Without them hosts inside send for ever what fits no tunnel. What is forwarded was judged before.
+        *(f"{too_big} fib saddr type local accept" for too_big in _TOO_BIG if discarding),
         *([discard] if discarding else []),
     ]
     bodies[DEFRAGMENT] = list(_DEFRAGMENTING)
     return bodies
+
+
+_TOO_BIG = "icmp type destination-unreachable icmp code frag-needed", "icmpv6 type packet-too-big"
+
+
+def _too_big_about_sealed(ports: str) -> list[str]:
+    """What the path says of sealed packets of ours: which protocol it quotes, of UDP from which port, behind
+    8 octets of ICMP. The engine asks for more (`path_mtu`)."""
+    four, six = f"{_TOO_BIG[0]} @th,64,8 0x45 @th,136,8", f"{_TOO_BIG[1]} @th,112,8"
+    return [
+        f"{four} {{ 50, 51 }}",
+        f"{four} 17 @th,224,16 {ports}",
+        f"{six} {{ 50, 51 }}",
+        f"{six} 17 @th,384,16 {ports}",
+    ]
 
 
 def _lookup(name: str, key: SetKey, *, reverse: bool) -> str:

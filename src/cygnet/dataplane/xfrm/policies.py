@@ -33,7 +33,7 @@ from cygnet.dataplane.xfrm.codec import (
 )
 from cygnet.dataplane.xfrm.netlink import Message, XfrmSocket
 from cygnet.dataplane.xfrm.rules import DIRECTIONS, LEFT_BEHIND, Order, directed, selectors
-from cygnet.policy.names import ICMPV6
+from cygnet.policy.names import ICMP, ICMPV6
 from cygnet.policy.sa import Mode, SaProtocol
 from cygnet.policy.selectors import IpAddress, TrafficSelector, everything
 from cygnet.policy.spd import Action, Policy, PolicyRule
@@ -42,8 +42,9 @@ REQID, REQID_MASK = 0x43000000, 0xFF000000
 """Request numbers of ours, 24 bits each ("C")."""
 _INDEX, _INDEX_MASK = 0x43000000, 0xFF000000
 _INDEX_STEP, _INDEXES = 8, 1 << 21
-_LINK_SCOPE, _DEFAULT = (-1, 0), (1 << 80, 0)
+_LINK_SCOPE, _TOO_BIG, _DEFAULT = (-1, 0), (1 << 79, 0), (1 << 80, 0)
 _PRIORITY_LINK_SCOPE, _PRIORITY_DEFAULT = 1 << 15, (1 << 32) - 1
+_PRIORITY_TOO_BIG = _PRIORITY_DEFAULT - 1
 
 Place = tuple[int, int]
 _Claim = tuple[Place, int, Action, int]
@@ -230,6 +231,12 @@ class KernelSpd:
                 key = PolicyKey(direction, codec.packed_selector(Selector(family)))
                 if all(claim[0] != _DEFAULT for claim in self._claims.get(key, ())):
                     self._claim(key, (_DEFAULT, 0, Action.DISCARD, 0))
+        # What paths and this gateway say of their MTU; not what is forwarded.
+        for selector in _SAYING_TOO_BIG:
+            for direction in (IN, OUT):
+                key = PolicyKey(direction, codec.packed_selector(selector))
+                if all(claim[0] != _TOO_BIG for claim in self._claims.get(key, ())):
+                    self._claim(key, (_TOO_BIG, 0, Action.BYPASS, 0))
 
     # -- to the kernel -------------------------------------------------------------------------
 
@@ -308,6 +315,8 @@ class KernelSpd:
         place, number, action, flow = claims[0]
         if place == _LINK_SCOPE:
             priority = _PRIORITY_LINK_SCOPE
+        elif place == _TOO_BIG:
+            priority = _PRIORITY_TOO_BIG
         elif place == _DEFAULT:
             priority = _PRIORITY_DEFAULT
         else:
@@ -412,9 +421,10 @@ class KernelSpd:
 
 
 def _looks_at_ports(selector: Selector) -> bool:
-    """Discovery of neighbours, which never comes in fragments, is not meant."""
+    """Discovery of neighbours and what says "too big", which never come in fragments, are not meant."""
     discovery = selector.protocol == ICMPV6 and selector.source_port in _DISCOVERY
-    return bool(selector.source_mask or selector.destination_mask) and not discovery
+    looks = bool(selector.source_mask or selector.destination_mask)
+    return looks and not discovery and selector not in _SAYING_TOO_BIG
 
 
 def is_ours(seen: PolicySeen) -> bool:
@@ -450,6 +460,12 @@ _GROUPS = {
     6: [(0xFE80 << 112, 10), (0xFF01 << 112, 16), (0xFF02 << 112, 16)],
 }
 _DISCOVERY = range(133, 138)
+_SAYING_TOO_BIG = (
+    Selector(
+        4, protocol=ICMP, source_port=3, source_mask=0xFFFF, destination_port=4, destination_mask=0xFFFF
+    ),
+    Selector(6, protocol=ICMPV6, source_port=2, source_mask=0xFFFF),
+)
 
 
 def _touches_link_scope(rule: PolicyRule) -> bool:
