@@ -19,6 +19,8 @@ from typer.testing import CliRunner, Result
 
 from cygnet.cli.main import app
 from cygnet.cli.status import duration, size
+from cygnet.config.load import load
+from cygnet.daemon.reader import fingerprint_of
 from cygnet.ike import events
 from cygnet.vici import shapes
 from cygnet.vici.codec import Message, Outgoing, texts
@@ -280,6 +282,15 @@ def test_a_failure_shows_its_reason_and_both_offers_side_by_side(played: Played)
     assert "first difference: key exchange" in done.stderr
 
 
+def test_the_first_difference_is_named_once(played: Played) -> None:
+    said = "peer offers MODP_2048, you accept CURVE_25519; first difference: key exchange"
+    failure = {"reason": "ike-proposal-mismatch", "ours": "A", "theirs": "B", "first": said}
+    played.refusal = CommandFailed("ike-proposal-mismatch", failure)
+    done = cygnet("up", "--socket", str(played.path), "voice")
+    assert done.stderr.count("first difference") == 1
+    assert said in done.stderr
+
+
 def test_no_result_in_time_is_status_4(played: Played) -> None:
     played.refusal = CommandFailed("not done after 5000 ms; it goes on")
     done = cygnet("up", "--socket", str(played.path), "voice", "--timeout", "5")
@@ -291,12 +302,20 @@ def test_down_and_rekey_name_connections_children_and_numbers(played: Played) ->
     socket = ("--socket", str(played.path))
     assert "spare/voice is down (1 SA closed)" in cygnet("down", *socket, "voice").stdout
     assert cygnet("down", *socket, "--ike-id", "7", "--force").exit_code == 0
+    assert "branch #7 is down" in cygnet("down", *socket, "branch", "--ike-id", "7").stdout
+    assert cygnet("rekey", *socket, "voice", "--ike-id", "7").exit_code == 0
+    assert cygnet("rekey", *socket, "--ike-id", "7", "--ike", "gone").exit_code == 0
+    assert cygnet("rekey", *socket, "--ike-id", "7", "--child", "net").exit_code == 0
     assert cygnet("down", *socket, "--ike", "gone").exit_code == 0
     assert "net is rekeyed" in cygnet("rekey", *socket, "--child", "net").stdout
     assert cygnet("rekey", *socket, "branch", "--reauth").exit_code == 0
     assert [message for _, message in played.asked] == [
         {"ike": "spare", "child": "voice", "timeout": "0", "loglevel": "1"},
         {"ike-id": "7", "timeout": "0", "loglevel": "1", "force": "yes"},
+        {"ike": "branch", "ike-id": "7", "timeout": "0", "loglevel": "1"},
+        {"ike": "spare", "child": "voice", "ike-id": "7", "timeout": "0", "wait": "yes"},
+        {"ike": "gone", "ike-id": "7", "timeout": "0", "wait": "yes"},
+        {"child": "net", "ike-id": "7", "timeout": "0", "wait": "yes"},
         {"ike": "gone", "timeout": "0", "loglevel": "1"},
         {"child": "net", "timeout": "0", "wait": "yes"},
         {"ike": "branch", "timeout": "0", "wait": "yes", "reauth": "yes"},
@@ -404,7 +423,8 @@ def test_reload_loads_what_is_there_and_unloads_what_is_gone(played: Played, tmp
     done = cygnet("reload", "--socket", str(played.path), str(write(tmp_path, TWO)))
     assert done.exit_code == 0, done.output
     assert done.stdout == "connections loaded: 2, unloaded because they are gone: 1\n"
-    did = [(name, message) for name, message in played.asked if not name.startswith("get-")]
+    looks = ("get-", "daemon-stats")
+    did = [(name, message) for name, message in played.asked if not name.startswith(looks)]
     assert [name for name, _ in did[:3]] == ["load-shared", "load-conn", "load-conn"]
     assert did[3:] == [
         ("unload-conn", {"name": "old"}),
@@ -414,6 +434,16 @@ def test_reload_loads_what_is_there_and_unloads_what_is_gone(played: Played, tmp
         ("unload-pool", {"name": "pool"}),
         ("unload-cert", {"id": "00" * 32}),
     ]
+
+
+def test_reload_says_which_changes_wait_for_the_next_start(played: Played, tmp_path: Path) -> None:
+    running = load(write(tmp_path, TWO)).gateway
+    played.answers = {"daemon-stats": {"options": fingerprint_of(running)}}
+    for options, waits in (("", False), ("[options]\nretransmit_tries = 3\n", True),
+                           ("[options]\nlog_level = 'debug'\n", True)):  # fmt: skip
+        done = cygnet("reload", "--socket", str(played.path), str(write(tmp_path, options + TWO)))
+        assert done.exit_code == 0, done.output
+        assert ("changed options take effect at the next start" in done.stderr) is waits
 
 
 def test_a_bad_configuration_is_not_sent_and_the_running_one_stays(played: Played, tmp_path: Path) -> None:

@@ -326,3 +326,48 @@ children.lan = { local_ts = ["10.7.0.0/16"], remote_ts = ["10.8.0.0/16"] }
     assert not [one for one in told if "elsewhere" in one]
     assert [one for one in told if "224.0.0.5 is no address that a peer can have" in one]
     assert [one for one in told if "0.0.0.0 is no address that a peer can have" in one]
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("remote_addrs = ['10.0.0.300', '192.0.2.1', 'a..b', '10.0.0.9-10.0.0.1']", "remote_addrs"),
+        (
+            "proposals = ['rot13-sha256-x25519', 'aes256-sha256-x25519', 'aes256-md9-x25519', 'x-y']",
+            "proposals",
+        ),
+        ("vips = ['one', '0.0.0.0', 'two', 'three']", "vips"),
+    ],
+)
+def test_everything_that_is_wrong_in_one_list_is_told(tmp_path: Path, line: str, key: str) -> None:
+    text = "\n".join(one for one in PSK.splitlines() if not one.startswith(key))
+    found = problems(tmp_path, text.replace("[connections.branch]", f"[connections.branch]\n{line}", 1))
+    assert [one.key for one in found] == [f"connections.branch.{key}"] * 3
+    assert len({one.found for one in found}) == 3
+    assert len({one.position for one in found}) == 1
+
+
+def in_child(line: str) -> str:
+    """The configuration with this in place of the child's selectors."""
+    bare = PSK.replace("local_ts", "# local_ts").replace("remote_ts", "# remote_ts")
+    return bare.replace(CONNECTION, f"{CONNECTION}\n{line}", 1)
+
+
+def test_all_selectors_and_all_rules_that_are_wrong_are_told(tmp_path: Path) -> None:
+    rules = ["10 permit tcp any any", *[f"{n} permit tcp nowhere{n} any" for n in range(20, 220, 10)]]
+    rules += ["permit ip any any", "500 permit tcp any any eq 70000"]
+    text = f"acl = {rules}\nlocal_ts = ['10.1.0.0/16', '10.1.0.0/33', 'x']"
+    found = problems(tmp_path, in_child(text.partition("\n")[0]))
+    assert len(found) == 21
+    assert [f"nowhere{n}" in str(one) for n, one in zip(range(20, 220, 10), found, strict=False)] == [
+        True
+    ] * 20
+    assert "70000" in str(found[-1])
+    found = problems(tmp_path, in_child(text.partition("\n")[2]))
+    assert [one.found for one in found] == ["'10.1.0.0/33'", "'x'"]
+
+
+def test_words_of_a_rule_may_have_tabs_between_them(tmp_path: Path) -> None:
+    rule = r'acl = ["10\tpermit\ttcp 10.1.0.0/16\t10.2.0.0/16"]'
+    (connection,) = load(write(tmp_path, in_child(rule))).connections
+    assert connection.children[0].flows

@@ -74,6 +74,7 @@ class PlayedEndpoint:
         self.history: list[Entry] = []
         self.outcome: Failure | None = None
         self.pending = False
+        self.meanwhile: list[events.Event] = []
         self._effects: list[effects.Effect] = []
         self._operations = 0
 
@@ -114,6 +115,8 @@ class PlayedEndpoint:
     def _operation(self, *call: Any) -> int:
         self.calls.append(call[:-1])
         self._operations += 1
+        for event in self.meanwhile:
+            self.say(event)
         if not self.pending:
             self.say(events.Noted("x", f"operation on {call[1]}", "gw"))
             self.say(events.OperationDone(self._operations, self.outcome))
@@ -281,6 +284,16 @@ def test_initiating_waits_for_the_end_and_the_log_of_it_comes_along(bench: Bench
     lines = [text(entry)["msg"] for entry in session.initiate({"child": "net"})]
     assert lines == ["operation on gw"]
     assert bench.endpoint.calls[-1] == ("initiate", "gw", "net")
+
+
+def test_who_waits_hears_nothing_of_what_strangers_try(bench: Bench) -> None:
+    session = bench.session()
+    session.load_conn(CONN)
+    bench.endpoint.meanwhile = [
+        events.NegotiationFailed("", "", False, PATH, "203.0.113.9", MISMATCH),
+        events.NegotiationFailed("other", "", False, PATH, "203.0.113.9", MISMATCH),
+    ]
+    assert [text(entry)["msg"] for entry in session.initiate({"child": "net"})] == ["operation on gw"]
 
 
 def test_a_failed_initiation_says_why_with_both_offers(bench: Bench) -> None:

@@ -16,6 +16,7 @@ from cygnet.ike.errors import Difference, Drop, Failure, Reason
 from cygnet.ike.view import ChildSaView, IkeSaView
 from cygnet.ike.world import Path
 from cygnet.policy.selectors import of_range
+from cygnet.records import replace
 from cygnet.wire.message import Header, Message
 from cygnet.wire.numbers import Exchange, Flags, Notify
 from cygnet.wire.payloads import NoncePayload, NotifyPayload
@@ -66,12 +67,14 @@ def test_what_an_operator_must_know_is_one_line_each() -> None:
         "no common key exchange",
         Difference("MODP_2048", "CURVE_25519", "key exchange"),
     )
+    unrevealed = replace(failure, difference=Difference("MODP_2048"))
     texts = [
         line.text
         for event in (
             events.IkeSaUp(SA),
             events.ChildSaUp(SA, CHILD),
             events.NegotiationFailed("gw", "net", True, PATH, "sun", failure),
+            events.NegotiationFailed("gw", "", True, PATH, "sun", unrevealed, 7),
         )
         if (line := line_of(event))
     ]
@@ -80,7 +83,12 @@ def test_what_an_operator_must_know_is_one_line_each() -> None:
         "CHILD_SA net{3} established: SPIs 000000c1_i 000000c2_o, 10.1.0.0/16 === 10.1.0.0/16",
         "negotiation of gw/net to sun failed: ike-proposal-mismatch (no common key exchange); "
         "we offer MODP_2048; peer offers CURVE_25519",
+        "negotiation of gw to sun failed: ike-proposal-mismatch (no common key exchange); "
+        "we offer MODP_2048; peer offers (not revealed)",
     ]
+    told = line_of(events.NegotiationFailed("gw", "", True, PATH, "sun", unrevealed, 7))
+    assert told is not None
+    assert (told.connection, told.ike_sa) == ("gw", 7)
 
 
 def test_messages_and_drops_are_details_for_the_log() -> None:

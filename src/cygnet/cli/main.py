@@ -170,7 +170,7 @@ def reload(
     the running configuration stays as it is.
     """
     from cygnet.cli.check import load_or_complain
-    from cygnet.cli.reload import send
+    from cygnet.cli.reload import other_options, send
 
     loaded = load_or_complain(configuration)
     if loaded is None:
@@ -178,9 +178,12 @@ def reload(
         raise typer.Exit(FAILED)
     with daemon(socket) as client:
         counts = send(client, loaded)
+        later = other_options(client, loaded)
     gone = counts["unload-conn"]
     also = f", unloaded because they are gone: {gone}" if gone else ""
     out.print(f"connections loaded: {len(loaded.connections)}{also}")
+    if later:
+        complain("changed options take effect at the next start")
 
 
 @app.command(rich_help_panel="Gateway")
@@ -271,17 +274,22 @@ def _selection(client: Any, name: str, ike: str, child: str, ike_id: int) -> tup
     """The live SAs that the names mean, as the daemon's commands take them."""
     from cygnet.cli import tunnels
 
-    if ike_id and not name:
-        message: dict[str, Any] = {"ike-id": str(ike_id)}
-        if child:
-            message["child"] = child
-        return message, f"IKE SA #{ike_id}"
-    if child and not ike and not name:
-        return {"child": child}, child
+    message: dict[str, Any]
     if ike and not name:
-        return ({"ike": ike, "child": child}, f"{ike}/{child}") if child else ({"ike": ike}, ike)
-    (target,) = tunnels.find(client, name, ike, child)
-    return ({"ike": target.ike, "child": target.child} if target.child else {"ike": target.ike}), str(target)
+        message = {"ike": ike, "child": child} if child else {"ike": ike}
+        what = f"{ike}/{child}" if child else ike
+    elif child and not name:
+        message, what = {"child": child}, child
+    elif ike_id and not name:
+        message, what = {}, "IKE SA"
+    else:
+        (target,) = tunnels.find(client, name, ike, child)
+        message = {"ike": target.ike, "child": target.child} if target.child else {"ike": target.ike}
+        what = str(target)
+    if ike_id:
+        message["ike-id"] = str(ike_id)
+        what += f" #{ike_id}"
+    return message, what
 
 
 @app.command(rich_help_panel="Tunnels")

@@ -13,8 +13,9 @@ from rich.progress import Progress
 
 from cygnet.cli.terminal import err
 from cygnet.config.load import Loaded
+from cygnet.daemon.reader import fingerprint_of
 from cygnet.vici.client import Client, Unknown
-from cygnet.vici.codec import Message
+from cygnet.vici.codec import Message, texts
 
 MANY = 200
 """Commands from which on a bar shows how far it is."""
@@ -53,6 +54,12 @@ def send(client: Client, loaded: Loaded) -> Counter[str]:
             counts["unload-pool"] += 1
     _unload_certificates(client, loaded, counts)
     return counts
+
+
+def other_options(client: Client, loaded: Loaded) -> bool:
+    """Whether the daemon was started with other options than these, which it reads at the start only."""
+    running = texts(client.request("daemon-stats")).get("options", "")
+    return running not in ("", fingerprint_of(loaded.gateway))
 
 
 def _unload_certificates(client: Client, loaded: Loaded, counts: Counter[str]) -> None:

@@ -220,7 +220,9 @@ def reasons(failure: Mapping[str, Any], width: int) -> list[str]:
             for mine, yours in itertools.zip_longest(left, right, fillvalue="")
         ]
     if failure.get("first"):
-        text = f"first difference: {failure['first']}"
+        text = failure["first"]
+        if "first difference:" not in text:
+            text = f"first difference: {text}"
         lines.extend(textwrap.wrap(text, width - 2, initial_indent="  ", subsequent_indent="    "))
     return lines
 

@@ -140,9 +140,10 @@ class AccessLists:
             self._read[name] = None
             try:
                 self._read[name] = parse_access_list(self.title or name, [rule for _, rule in rules])
-            except BadAccessRule as error:
-                place = (*self.path, name, rules[error.entry][0])
-                complaints.add(place, f"cannot be read: {error.key} is {error.found!r}", error.allowed)
+            except BadAccessRule as first:
+                for error in (first, *first.others):
+                    place = (*self.path, name, rules[error.entry][0])
+                    complaints.add(place, f"cannot be read: {error.key} is {error.found!r}", error.allowed)
         return self._read[name]
 
     def expansion(self, name: str, per_rule: bool, complaints: Complaints) -> Expansion | None:

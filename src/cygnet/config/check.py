@@ -25,8 +25,8 @@ def validate(section: type[_S], tree: Tree) -> tuple[_S | None, list[Problem]]:
     try:
         return section.model_validate(tree.data), []
     except ValidationError as error:
-        problems = [_problem(section, tree, detail) for detail in error.errors(include_url=False)]
-        return None, in_order(problems)
+        details = error.errors(include_url=False)
+        return None, in_order(one for detail in details for one in _problems(section, tree, detail))
 
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:
@@ -50,6 +50,16 @@ def value_at(data: Any, path: KeyPath) -> Any:
         else:
             return None
     return data
+
+
+def _problems(root: type[Section], tree: Tree, detail: ErrorDetails) -> list[Problem]:
+    """One, or where a list has several that are wrong, each of them."""
+    listed = detail.get("ctx", {}).get("several", ())
+    if not listed:
+        return [_problem(root, tree, detail)]
+    path, _ = _as_written(root, detail["loc"])
+    where, key = tree.where(path), dotted(path)
+    return [Problem(where, key, text, show(found, path), allowed) for found, text, allowed in listed]
 
 
 def _problem(root: type[Section], tree: Tree, detail: ErrorDetails) -> Problem:

@@ -101,6 +101,8 @@ def _proposals(texts: tuple[str, ...], protocol: int) -> tuple[Proposal, ...]:
     try:
         result = parse_proposals(texts, protocol)
     except BadProposal as error:
+        if len(texts) > 1:
+            values.each(texts, lambda text: _proposals((text,), protocol))
         text, _, allowed = str(error).partition("; allowed: ")
         raise refuse(f"cannot be used: {text}", allowed) from None
     if len(result) > MAX_PROPOSALS:
@@ -114,7 +116,7 @@ def selectors(value: Any) -> tuple[AnySelector, ...]:
         raise refuse("is empty", "at least one selector, or nothing for dynamic")
     if len(texts) > MAX_SELECTORS:
         raise refuse(f"holds {len(texts)} selectors", f"up to {MAX_SELECTORS}")
-    return tuple(_selector(text) for text in texts)
+    return values.each(texts, _selector)
 
 
 @lru_cache(maxsize=4096)
@@ -189,20 +191,21 @@ NamedRules = tuple[tuple[str | int, Rule], ...]
 def rule_texts(value: Any) -> NamedRules:
     """A list of rules (`10 permit ...`, or a table with `number`), or a section of number = rule."""
     allowed = 'a list ["10 deny tcp ...", "20 permit ..."], or a section of number = rule'
-    rules: list[tuple[str | int, Rule]] = []
+    rules: list[tuple[str | int, Rule]]
     if isinstance(value, dict):
-        for key, rule in value.items():
-            number = str(key)
+
+        def numbered(entry: tuple[Any, Any]) -> tuple[str | int, Rule]:
+            number, rule = str(entry[0]), entry[1]
             if not (number.isascii() and number.isdigit()):
                 raise refuse(f"has the key {number[:40]!r}, which is no rule number", allowed)
             if isinstance(rule, dict):
-                rules.append((number, {"number": number, **rule}))
-            else:
-                rules.append((number, f"{number} {values.text(rule)}"))
-        rules.sort(key=lambda entry: int(entry[0]))
+                return number, {"number": number, **rule}
+            return number, f"{number} {_line(rule)}"
+
+        rules = sorted(values.each(value.items(), numbered), key=lambda entry: int(entry[0]))
     elif isinstance(value, list | tuple):
-        for index, rule in enumerate(value):
-            rules.append((index, rule if isinstance(rule, dict) else values.text(rule)))
+        lines = values.each(value, lambda rule: rule if isinstance(rule, dict) else _line(rule))
+        rules = list(enumerate(lines))
     else:
         raise refuse("must hold rules", allowed)
     if not rules:
@@ -210,6 +213,11 @@ def rule_texts(value: Any) -> NamedRules:
     if len(rules) > MAX_RULES:
         raise refuse(f"holds {len(rules)} rules", f"up to {MAX_RULES}")
     return tuple(rules)
+
+
+def _line(rule: Any) -> str:
+    """The words of a rule; whoever copies them out of a table has tabs between them."""
+    return values.text(rule.replace("\t", " ") if isinstance(rule, str) else rule)
 
 
 def acl_reference(value: Any) -> str | NamedRules:

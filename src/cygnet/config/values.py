@@ -10,10 +10,10 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic_core import PydanticCustomError
 
@@ -22,6 +22,9 @@ from cygnet.ike.configuration import AddressRange
 from cygnet.ike.remote_access import MAX_ADDRESSES
 from cygnet.policy.sa import TFC_TO_MTU
 from cygnet.policy.selectors import IpAddress, TrafficSelector, of_range
+
+_E = TypeVar("_E")
+_V = TypeVar("_V")
 
 YES = frozenset({"yes", "true", "enabled", "1"})
 NO = frozenset({"no", "false", "disabled", "0"})
@@ -45,6 +48,34 @@ _HOST_NAME = re.compile(
 def refuse(text: str, allowed: str = "") -> PydanticCustomError:
     """A value error with our own words; braces in them are no placeholders."""
     return PydanticCustomError("cygnet", "{text}", {"text": text, "allowed": allowed})
+
+
+def each(entries: Iterable[_E], read: Callable[[_E], _V]) -> tuple[_V, ...]:
+    """Every entry of a list as a value, or all that is wrong with them, in one error."""
+    found: list[_V] = []
+    wrong: list[tuple[_E, PydanticCustomError]] = []
+    for entry in entries:
+        try:
+            found.append(read(entry))
+        except PydanticCustomError as error:
+            wrong.append((entry, error))
+    if len(wrong) == 1:
+        raise wrong[0][1]
+    if wrong:
+        raise several([(entry, *_said(error)) for entry, error in wrong])
+    return tuple(found)
+
+
+def several(problems: Sequence[tuple[object, str, str]]) -> PydanticCustomError:
+    """One error for several: of each what was found, what is wrong with it, what is allowed."""
+    _, text, allowed = problems[0]
+    context = {"text": text, "allowed": allowed, "several": tuple(problems)}
+    return PydanticCustomError("cygnet", "{text}", context)
+
+
+def _said(error: PydanticCustomError) -> tuple[str, str]:
+    context = error.context or {}
+    return context["text"], context["allowed"]
 
 
 def boolean(value: Any) -> bool:
@@ -379,7 +410,7 @@ def endpoints(value: Any) -> Endpoints:
     entries = texts(value)
     if not entries or "%any" in entries:
         return (), ()
-    parsed = [_endpoint(entry) for entry in entries]
+    parsed = each(entries, _endpoint)
     return (
         tuple(entry for entry in parsed if isinstance(entry, AddressRange)),
         tuple(entry for entry in parsed if isinstance(entry, str)),
@@ -387,7 +418,7 @@ def endpoints(value: Any) -> Endpoints:
 
 
 def addresses(value: Any) -> tuple[IpAddress, ...]:
-    return tuple(address(entry) for entry in texts(value))
+    return each(texts(value), address)
 
 
 def one_address(value: Any) -> IpAddress:
@@ -404,29 +435,32 @@ def pool_addresses(value: Any) -> AddressRange:
 
 def networks(value: Any) -> tuple[TrafficSelector, ...]:
     """Prefixes, ranges or addresses; what is inside a prefix as well may be written (10.1.2.3/16)."""
-    spans = []
-    for entry in texts(value):
-        span = _span(entry) if not entry.startswith("%") else None
-        if span is None:
-            raise refuse(f"{entry!r} is no network", "10.1.0.0/16, 2001:db8::/32")
-        spans.append(of_range(span.first, span.last))
-    return tuple(spans)
+    return each(texts(value), _network)
+
+
+def _network(entry: str) -> TrafficSelector:
+    span = _span(entry) if not entry.startswith("%") else None
+    if span is None:
+        raise refuse(f"{entry!r} is no network", "10.1.0.0/16, 2001:db8::/32")
+    return of_range(span.first, span.last)
 
 
 def domains(value: Any) -> tuple[str, ...]:
-    names = tuple(entry.rstrip(".").lower() for entry in texts(value))
-    for entry in names:
-        if not _HOST_NAME.match(entry):
-            raise refuse(f"{entry!r} is no domain", "example.org")
-    return names
+    return each([entry.rstrip(".").lower() for entry in texts(value)], _domain)
+
+
+def _domain(entry: str) -> str:
+    if not _HOST_NAME.match(entry):
+        raise refuse(f"{entry!r} is no domain", "example.org")
+    return entry
 
 
 def virtual_addresses(value: Any) -> tuple[IpAddress, ...]:
     """`vips`: addresses to ask for; `%config` is any, as in ipsec.conf."""
-    asked = tuple(
-        IPv4Address(0) if e in ("%config", "%config4") else IPv6Address(0) if e == "%config6" else address(e)
-        for e in texts(value)
-    )
+    any_of: dict[str, IpAddress] = {
+        "%config": IPv4Address(0), "%config4": IPv4Address(0), "%config6": IPv6Address(0)
+    }  # fmt: skip
+    asked = each(texts(value), lambda entry: any_of.get(entry) or address(entry))
     if len(asked) > MAX_ADDRESSES:
         raise refuse(f"holds {len(asked)} addresses", f"up to {MAX_ADDRESSES}")
     return asked

@@ -87,7 +87,7 @@ class Program:
             new_configuration=self.reload,
         )
         self.loaded = loaded
-        self.fixed = (loaded.header, loaded.options)
+        self.commands.options = bundle.fingerprint(loaded.header, loaded.options)
         self.reloading: asyncio.Task[None] | None = None
         self.answered: asyncio.Future[None] = self.loop.create_future()
 
@@ -152,7 +152,7 @@ class Program:
         if self.daemon.incomplete:
             self.daemon.incomplete = False
             self.daemon.sweep()
-        if (new.header, new.options) != self.fixed:
+        if bundle.fingerprint(new.header, new.options) != self.commands.options:
             self.say(Severity.WARNING, "options-later", "changed options take effect at the next start")
         self.say(
             Severity.INFO, "reloaded", f"configuration reloaded: {len(self.control.connections)} connections"

@@ -12,6 +12,7 @@ import fcntl
 import os
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,11 @@ class Header(msgspec.Struct, frozen=True):
     log_level: str
     state_directory: str = ""
     resolver: str = "none"
+
+
+def fingerprint(header: Header, options: dict[str, Any]) -> str:
+    """Of all that is read at the start only: two that differ mean a restart."""
+    return sha256(msgspec.json.encode((header, options), order="deterministic")).hexdigest()
 
 
 class NotReadable(Exception):

@@ -72,7 +72,8 @@ class Server(ViciServer):
 class Commands:
     """`handlers` for the server; `attach` it afterwards, for events go out through it.
 
-    `log_messages`: the log wants messages too, whoever listens.
+    `log_messages`: the log wants messages too, whoever listens. `options`: the fingerprint of those that the
+    daemon was started with.
     """
 
     def __init__(self, daemon: Daemon, control: Control, *, log_messages: bool = False) -> None:
@@ -80,6 +81,7 @@ class Commands:
         self.control = control
         self._log_messages = log_messages
         self.drops: Counter[str] = Counter()
+        self.options = ""
         self._server: Server | None = None
         self._operations: dict[int, asyncio.Future[Failure | None]] = {}
         self._watching: dict[Client, tuple[int, str]] = {}
@@ -263,6 +265,7 @@ class Commands:
         return {
             "engine": engine,
             "engine-why": why,
+            "options": self.options,
             "offloads": [name for name, on in (report.offloads if report else {}).items() if on],
             "lanes": _texts(daemon.lanes.counters),
             "dataplane-pair": _texts(daemon.plane.counters),
@@ -468,7 +471,8 @@ class Commands:
         if followers:
             packet = encode_packet(PacketType.EVENT, "control-log", shape)
             for client in followers:
-                if line.connection in ("", self._watching[client][1]):
+                # What strangers try meanwhile has no connection, and is not what this one waits for.
+                if line.connection == self._watching[client][1]:
                     client.send(packet)
 
     @contextlib.contextmanager

@@ -133,7 +133,7 @@ def line_of(event: events.Event) -> Line | None:
             text = (
                 f"negotiation of {what} {side} {event.peer or 'unknown peer'} failed: {_why(event.failure)}"
             )
-            return Line("IKE", Severity.WARNING, 0, code, text, event.connection)
+            return Line("IKE", Severity.WARNING, 0, code, text, event.connection, event.ike_sa)
         case events.Noted():
             return Line("IKE", Severity.INFO, 1, code, event.text, event.connection, event.ike_sa)
         case events.CertificateExpires():
@@ -312,5 +312,7 @@ def _why(failure: Failure) -> str:
     text = f"{failure.reason} ({failure.detail})" if failure.detail else str(failure.reason)
     difference = failure.difference
     if difference is not None and (difference.ours or difference.theirs):
-        text += f"; we offer {difference.ours or 'nothing'}; peer offers {difference.theirs or 'nothing'}"
+        text += (
+            f"; we offer {difference.ours or 'nothing'}; peer offers {difference.theirs or '(not revealed)'}"
+        )
     return text

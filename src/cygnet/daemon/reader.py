@@ -13,7 +13,7 @@ from pathlib import Path
 from cygnet.config.build import Gateway
 from cygnet.config.load import load
 from cygnet.config.problems import ConfigurationError
-from cygnet.daemon.bundle import Bundle, Header, write
+from cygnet.daemon.bundle import Bundle, Header, fingerprint, write
 from cygnet.daemon.guard import tell_no_texts
 from cygnet.daemon.privileges import hide_memory
 
@@ -33,6 +33,11 @@ def header_of(gateway: Gateway) -> Header:
         state_directory=gateway.state_directory,
         resolver=gateway.resolver,
     )
+
+
+def fingerprint_of(gateway: Gateway) -> str:
+    """What `daemon-stats` says of a daemon that was started with these options."""
+    return fingerprint(header_of(gateway), asdict(gateway.options))
 
 
 def main() -> int:

@@ -462,9 +462,13 @@ class Endpoint(Books):
         self._timers.arm(sa.unique_id, None)
         self._touched.pop(sa.unique_id, None)
 
-    def complain(self, sa: IkeSa, failure: Failure, child: str, *, initiator: bool) -> None:
+    def complain(
+        self, sa: IkeSa, failure: Failure, child: str, *, initiator: bool, rekey: bool = False
+    ) -> None:
         """Something did not come about: an event and a line of history."""
-        self.failed(sa.connection.name, child, initiator, sa.state.path, _peer_of(sa), failure)
+        name, path, peer = sa.connection.name, sa.state.path, _peer_of(sa)
+        self.event(NegotiationFailed(name, child, initiator, path, peer, failure, sa.unique_id))
+        self.history.add(Entry(self.now.wall, name, child, initiator, peer, failure, rekey))
 
     def _note_end(self, sa: IkeSa, failure: Failure) -> None:
         """A line of history, unless the exchange whose failure ended the SA has left one just now."""
@@ -476,6 +480,7 @@ class Endpoint(Books):
     def failed(
         self, connection: str, child: str, initiator: bool, path: Path | None, peer: str, failure: Failure
     ) -> None:
+        """The same where there is no IKE SA."""
         self.event(NegotiationFailed(connection, child, initiator, path, peer, failure))
         self.history.add(Entry(self.now.wall, connection, child, initiator, peer, failure))
 

@@ -84,6 +84,7 @@ class NegotiationFailed:
     """Something did not come about. `child` is empty when it concerns the IKE SA.
 
     `initiator` says which side began; `peer` is the peer's identity where it is known, else its address.
+    `ike_sa` is the IKE SA on which it was tried, 0: none.
     """
 
     connection: str
@@ -92,6 +93,7 @@ class NegotiationFailed:
     path: Path | None
     peer: str
     failure: Failure
+    ike_sa: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ class Entry:
     initiator: bool
     peer: str
     failure: Failure
+    rekey: bool = False
+    """It was new keys that did not come about; what they were for goes on."""
 
 
 class History:
@@ -34,6 +36,13 @@ class History:
 
     def add(self, entry: Entry) -> None:
         self._entries.append(entry)
+
+    def forget_rekeys(self, connection: str, child: str) -> None:
+        """A rekey has come about: earlier ones of the same that did not are of no interest any more."""
+        done = (connection, child)
+        if any(one.rekey and (one.connection, one.child) == done for one in self._entries):
+            kept = [one for one in self._entries if not one.rekey or (one.connection, one.child) != done]
+            self._entries = deque(kept, maxlen=SIZE)
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(tuple(self._entries))

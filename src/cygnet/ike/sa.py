@@ -282,6 +282,7 @@ class IkeSa(ABC):
         view = self.view()
         shown = next(one for one in view.children if one.pair == child.pair)
         if old is not None:
+            self.gateway.history.forget_rekeys(self.connection.name, child.name)
             self.gateway.event(ChildSaRekeyed(view, self.child_view(old), shown))
         else:
             self.gateway.event(ChildSaUp(view, shown))

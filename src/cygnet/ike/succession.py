@@ -81,6 +81,7 @@ def handover(gateway: Endpoint, sa: IkeSa, before: SaState, number: int) -> None
     reconnect.follow(gateway, sa, number)
     gateway.join_peer(successor)
     gateway.touch(successor)
+    gateway.history.forget_rekeys(sa.connection.name, "")
     gateway.event(IkeSaRekeyed(sa.view(), successor.view()))
 
 

@@ -51,7 +51,10 @@ KEYS = (
 
 
 class BadAccessRule(ValueError):
-    """A rule that cannot be read. `entry` is its place in the list, from 0; `key` the part at fault."""
+    """A rule that cannot be read. `entry` is its place in the list, from 0; `key` the part at fault; `others`
+    are those of the same list."""
+
+    others: tuple[BadAccessRule, ...] = ()
 
     def __init__(self, key: str, found: object, allowed: str, entry: int = 0) -> None:
         super().__init__(f"{key}: found {found!r}, allowed: {allowed}")
@@ -89,20 +92,27 @@ class AccessList:
 
 
 def parse_access_list(name: str, entries: Iterable[str | Mapping[str, object]]) -> AccessList:
-    """Rules without a number get the next multiple of ten. Raises BadAccessRule."""
+    """Rules without a number get the next multiple of ten. Raises the first BadAccessRule with all others."""
     rules: dict[int, AccessRule] = {}
+    wrong: list[BadAccessRule] = []
     last = 0
     for entry, given in enumerate(entries):
         following = (last // NUMBER_STEP + 1) * NUMBER_STEP
         try:
             rule = parse_rule(given, following)
+            if wrong and rule.number == following:
+                continue  # it may have none of its own, and what it would get is not known any more
             if rule.number in rules:
                 raise BadAccessRule("number", rule.number, "a number that no other rule of the list has")
         except BadAccessRule as error:
             error.entry = entry
-            raise
+            wrong.append(error)
+            continue
         rules[rule.number] = rule
         last = max(last, rule.number)
+    if wrong:
+        wrong[0].others = tuple(wrong[1:])
+        raise wrong[0]
     return AccessList(name, tuple(rules[number] for number in sorted(rules)))
 
 

@@ -398,6 +398,8 @@ def ike_failure(event: events.NegotiationFailed, wall: float) -> Shape:
     }
     if event.child:
         shape["child"] = event.child
+    if event.ike_sa:
+        shape["ikesa-uniqueid"] = str(event.ike_sa)
     if event.path is not None:
         shape.update(hosts(event.path))
     shape.update(_reason(event.failure))

@@ -240,6 +240,7 @@ def choose_child(
             agreed = modes.grant(child, message, agreed, context.entropy)
         except PeerIncompatible as incompatible:
             # Another child with the same selectors may have other proposals, or another mode.
+            incompatible.child = child.child.name
             error = error or incompatible
             flows = [flow for flow in flows if flow[0] is not child]
             continue

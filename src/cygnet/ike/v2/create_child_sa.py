@@ -21,7 +21,7 @@ from cygnet.auth.peer import AuthenticatedPeer
 from cygnet.ike import children, collisions, proposals
 from cygnet.ike.changes import AddChild, ChangeChild, DropChild, ForgetAttempt, NoteAttempt, Postpone
 from cygnet.ike.connections import LoadedChild
-from cygnet.ike.errors import IkeError, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
+from cygnet.ike.errors import Difference, IkeError, LocalMisuse, PeerIncompatible, PeerMisbehaved, Reason
 from cygnet.ike.lifetimes import pause_before_retry
 from cygnet.ike.state import Attempt, AttemptKind, ChildPhase, ChildSa, Half, SaState
 from cygnet.ike.steps import (
@@ -88,7 +88,7 @@ def create(context: Context, wanted: CreateChild) -> Steps[None]:
     if isinstance(outcome, Refusal):
         if outcome.notify.type in (Notify.TEMPORARY_FAILURE, Notify.STATE_NOT_FOUND):
             yield from enqueue(wanted, pause_before_retry(context.now.monotonic, 0.0, context.entropy))
-        raise _child_error(context, outcome, wanted.name)
+        raise _child_error(context, outcome, wanted.name, wanted.index, None)
     made = replace(outcome.made.child, nonce=outcome.nonce)
     if _was_deleted(context, made):
         raise children.closed_early(wanted.name)
@@ -185,7 +185,7 @@ def _rekey_refused(context: Context, old: ChildSa, refusal: Refusal, rival: Atte
         return
     now = context.now.monotonic
     yield from apply(Postpone(old.pair, now + pause_before_retry(now, old.expires_at, context.entropy)))
-    raise _child_error(context, refusal, old.name)
+    raise _child_error(context, refusal, old.name, old.flow_index, old)
 
 
 def _negotiate(
@@ -294,10 +294,16 @@ def _was_deleted(context: Context, child: ChildSa) -> bool:
     return any(theirs in context.state.deleted_early for _, _, theirs in child.halves)
 
 
-def _child_error(context: Context, refusal: Refusal, name: str) -> IkeError:
+def _child_error(context: Context, refusal: Refusal, name: str, index: int, old: ChildSa | None) -> IkeError:
+    """What the peer refused beside what we offered of it: selectors or proposals."""
     loaded = children.connection_children(context, context.connection).child(name)
     ours = None
-    if loaded is not None:
+    if refusal.notify.type == Notify.TS_UNACCEPTABLE:
+        if old is not None:
+            ours = Difference(children.format_selectors(old.local_selectors, old.remote_selectors))
+        elif loaded is not None:
+            ours = Difference(children.format_selectors(*children.flow_selectors(context, loaded, index)))
+    elif loaded is not None:
         ours = proposals.difference(loaded.child.around if refusal.of_outer else loaded.child.proposals, None)
     error = error_of(refusal.notify, ours, child=True)
     error.child = name
@@ -359,7 +365,7 @@ def _respond_child(context: Context, message: Message, old: ChildSa | None) -> S
         name = chosen.loaded.child.name
         ours = answer_keys(context, public, chosen.agreed.selected)
     except IkeError as error:
-        error.child = name
+        error.child = error.child or name
         raise
     nonce = context.entropy.octets(NONCE_LENGTH)
     spi, pair = yield from obtain_child()

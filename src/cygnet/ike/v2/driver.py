@@ -33,6 +33,7 @@ from cygnet.ike.transport import seen, transmit
 from cygnet.ike.v2.sending import header_of, seal
 from cygnet.ike.wanted import CreateChild, RekeyChild, RekeyIke, Report
 from cygnet.ike.world import Path
+from cygnet.records import replace
 from cygnet.wire.message import Header, Message
 from cygnet.wire.numbers import Exchange, Notify
 from cygnet.wire.payloads import NotifyPayload, Payload
@@ -199,7 +200,8 @@ def finished(sa: IkeV2Sa, task: Task) -> None:
 
 def fail(sa: IkeV2Sa, task: Task, error: IkeError) -> None:
     """An exchange ended by an error: the peer is told where it may be, people always."""
-    failure = error.failure
+    failure = _told(sa, task, error)
+    rekey = isinstance(task.wanted, RekeyChild | RekeyIke)
     gateway = sa.gateway
     serving = sa.serving is task
     connecting = sa.state.phase is Phase.CONNECTING
@@ -207,7 +209,7 @@ def fail(sa: IkeV2Sa, task: Task, error: IkeError) -> None:
     if ours and _crossed(task, error):
         gateway.event(Noted("rekey-postponed", failure.detail, sa.connection.name, sa.unique_id))
     else:
-        gateway.complain(sa, failure, error.child, initiator=ours)
+        gateway.complain(sa, failure, error.child, initiator=ours, rekey=rekey)
     if serving:
         notify = error.notify or Notify.INVALID_SYNTAX
         refusal = NotifyPayload(0, b"", notify, error.notify_data)
@@ -231,6 +233,16 @@ def fail(sa: IkeV2Sa, task: Task, error: IkeError) -> None:
         begin_closing(sa, failure)
     elif error.reason is Reason.PEER_BUSY:
         _busy(sa)
+
+
+def _told(sa: IkeV2Sa, task: Task, error: IkeError) -> Failure:
+    """Of a rekey it is said that it was one, and of what: the tunnel is up all the same."""
+    failure, wanted = error.failure, task.wanted
+    if not isinstance(wanted, RekeyChild | RekeyIke):
+        return failure
+    what = f"IKE_SA #{sa.unique_id}" if isinstance(wanted, RekeyIke) else "the Child SA"
+    again = "; it is tried again" if error.reason is Reason.PEER_BUSY else ""
+    return replace(failure, detail=f"rekey of {what}: {failure.detail}{again}")
 
 
 def _crossed(task: Task, error: IkeError) -> bool:

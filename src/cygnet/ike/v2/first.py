@@ -74,11 +74,14 @@ def receive(gateway: Endpoint, header: Header, datagram: bytes, path: Path) -> N
         gateway.event(MessageSeen(False, path, message, 0, "", False))
     if not _passes_door(gateway, message, path):
         return
+    candidates: list[Loaded] = []
     try:
         candidates = _candidates(gateway, path)
         selected, loaded = _select(candidates, message)
     except IkeError as error:
-        _refuse(gateway, header, path, error)
+        # Where the addresses leave no doubt, people look for it at that connection.
+        meant = candidates[0].connection.name if len(candidates) == 1 else ""
+        _refuse(gateway, header, path, error, meant)
         return
     group = message.one(KePayload).group
     if selected.key_exchange != group:
@@ -206,14 +209,14 @@ def _select(candidates: list[Loaded], message: Message) -> tuple[Selected, Loade
     raise first or PeerIncompatible(Reason.NO_CONNECTION, "no connection", notify=Notify.NO_PROPOSAL_CHOSEN)
 
 
-def _refuse(gateway: Endpoint, header: Header, path: Path, error: IkeError) -> None:
+def _refuse(gateway: Endpoint, header: Header, path: Path, error: IkeError, meant: str) -> None:
     """Tell people and the stranger, both in measure: anyone can send such a request."""
     drop = Drop.NO_CONNECTION if error.reason is Reason.NO_CONNECTION else Drop.NO_AGREEMENT
     _drop(gateway, drop, error.detail, path)
     if not gateway.strangers.allows(path.remote, gateway.now.monotonic):
         return
     gateway.answer_in_clear(header, path, (NotifyPayload(0, b"", error.notify, b""),))
-    gateway.failed("", "", False, path, str(path.remote), error.failure)
+    gateway.failed(meant, "", False, path, str(path.remote), error.failure)
 
 
 def _other_group(gateway: Endpoint, header: Header, path: Path, group: int) -> None:

@@ -279,7 +279,7 @@ def respond(context: Context, initial: Initial) -> Steps[None]:
         )
     except IkeError as error:
         yield from answer((*proven, _refusal(error)), establish)
-        yield from complain(error)
+        yield from complain(error, error.child)
         return
     for parameters in (*made.around, made.inbound):
         failed = children.installation_error((yield from install(parameters)), made.child.name)
