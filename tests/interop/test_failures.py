@@ -12,48 +12,67 @@ from tests.interop.test_certificates import Authority
 
 BASE = Setup()
 
-# name: (setup, reason when Cygnet starts, reason on Cygnet when strongSwan starts, words of both offers)
-CASES: dict[str, tuple[Setup, str, str, tuple[str, ...]]] = {
+# name: (setup, reason when Cygnet starts, reason on Cygnet when strongSwan starts, a word of Cygnet's offer,
+# one of strongSwan's, which the wire reveals when strongSwan starts)
+CASES: dict[str, tuple[Setup, str, str, str, str]] = {
     "ike-group": (
         BASE.but(moon_ike="aes256gcm16-prfsha384-x25519", sun_ike="aes256gcm16-prfsha384-modp3072"),
         "ike-proposal-mismatch",
         "ike-proposal-mismatch",
-        ("CURVE_25519",),
+        "CURVE_25519",
+        "MODP_3072",
     ),
     "esp-cipher": (
         BASE.but(moon_esp="aes256gcm16", sun_esp="aes128-sha256"),
         "child-proposal-mismatch",
         "child-proposal-mismatch",
-        ("AES_GCM_16",),
+        "AES_GCM_16",
+        "AES_CBC",
     ),
-    "psk": (BASE.but(moon_secret="x" * 30), "peer-refused-authentication", "psk-mismatch", ()),
+    "psk": (BASE.but(moon_secret="x" * 30), "peer-refused-authentication", "psk-mismatch", "", ""),
     "own-id": (
         BASE.but(moon_id="mars.example", sun_expects="moon.example"),
         "peer-refused-authentication",
         "local-id-refused",
-        ("mars.example",),
+        "mars.example",
+        "moon.example",
     ),
     "peer-id": (
         BASE.but(moon_expects="venus.example"),
         "peer-refused-authentication",
         "peer-id-mismatch",
-        ("venus.example",),
+        "venus.example",
+        "sun.example",
     ),
     "selectors": (
         BASE.but(moon_ts="10.77.0.0/16", moon_ts_at_sun="10.1.0.0/16"),
         "selector-mismatch",
         "selector-mismatch",
-        ("10.77.0.0/16",),
+        "10.77.0.0/16",
+        "10.1.0.0/16",
     ),
     # strongSwan says only NO_PROPOSAL_CHOSEN to a version that it has no connection for.
-    "version": (BASE.but(sun_version=1), "ike-proposal-mismatch", "version-mismatch", ()),
+    "version": (BASE.but(sun_version=1), "ike-proposal-mismatch", "version-mismatch", "", ""),
 }  # fmt: skip
+
+
+TABLES = ("ike-group", "esp-cipher", "selectors")
+"""Where two offers stand side by side."""
+
+
+def columns(said: str) -> tuple[str, str]:
+    """This gateway's column and the peer's."""
+    lines = said.splitlines()
+    head = next(number for number, line in enumerate(lines) if "this gateway" in line)
+    edge = lines[head].index("the peer")
+    table = [line for line in lines[head:] if "first difference" not in line]
+    return "\n".join(line[:edge] for line in table), "\n".join(line[edge:] for line in table)
 
 
 @pytest.mark.parametrize("by", ["cygnet", "strongswan"])
 @pytest.mark.parametrize("case", list(CASES))
 def test_a_misconfiguration_has_a_reason_of_its_own(tmp_path: Path, case: str, by: str) -> None:
-    setup, when_we_start, when_they_start, words = CASES[case]
+    setup, when_we_start, when_they_start, ours, theirs = CASES[case]
     with sides(tmp_path, setup) as both:
         if by == "cygnet":
             done = both.moon.cygnet("up", "net")
@@ -64,8 +83,14 @@ def test_a_misconfiguration_has_a_reason_of_its_own(tmp_path: Path, case: str, b
             both.sun.swanctl("--initiate", "--child", "net", "--timeout", "10")
             said = both.moon.cygnet("status").stdout
             assert when_they_start in said, said + both.moon.log()[-2000:]
-        for word in words:
-            assert word in said
+        assert ours in said
+        if by == "strongswan":
+            assert theirs in said
+        if case in TABLES:
+            left, right = columns(said)
+            assert ours in left
+            assert theirs not in left
+            assert theirs in right if by == "strongswan" else "(not revealed)" in right
 
 
 @pytest.mark.parametrize("by", ["cygnet", "strongswan"])

@@ -208,6 +208,9 @@ def test_what_makes_no_sense_is_refused() -> None:
         make_ca("CN=Root", not_before=now, not_after=1e15)
     with pytest.raises(CredentialError, match="an identity or a subject"):
         issue(root, [], not_before=now, not_after=now + DAY)
+    for name in ("bad name!!", "-moon", "moon..example", "x" * 64):
+        with pytest.raises(CredentialError, match="no name that a host can have"):
+            issue(root, [Identity.parse(name)], not_before=now, not_after=now + DAY)
     with pytest.raises(CredentialError, match="no key type"):
         generate_key("dsa")
     assert parse_any(root.certificate).is_ca

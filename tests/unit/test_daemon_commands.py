@@ -344,6 +344,15 @@ def test_terminating_an_ike_sa_takes_the_whole(bench: Bench) -> None:
     assert bench.endpoint.calls == [("terminate", 7, 0, True)]
 
 
+def test_terminating_by_name_leaves_what_strangers_have_half_open(bench: Bench) -> None:
+    stranger = replace(SA, unique_id=8, initiator=False, state="CONNECTING", children=())
+    bench.endpoint.up = [SA, stranger, replace(stranger, unique_id=9, initiator=True)]
+    list(bench.session().terminate({"ike": "gw"}))
+    assert [call[1] for call in bench.endpoint.calls if call[0] == "terminate"] == [7, 9]
+    list(bench.session().terminate({"ike-id": "8"}))
+    assert bench.endpoint.calls[-1][1] == 8
+
+
 def test_terminating_what_is_not_up_fails(bench: Bench) -> None:
     with pytest.raises(CommandException, match="no matching SA"):
         list(bench.session().terminate({"ike": "gw"}))

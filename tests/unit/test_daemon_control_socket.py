@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cygnet.daemon import child, control_socket, notify
+from cygnet.daemon import child, control_socket, notify, opening
 
 
 def test_only_owner_and_group_may_use_the_control_socket(tmp_path: Path) -> None:
@@ -46,6 +46,18 @@ def test_a_path_that_cannot_be_is_refused_in_one_sentence(tmp_path: Path, name: 
     with pytest.raises(control_socket.ControlSocketRefused, match=why) as refused:
         control_socket.listen(tmp_path / name)
     assert "\n" not in str(refused.value)
+
+
+def test_one_missing_directory_is_made_and_no_tree_of_them(tmp_path: Path) -> None:
+    control_socket.listen(tmp_path / "run" / "cygnet.vici").close()
+    with pytest.raises(control_socket.ControlSocketRefused, match="No such file"):
+        control_socket.listen(tmp_path / "mistyped" / "run" / "cygnet.vici")
+    assert not (tmp_path / "mistyped").exists()
+
+
+def test_addresses_that_are_not_here_are_found() -> None:
+    """What `options.listen` names and this machine does not have is told at the start."""
+    assert opening.not_here(("127.0.0.1", "192.0.2.77", "2001:db8::77")) == ["192.0.2.77", "2001:db8::77"]
 
 
 def test_a_directory_that_others_may_write_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ subjectAltName, keyUsage digitalSignature, no extended key usage.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -217,6 +218,10 @@ def _name(text: str) -> x509.Name:
         raise CredentialError(f"subject {text!r}: {error}") from None
 
 
+_LABEL = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_DNS_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*\.?")
+
+
 def _general_name(identity: Identity) -> x509.GeneralName:
     if identity.has_wildcards:
         raise CredentialError(f"{identity}: a certificate is for one identity, not for a pattern")
@@ -224,7 +229,12 @@ def _general_name(identity: Identity) -> x509.GeneralName:
         if identity.type in (IdType.IPV4_ADDR, IdType.IPV6_ADDR):
             return x509.IPAddress(ipaddress.ip_address(identity.data))
         if identity.type == IdType.FQDN:
-            return x509.DNSName(identity.data.decode("ascii"))
+            name = identity.data.decode("ascii")
+            if not _DNS_NAME.fullmatch(name):
+                raise CredentialError(
+                    f"{identity} is no name that a host can have: letters, digits, - _ and dots"
+                )
+            return x509.DNSName(name)
         if identity.type == IdType.RFC822_ADDR:
             return x509.RFC822Name(identity.data.decode("ascii"))
     except ValueError as error:

@@ -218,6 +218,9 @@ def main() -> int:
         sys.stderr.write(f"the daemon does not run: {kept}\n")
         return 1
     sink.write(Line("DMN", Severity.DEBUG, 1, "privileges", given_up))
+    if given_up.startswith("user nobody") and inherited.user != "nobody":
+        text = f"there is no account {inherited.user} here: the daemon is nobody (`cygnet service install`)"
+        sink.write(Line("DMN", Severity.WARNING, 1, "no-account", text))
     settle()
     return asyncio.run(serve(inherited, loaded, sources, sink))
 

@@ -47,6 +47,7 @@ DONE: Answer = {"success": "yes"}
 LOG_LEVEL = 1
 """What `log` events tell: messages too; silent drops have an event of their own."""
 PAIRS_AT_ONCE = 500
+HALF_OPEN = ("CREATED", "CONNECTING")
 
 
 class Server(ViciServer):
@@ -252,7 +253,7 @@ class Commands:
             "scheduled": "0",
             "ikesas": {
                 "total": str(states.total()),
-                "half-open": str(states["CREATED"] + states["CONNECTING"]),
+                "half-open": str(sum(states[state] for state in HALF_OPEN)),
             },
             "plugins": ["cygnet"],
         }
@@ -516,7 +517,10 @@ class Commands:
     async def _matching(
         self, request: Request, *, needed: bool = False
     ) -> list[tuple[IkeSaView, tuple[ChildSaView, ...]]]:
-        """Live SAs that fit `ike`, `ike-id`, `child`, `child-id`. If `needed` and none: CommandFailed."""
+        """Live SAs that fit `ike`, `ike-id`, `child`, `child-id`. If `needed` and none: CommandFailed.
+
+        What strangers began and proved nothing in is listed, and `needed` only by its number.
+        """
         ike, child = request.text("ike"), request.text("child")
         ike_id, child_id = request.number("ike-id", 0), request.number("child-id", 0)
         if needed and not (ike or child or ike_id or child_id):
@@ -526,6 +530,8 @@ class Commands:
         for sa in self.daemon.endpoint.sas():
             await turns.give()
             if ike not in ("", sa.connection) or ike_id not in (0, sa.unique_id):
+                continue
+            if needed and not ike_id and not sa.initiator and sa.state in HALF_OPEN:
                 continue
             children = sa.children
             if child or child_id:

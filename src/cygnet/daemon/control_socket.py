@@ -58,8 +58,9 @@ def remove(path: Path) -> None:
 
 
 def _prepare_directory(directory: Path) -> None:
+    """Made where it is missing, `/run/cygnet` say; not one that itself would stand in a missing one."""
     try:
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        directory.mkdir(mode=0o755, exist_ok=True)
         status = directory.stat()
     except OSError as error:
         raise ControlSocketRefused(f"{directory}: {error.strerror}") from error

@@ -50,6 +50,19 @@ def read_again(file: Path) -> int:
         raise NotStarted(str(error)) from error
 
 
+def not_here(listen: tuple[str, ...]) -> list[str]:
+    """Addresses of `options.listen` that nothing can be received at, yet."""
+    found = []
+    for text in listen:
+        family = socket.AF_INET6 if ":" in text else socket.AF_INET
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.bind((text, 0))
+        except OSError:
+            found.append(text)
+    return found
+
+
 def open_everything(settings: Settings) -> Opened:
     """Raises NotStarted."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the children's too: key material stays in memory
@@ -66,6 +79,10 @@ def open_everything(settings: Settings) -> Opened:
     except NotStarted:
         os.close(configuration)
         raise
+    for text in not_here(header.listen):
+        sys.stderr.write(
+            f"options.listen: {text} is no address of this machine now: nothing comes in there\n"
+        )
     path = settings.socket or Path(header.control_socket)
     try:
         listener = control_socket.listen(path, header.control_socket_group)
