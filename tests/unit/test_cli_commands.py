@@ -350,6 +350,7 @@ def test_status_shows_what_is_up_and_what_is_down_and_why(played: Played) -> Non
         "engine": "kernel",
         "engine-why": "the kernel has ESP",
         "offloads": ["tun_tso", "udp_gso"],
+        "dataplane-silent": "12 s",
     }
     done = cygnet("status", "--socket", str(played.path))
     assert done.exit_code == 0
@@ -365,6 +366,7 @@ def test_status_shows_what_is_up_and_what_is_down_and_why(played: Played) -> Non
         "192.0.2.9 started: ike-proposal-mismatch: no common key exchange",
         "Negotiations that fit no connection that is loaded",
         "engine kernel: the kernel has ESP; offloads: tun_tso, udp_gso\n",
+        "the data plane has not answered for 12 s: counters are missing\n",
         "2 connections, 1 up",
     ):
         assert words in done.stdout, done.stdout

@@ -9,6 +9,7 @@ import asyncio
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -22,10 +23,12 @@ from vici.exception import CommandException
 
 from cygnet.auth.credentials import Credentials
 from cygnet.auth.identity import Identity
+from cygnet.daemon import commands
 from cygnet.daemon.commands import Commands, Server
 from cygnet.daemon.control import Control, Refused
 from cygnet.daemon.guard import Guard
 from cygnet.daemon.log import Severity, line_of
+from cygnet.daemon.plane import ANSWER_WITHIN
 from cygnet.daemon.process import Daemon
 from cygnet.daemon.sources import Sources
 from cygnet.dataplane import messages as plane
@@ -137,6 +140,7 @@ class Bench:
         self.server = Server(self.path, self.commands.handlers, on_error=guard.escape)
         self.commands.attach(self.server)
         self.guard = guard
+        self.plane_hangs = False
 
     def emit(self, event: events.Event) -> None:
         def say() -> None:
@@ -173,7 +177,7 @@ def bench(tmp_path: FilePath) -> Iterator[Bench]:
 
     def answer(theirs: socket.socket) -> None:
         command = plane.decode_command(theirs.recv(plane.MAX_MESSAGE))
-        if isinstance(command, plane.ReadCounters):
+        if isinstance(command, plane.ReadCounters) and not made.plane_hangs:
             counted = tuple(
                 plane.PairCounters(p, 840, 10, 1.0, 84, 1, -1.0, 10, 1, {}) for p in command.pairs
             )
@@ -269,6 +273,19 @@ def test_live_sas_are_listed_with_what_they_carried(bench: Bench) -> None:
     assert sa["child-sas"]["net-3"]["bytes-in"] == "840"
     assert sa["child-sas"]["net-3"]["use-in"] == "1"
     assert "use-out" not in sa["child-sas"]["net-3"]
+
+
+def test_beside_a_data_plane_that_hangs_the_rest_is_shown_at_once_and_it_is_said(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "LOOK_WITHIN", 0.1)
+    bench.endpoint.up, bench.plane_hangs = [SA], True
+    session = bench.session()
+    began = time.monotonic()
+    ((_, sa),) = text(next(iter(session.list_sas()))).items()
+    assert "bytes-in" not in sa["child-sas"]["net-3"]
+    assert text(session.request("daemon-stats"))["dataplane-silent"].endswith(" s")
+    assert time.monotonic() - began < ANSWER_WITHIN - 1
 
 
 def test_listing_can_be_narrowed_to_a_child(bench: Bench) -> None:
@@ -441,6 +458,7 @@ def test_the_daemons_own_counters_can_be_asked_for(bench: Bench) -> None:
     answer = text(bench.session().request("daemon-stats"))
     assert answer["drops"] == {"integrity": "1"}
     assert answer["dataplane-drops"] == {"replay": "2"}
+    assert answer["dataplane-silent"] == ""
     assert "p99" in answer["lag-ms"]
 
 

@@ -219,6 +219,51 @@ def test_a_data_plane_that_is_busy_and_answers_is_waited_for() -> None:
     on_loop(body)
 
 
+def test_a_quiet_data_plane_is_asked_something_and_one_that_stays_silent_is_told_of_once() -> None:
+    async def body(bench: Bench) -> None:
+        stuck: list[float] = []
+        bench.plane.stuck = lambda: stuck.append(bench.plane.silent)
+        bench.plane.dump(bench.answer)
+        await bench.say(messages.Done(bench.command().request, ""))
+        present = asyncio.get_running_loop().time()
+        bench.plane.give_up_late(present + 4)
+        bench.plane.give_up_late(present + 6)
+        asked = bench.command()
+        assert isinstance(asked, messages.ReadCounters)
+        assert len(asked.pairs) == 1  # not the counters of all
+        for second in range(7, 66):
+            bench.plane.give_up_late(present + second)
+        assert stuck == []
+        bench.plane.give_up_late(present + 10_000)  # the whole machine slept: it counts as a second
+        assert stuck == []
+        bench.plane.give_up_late(present + 10_001)
+        bench.plane.give_up_late(present + 10_002)
+        assert stuck == [61]
+        ours, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        bench.plane.attach(ours)
+        assert bench.plane.silent == 0
+        other.close()
+
+    on_loop(body)
+
+
+def test_whatever_a_data_plane_says_is_a_sign_of_life() -> None:
+    async def body(bench: Bench) -> None:
+        stuck: list[float] = []
+        bench.plane.stuck = lambda: stuck.append(bench.plane.silent)
+        bench.plane.dump(bench.answer)
+        await bench.say(messages.Done(bench.command().request, ""))
+        bench.plane.dump(lambda _: None)
+        present = asyncio.get_running_loop().time()
+        for second in range(200):
+            bench.plane.give_up_late(present + second)
+            if second % 50 == 0:
+                await bench.say(messages.Warned("policy_restored", ""))
+        assert stuck == []
+
+    on_loop(body)
+
+
 def test_a_command_that_is_too_large_fails_alone() -> None:
     async def body(bench: Bench) -> None:
         rule = PolicyRule(Action.PROTECT, NET_A, NET_B, 1)

@@ -45,6 +45,7 @@ def gather(client: Client, name: str = "") -> dict[str, Any]:
     stats = texts(client.request("daemon-stats"))
     engine = {"name": stats.get("engine", ""), "why": stats.get("engine-why", "")}
     engine["offloads"] = stats.get("offloads", [])
+    engine["silent"] = stats.get("dataplane-silent", "")
     expiring = stats.get("expiring", [])
     return {"connections": connections, "failures": stray, "engine": engine, "expiring": expiring}
 
@@ -78,6 +79,9 @@ def show(console: Console, status: Mapping[str, Any], failures: int) -> None:
         offloads = engine.get("offloads")
         told = f"; offloads: {', '.join(offloads)}" if offloads else ""
         console.print(Text(f"engine {engine['name']}{why}{told}", style="dim"))
+    if engine.get("silent"):
+        silent = f"the data plane has not answered for {engine['silent']}: counters are missing"
+        console.print(Text(silent, style="red"))
     up = sum(bool(body["sas"]) for body in connections.values())
     console.print(f"[dim]{len(connections)} connection{'s' * (len(connections) != 1)}, {up} up[/]")
 

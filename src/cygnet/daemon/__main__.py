@@ -86,6 +86,7 @@ class Program:
             new_pair=self.daemon.plane_restarted,
             new_configuration=self.reload,
         )
+        self.daemon.plane.stuck = lambda: self.supervised.say(b"stuck")
         self.loaded = loaded
         self.commands.options = bundle.fingerprint(loaded.header, loaded.options)
         self.reloading: asyncio.Task[None] | None = None

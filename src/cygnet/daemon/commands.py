@@ -48,6 +48,8 @@ LOG_LEVEL = 1
 """What `log` events tell: messages too; silent drops have an event of their own."""
 PAIRS_AT_ONCE = 500
 HALF_OPEN = ("CREATED", "CONNECTING")
+LOOK_WITHIN = 5.0
+"""Seconds that whoever looks waits for the data plane's counters; without them the rest is shown."""
 
 
 class Server(ViciServer):
@@ -267,6 +269,7 @@ class Commands:
             "engine": engine,
             "engine-why": why,
             "options": self.options,
+            "dataplane-silent": "" if report else f"{max(daemon.plane.silent, LOOK_WITHIN):.0f} s",
             "offloads": [name for name, on in (report.offloads if report else {}).items() if on],
             "lanes": _texts(daemon.lanes.counters),
             "dataplane-pair": _texts(daemon.plane.counters),
@@ -559,7 +562,9 @@ class Commands:
         return found
 
     async def _counters(self, pairs: tuple[int, ...]) -> plane.Counters | None:
-        """None: the data plane does not answer."""
+        """None: the data plane does not answer, or not soon enough for somebody who looks."""
+        if self.daemon.plane.silent > LOOK_WITHIN:
+            return None
         answered: asyncio.Future[plane.Report | None] = self.daemon.loop.create_future()
 
         def answer(report: plane.Report | None) -> None:
@@ -567,7 +572,8 @@ class Commands:
                 answered.set_result(report)
 
         self.daemon.plane.read_counters(pairs, answer)
-        report = await answered
+        await asyncio.wait((answered,), timeout=LOOK_WITHIN)
+        report = answered.result() if answered.done() else None
         return report if isinstance(report, plane.Counters) else None
 
     async def _traffic(self, pairs: tuple[int, ...]) -> dict[int, shapes.Traffic]:
@@ -575,7 +581,9 @@ class Commands:
         traffic: dict[int, shapes.Traffic] = {}
         for start in range(0, len(pairs), PAIRS_AT_ONCE):
             report = await self._counters(pairs[start : start + PAIRS_AT_ONCE])
-            for one in report.pairs if report else ():
+            if report is None:
+                break
+            for one in report.pairs:
                 pair = self.daemon.plane.names.endpoint_pair(one.pair)
                 if pair is not None:
                     traffic[pair] = shapes.Traffic(

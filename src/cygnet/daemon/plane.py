@@ -1,7 +1,8 @@
 """The daemon's end of the socket pair to the data plane: commands out, reports in, names in between.
 
 Neither side ever blocks: what the pair does not take waits in a bounded queue, and beyond that a
-command fails at once (and is counted). A command with an answer to come has a deadline.
+command fails at once (and is counted). A command with an answer to come has a deadline. A data plane that
+has said nothing for a while is asked something, and one that goes on saying nothing is told of (`stuck`).
 
 **Names that survive a restart.** The endpoint numbers policies, flows and pairs from one each time
 it starts; the data plane outlives it. So policies and flows travel as digests of what they are (the
@@ -34,6 +35,9 @@ ANSWER_WITHIN = 10.0
 """Seconds in which a data plane that owes answers gives one, or is taken for stopped."""
 START_WITHIN = 60.0
 """The same for a data plane that has given none yet: its process starts."""
+ASK_AFTER, STUCK_AFTER, STUCK_AT_START = 5.0, 60.0, 240.0
+"""Seconds without an answer until it is asked for one; of silence, where it owes one, until it is stuck:
+long, for all SAs are renewed then, and the policies of the largest gateway take their time."""
 PAIR_BITS = 32
 
 Answer = Callable[[messages.Report | None], None]
@@ -126,7 +130,8 @@ class Plane:
     """One data plane, as long as its pair lives; `attach` gives a new pair after its restart.
 
     `report(message)` is called for each report that answers no command, `drained()` after all that came
-    at once; `lost()` when the pair ends.
+    at once; `lost()` when the pair ends; `stuck()` once, when it owes answers and says nothing any more.
+    `silent`: for how many seconds it has been so.
     `counters`: `sent queued refused reports malformed late`.
     """
 
@@ -147,6 +152,9 @@ class Plane:
         self._queued = 0
         self._answered = 0.0
         self._patience = START_WITHIN
+        self.stuck: Callable[[], None] = lambda: None
+        self.silent = self._looked = 0.0
+        self._owes = self._told = False
         self._writing = False
         self._next = 0
         self._waiting: dict[int, tuple[float, Answer]] = {}
@@ -165,6 +173,7 @@ class Plane:
         self._sock = sock
         self._answered = self._loop.time()
         self._patience = START_WITHIN
+        self.silent, self._owes, self._told = 0.0, False, False
         self._loop.add_reader(sock, self._readable)
 
     def detach(self) -> None:
@@ -371,6 +380,7 @@ class Plane:
         if answer is not None:
             self._next = request = (self._next + 1) & 0xFFFFFFFF or 1
             self._waiting[request] = (self._loop.time(), answer)
+            self._owes = True
         data = messages.encode(make(request))
         if len(data) > messages.MAX_MESSAGE:
             self.counters["too-large"] += 1
@@ -427,6 +437,7 @@ class Plane:
                 self._ended()
                 return
             self.counters["reports"] += 1
+            self.silent = 0.0
             try:
                 report = messages.decode_report(bytes(memoryview(self._buffer)[:length]))
             except (msgspec.ValidationError, msgspec.DecodeError):
@@ -436,6 +447,7 @@ class Plane:
                 waiting = self._waiting.pop(report.request, None)
                 self._answered = self._loop.time()
                 self._patience = ANSWER_WITHIN
+                self._owes = bool(self._waiting)
                 if waiting is None:
                     self.counters["late"] += 1
                 else:
@@ -449,6 +461,7 @@ class Plane:
 
     def give_up_late(self, now: float) -> None:
         """Answer None for the oldest, if the data plane owes it and answers nothing; called now and then."""
+        self._look_after(now)
         while self._waiting:
             request, (asked, answer) = next(iter(self._waiting.items()))
             if max(asked, self._answered) + self._patience > now:
@@ -456,6 +469,21 @@ class Plane:
             del self._waiting[request]
             self.counters["late"] += 1
             answer(None)
+
+    def _look_after(self, now: float) -> None:
+        # At most a second a look: while the whole machine slept, nobody was silent.
+        passed, self._looked = min(now - self._looked, 1.0), now
+        if self._sock is None:
+            return
+        if self._owes:
+            self.silent += passed
+            starts = self._patience == START_WITHIN
+            if self.silent > (STUCK_AT_START if starts else STUCK_AFTER) and not self._told:
+                self._told = True
+                self.stuck()
+        elif now - self._answered > ASK_AFTER:
+            nothing = (0,)  # no pair has this name: the answer is short
+            self._command(lambda request: messages.ReadCounters(request, pairs=nothing), lambda _: None)
 
 
 def selector(value: TrafficSelector) -> messages.Selector:

@@ -2,7 +2,8 @@
 
     to the daemon:      stop · pair (a new data plane's) · configuration (a bundle)
     to the supervisor:  ready · alive, once a second · reloaded · refused WHY (of a configuration) ·
-                        kept (what was loaded since the start, in another file)
+                        kept (what was loaded since the start, in another file) ·
+                        stuck (the data plane says nothing any more)
 
 A supervisor that is gone takes the daemon with it, without a goodbye to the peers: whoever is
 started next goes on from there.

@@ -117,6 +117,9 @@ class Supervisor:
         self.heard = time.monotonic()
         if word == "kept" and descriptors:
             self.opened.keep(descriptors.pop())
+        if word == "stuck":
+            say("the dataplane process does not answer any more")
+            self.dataplane.end(signal.SIGKILL)
         if word == "refused":
             say(f"{text}\nthe configuration stays as it was")
         if word in ("ready", "reloaded", "refused"):
