@@ -1,12 +1,19 @@
-"""Where nothing may be skipped (CI sets CYGNET_NOTHING_SKIPPED=1), a skip is a failure."""
+"""Where nothing may be skipped (CI sets CYGNET_NOTHING_SKIPPED=1), a skip is a failure.
+
+Several workers: what shares a fixture of its module, a pair of gateways above all, runs on the worker that
+has started it. (Marks of `xdist_group` would say the same, but xdist 3.8 loses them with pytest 9.2.)
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # The only reason for which CI may skip: the vectors that are not part of the project.
 ALLOWED = "shared"
@@ -23,3 +30,21 @@ def pytest_runtest_makereport(
             report.outcome = "failed"
             report.longrepr = f"skipped where nothing may be skipped: {reason}"
     return report  # type: ignore[no-any-return]
+
+
+@pytest.hookimpl
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+    return SharersTogether(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
+class SharersTogether(LoadScopeScheduling):  # type: ignore[misc]
+    """Tests one by one, those of a file with a module's fixture together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return path if _shares(self.config.rootpath / path) else nodeid
+
+
+@cache
+def _shares(path: Path) -> bool:
+    return 'scope="module"' in path.read_text()

@@ -124,7 +124,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if _ours(item):
             item.add_marker(pytest.mark.network)
-            item.add_marker(pytest.mark.xdist_group("guest"))
             # In the guest its own time counts; here the boot comes on top, on a machine that may be busy.
             item.add_marker(pytest.mark.timeout(2 * ANSWER_WITHIN), append=False)
             if why:

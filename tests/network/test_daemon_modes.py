@@ -45,7 +45,7 @@ def ping(source: Namespace, destination: str, *options: str, count: int = 3) -> 
 def test_two_hosts_in_transport_mode(tmp_path: Path, settings: str, frames: str) -> None:
     with two(tmp_path, child(settings), child(settings)) as pair:
         pair.up("net")
-        assert ping(pair.net.moon, SUN, "-s", "2000")
+        until(lambda: ping(pair.net.moon, SUN, "-s", "2000"), 20, "answers")
         pair.rekey("net")
         assert ping(pair.net.sun, MOON)
         (up,) = pair.children()
