@@ -220,6 +220,43 @@ def test_our_name_in_xauth_is_kept(tmp_path: Path) -> None:
     assert str(login.xauth_id) == "alice"
 
 
+def test_an_identity_in_a_round_of_xauth_is_refused_because_nobody_would_be_held_off(tmp_path: Path) -> None:
+    text = authenticated("psk", "psk xauth")
+    login = 'remote-2 = { auth = "xauth", '
+    assert login in text
+    (problem,) = problems(tmp_path, text.replace(login, login + 'id = "bob", '))
+    assert problem.key == "connections.branch.remote.id"
+    assert "no identity payload" in problem.text
+    assert "eap_id" in str(problem)
+    found = connection(tmp_path, text.replace(login, login + 'eap_id = "bob", '))
+    assert str(found.remote[1].eap_id) == "bob"
+    assert not problems(tmp_path, text.replace(login, login + 'id = "%any", '))
+
+
+def test_the_identity_of_hybrid_is_that_of_phase_1(tmp_path: Path) -> None:
+    credentials(tmp_path)
+    text = authenticated("pubkey", "xauth").replace('auth = "xauth", ', 'auth = "xauth", id = "group", ')
+    assert str(connection(tmp_path, text).remote[0].id) == "group"
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("ipcomp = true", "ipcomp"),
+        ("tfc_padding = 1200", "tfc_padding"),
+        ("tfc_padding = 'mtu'", "tfc_padding"),
+    ],
+)
+def test_what_no_quick_mode_negotiates_is_refused_in_version_1_and_makes_version_0_ikev2s(
+    tmp_path: Path, line: str, key: str
+) -> None:
+    text = V1.replace("remote_ts =", f"{line}\nremote_ts =")
+    (problem,) = problems(tmp_path, text)
+    assert problem.key == f"connections.branch.children.net.{key}"
+    assert connection(tmp_path, text.replace("version = 1", "version = 0")).version == 2
+    assert not problems(tmp_path, text.replace("version = 1", "version = 2"))
+
+
 # -- aggressive mode and pre-shared keys --------------------------------------------------------
 
 

@@ -38,6 +38,7 @@ def judge_version(connection: Connection, path: KeyPath, complaints: Complaints)
     logs_in = AuthClass.XAUTH in kinds
     if logs_in and connection.version != 1:
         complaints.add((*path, "version"), "xauth stands in a round, and is IKEv1's", "1")
+    _refuse_identity_of_login(connection, path, complaints)
     if connection.version == 2:
         if connection.aggressive:
             complaints.notes.append(((*path, "aggressive"), "has no effect in IKEv2"))
@@ -57,6 +58,19 @@ def judge_version(connection: Connection, path: KeyPath, complaints: Complaints)
     place, text, _ = faults[0]
     complaints.notes.append((place, f"{text}: so this connection is IKEv2's alone (version = 0)"))
     return replace(connection, version=2)
+
+
+def _refuse_identity_of_login(connection: Connection, path: KeyPath, complaints: Complaints) -> None:
+    """A login behind phase 1 has a name and no ID payload: an `id` beside it would hold nobody off. In hybrid
+    the round is the only one, and its `id` is phase 1's."""
+    for one in connection.remote[1:]:
+        if one.method is AuthClass.XAUTH and one.id is not None and str(one.id) != "%any":
+            complaints.add(
+                (*path, "remote", "id"),
+                f"{one.id} stands in a round of xauth, which has no identity payload: it would let in every"
+                " user",
+                "eap_id (the names that may log in), or groups",
+            )
 
 
 def _note_one_group(connection: Connection, path: KeyPath, complaints: Complaints) -> None:
@@ -146,6 +160,20 @@ def _auth_faults(connection: Connection, path: KeyPath) -> Iterator[Fault]:
 
 def _child_faults(connection: Connection, path: KeyPath) -> Iterator[Fault]:
     for child in connection.children:
+        if child.manual is None:
+            place = (*path, "children", child.name)
+            if child.ipcomp:
+                yield (
+                    (*place, "ipcomp"),
+                    "cannot be negotiated: IKEv1 here knows no IPComp",
+                    "no, or version = 2",
+                )
+            if child.tfc_padding:
+                yield (
+                    (*place, "tfc_padding"),
+                    "is used only where the peer agrees to it (RFC 4303, section 2.7), and IKEv1 cannot ask",
+                    "0, or version = 2",
+                )
         for flow in child.flows:
             fault = quick_mode_fault(flow)
             if fault:
