@@ -85,6 +85,43 @@ def test_with_version_0_what_ikev1_cannot_say_is_left_out_and_nothing_left_means
     assert "holds nothing that IKEv1 can say: so this connection is IKEv2's alone" in warning
 
 
+PPK = "ppk_id = 'quantum'\nppk_required = true"
+
+
+def with_ppk(version: int) -> str:
+    secret = '\n[secrets.ppk-1]\nsecret = "0x00112233445566778899aabbccddeeff"\nid = ["quantum"]\n'
+    return with_key(V1, PPK).replace("version = 1", f"version = {version}") + secret
+
+
+def test_a_postquantum_key_that_is_required_cannot_be_got_around_by_speaking_ikev1(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, with_ppk(1))
+    assert problem.key == "connections.branch.ppk_required"
+    assert "IKEv1, which has no postquantum key" in problem.text
+    assert connection(tmp_path, with_ppk(0)).version == 2
+    (warning,) = warnings(tmp_path, with_ppk(0))
+    assert warning.startswith("connections.branch.ppk_required: cannot be kept in IKEv1")
+    assert "IKEv2's alone" in warning
+    assert connection(tmp_path, with_ppk(0).replace("ppk_required = true", "")).version == 0
+
+
+@pytest.mark.parametrize(
+    ("proposals", "version"),
+    [
+        ("aes256-sha256-x25519-ke1_mlkem768", 2),
+        ("aes256-sha256-x25519-ke1_mlkem768-ke1_none", 0),
+        ("aes256-sha256-x25519-ke1_mlkem768,aes256-sha256-x25519", 0),
+    ],
+)
+def test_a_further_key_exchange_that_is_required_cannot_be_got_around_by_speaking_ikev1(
+    tmp_path: Path, proposals: str, version: int
+) -> None:
+    either = V1.replace("version = 1", "version = 0")
+    ike = either.replace("version = 0", f"version = 0\nproposals = '{proposals}'")
+    assert connection(tmp_path, ike).version == version
+    esp = either.replace("remote_ts =", f"esp_proposals = '{proposals}'\nremote_ts =")
+    assert connection(tmp_path, esp).version == version
+
+
 @pytest.mark.parametrize(
     ("local", "remote", "fault"),
     [

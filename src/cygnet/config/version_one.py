@@ -45,6 +45,7 @@ def judge_version(connection: Connection, path: KeyPath, complaints: Complaints)
         return connection
     _note_one_group(connection, path, complaints)
     faults = [
+        *_secret_faults(connection, path),
         *_proposal_faults(connection, path),
         *_auth_faults(connection, path),
         *_child_faults(connection, path),
@@ -98,6 +99,12 @@ def _warn_of_legacy(connection: Connection, path: KeyPath, complaints: Complaint
 
 
 # -- what IKEv1 cannot say ----------------------------------------------------------------------
+
+
+def _secret_faults(connection: Connection, path: KeyPath) -> Iterator[Fault]:
+    """A postquantum key that there must be, and that a peer would get around by speaking IKEv1."""
+    if connection.ppk_required:
+        yield (*path, "ppk_required"), "cannot be kept in IKEv1, which has no postquantum key", "version = 2"
 
 
 def _proposal_faults(connection: Connection, path: KeyPath) -> Iterator[Fault]:

@@ -3,7 +3,8 @@
 Configuration, views and the data plane speak IKEv2's numbers. What IKEv1 lacks: combined-mode ciphers, a PRF
 of its own and hashes that are none (AES-XCBC, AES-CMAC) in phase 1; ChaCha20 and implicit IVs in phase 2;
 additional key exchanges. `version = 1` refuses such a proposal when it is loaded, `version = 0` leaves it out
-in IKEv1.
+in IKEv1, with all its alternatives where an additional key exchange is not optional: a peer would get around
+that by speaking IKEv1.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
-from cygnet.crypto.proposals import PRF_OF_INTEGRITY, Proposal
+from cygnet.crypto.proposals import ADDITIONAL, PRF_OF_INTEGRITY, Proposal, Transform
 from cygnet.crypto.suites import is_aead
 from cygnet.wire.numbers import Encr, Integ, KeMethod, TransformType
 from cygnet.wire.v1.numbers import AhTransform, Encryption, EspTransform, Hash, IntegrityAlgorithm, Protocol
@@ -111,6 +112,12 @@ def _usable(proposal: Proposal) -> Proposal | None:
     fault = phase1_fault if proposal.protocol == Protocol.ISAKMP else phase2_fault
     if not fault(proposal):
         return proposal
+    if any(
+        proposal.of_type(kind) and Transform(kind, KeMethod.NONE) not in proposal.of_type(kind)
+        for kind in ADDITIONAL
+    ):
+        # Not optional: `none` is not among them.
+        return None
     prfs = proposal.of_type(_PRF)
     rest = Proposal(
         proposal.protocol,
