@@ -22,6 +22,8 @@ from tests.simulation.test_virtual_addresses import online, talk
 from tests.unit.auth_material import ca, entity, key
 
 FIRST = ip_address("10.3.0.1")
+AGGRESSIVE = "aggressive = true\n"
+AGGRESSIVE_PSK = "i_dont_care_about_security_and_use_aggressive_mode_psk = true"
 V1 = 'version = 1\nproposals = ["aes256-sha256-x25519"]\ndpd_delay = "60s"\n'
 NETWORK = '"10.1.0.0/16"'
 
@@ -61,6 +63,8 @@ class Way:
     proof: str = "psk"
 
     def office(self, seed: int = 3, **more: Any) -> RemoteAccess:
+        if AGGRESSIVE in self.connection:
+            more = {"options": AGGRESSIVE_PSK, **more}
         more = {**(KEYS if self.proof != "psk" else {}), **more}
         made = RemoteAccess(
             seed,
@@ -78,7 +82,6 @@ class Way:
         return made
 
 
-AGGRESSIVE = "aggressive = true\n"
 PUSH = "pull = false\n"
 WAYS = {
     "pull": Way(),
@@ -322,3 +325,51 @@ def test_both_families_are_given_at_once_and_each_has_its_child() -> None:
     assert len(office.client.host.addresses) == 2
     (view,) = office.server.sas()
     assert sorted(child.name for child in view.children) == ["net", "six"]
+
+
+DEVICES = {name: WAYS[name] for name in ("pull", "push", "aggressive, xauth, pull", "xauth and push")}
+
+
+def second_device(way: Way, unique: str) -> RemoteAccess:
+    """One user at two addresses, the second some time after the first."""
+    setting = f'unique = "{unique}"\n' if unique else ""
+    office = way.office(
+        clients=2, same_identity=True, server_connection=setting, client_connection=setting, same_user=True
+    )
+    for client in office.clients:
+        operation = client.initiate("office", "net")
+        office.settle(60)
+        assert client.operations[operation] is None
+    return office
+
+
+@pytest.mark.parametrize("way", DEVICES)
+def test_a_users_second_device_disturbs_nothing_where_users_may_have_several(way: str) -> None:
+    office = second_device(DEVICES[way], "never")
+    user = "joe11" if DEVICES[way].login else "user@example.org"
+    for _ in range(2):
+        assert online(office.server) == {"10.3.0.1": user, "10.3.0.2": user}
+        assert [client.host.addresses for client in office.clients] == [
+            (FIRST,),
+            (ip_address("10.3.0.2"),),
+        ]
+        assert all(talk(office, client) for client in office.clients)
+        assert [len(view.children) for view in office.server.sas()] == [1, 1]
+        assert_agreement(*office.everybody)
+        # Each authenticates anew from where it is, and keeps what it has.
+        for client in office.clients:
+            client.rekey()
+            office.settle(60)
+    office.clients[1].terminate()
+    office.settle()
+    assert online(office.server) == {"10.3.0.1": user}
+    assert talk(office, office.client)
+
+
+@pytest.mark.parametrize("way", DEVICES)
+def test_by_default_a_users_second_device_that_says_it_is_alone_ends_the_first(way: str) -> None:
+    """As with IKEv2: the first one's SA is closed, not taken over."""
+    office = second_device(DEVICES[way], "")
+    assert len(office.server.sas()) == 1
+    assert list(online(office.server)) == [str(office.clients[1].host.addresses[0])]
+    assert talk(office, office.clients[1])

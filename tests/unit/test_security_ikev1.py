@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import Path as FilePath
 
 import pytest
 
+from cygnet.config.load import load
+from cygnet.crypto import ikev1
 from cygnet.ike import admission
+from cygnet.ike.errors import Reason
 from cygnet.ike.v1.phase1 import contacts
 from cygnet.ike.v1.protection import MAX_REASSEMBLED
 from cygnet.ike.world import Path
@@ -23,6 +27,7 @@ from cygnet.wire.v1.payloads import (
     DeletePayload,
     FragmentPayload,
     HashPayload,
+    IdPayload,
     KePayload,
     NoncePayload,
     NotifyPayload,
@@ -31,7 +36,7 @@ from cygnet.wire.v1.payloads import (
     VendorIdPayload,
 )
 from tests.unit.ike_by_hand import Moon
-from tests.unit.ikev1_by_hand import PATH, Sun, child_offer, moon, offer, subnet
+from tests.unit.ikev1_by_hand import PATH, SECRET, SUITE, TOML, Sun, child_offer, moon, offer, subnet
 
 NOTIFIES = sorted({*Notify.numbers(), *range(1, 31), 8192, 16384, 24576, 65535})
 
@@ -397,3 +402,78 @@ def test_v35_an_answer_is_a_function_of_the_question() -> None:
         answers.append(answer[:8] + answer[16:])
         assert wire.decode(answer).one(SaPayload).proposals[0].transforms == sun.offer.proposals[0].transforms
     assert answers[0] == answers[1]
+
+
+def aggressive(*, secret_for: str, remote: str, options: bool = True) -> Moon:
+    """Moon, answering aggressive mode: the identity that its key is for, and the one that it takes."""
+    text = TOML.format(version=1, aggressive="true", secret=SECRET.decode())
+    text = text.replace('id = "sun.example.org"', f'id = "{remote}"')
+    text += f'id-1 = "{secret_for}"\nid-2 = "moon.example.org"\n'
+    text += f"[options]\ni_dont_care_about_security_and_use_aggressive_mode_psk = {str(options).lower()}\n"
+    loaded = load(FilePath("moon.toml"), text)
+    return Moon(loaded.credentials(), *loaded.connections, options=loaded.gateway.options)
+
+
+def asks_as(sun: Sun, name: bytes) -> bytes:
+    payloads = (sun.offer, KePayload(sun.key.public), NoncePayload(sun.nonce), IdPayload(2, 0, 0, name))
+    return encode(sun.header(Exchange.AGGRESSIVE), payloads)
+
+
+@pytest.mark.parametrize(
+    ("remote", "reason"),
+    [("*.example.org", Reason.PSK_NOT_FOUND), ("sun.example.org", Reason.PEER_ID_MISMATCH)],
+    ids=["no key is for it", "no connection takes it"],
+)
+def test_t12_aggressive_mode_answers_who_is_unknown_like_who_is_known(remote: str, reason: Reason) -> None:
+    """Else anybody could find out which identities there are. People are told, the peer is not."""
+    shapes = []
+    for name in (b"sun.example.org", b"sux.example.org"):
+        gateway, sun = aggressive(secret_for="sun.example.org", remote=remote), Sun()
+        (answer,) = gateway.receive(asks_as(sun, name))
+        decoded = wire.decode(answer)
+        assert decoded.header.exchange == Exchange.AGGRESSIVE
+        shapes.append((len(answer), [type(one) for one in decoded.payloads]))
+        # The proof of who does not have the key, as it goes out encrypted: nothing comes back for either.
+        sun.theirs = decoded.header.responder_spi
+        assert gateway.receive(wire.encode_sealed(sun.header(Exchange.AGGRESSIVE), 8, b"x" * 48)) == []
+        assert gateway.untouched
+        told = [failure.reason for failure in gateway.failures]
+        assert told == ([] if name == b"sun.example.org" else [reason])
+    assert shapes[0] == shapes[1]
+    assert HashPayload in shapes[0][1]
+
+
+def test_t12_a_known_identity_is_let_in_by_its_key_and_an_unknown_one_by_none() -> None:
+    for name, up_now in ((b"sun.example.org", True), (b"sux.example.org", False)):
+        gateway, sun = aggressive(secret_for="sun.example.org", remote="sun.example.org"), Sun()
+        (answer,) = gateway.receive(asks_as(sun, name))
+        decoded = wire.decode(answer)
+        sun.theirs = decoded.header.responder_spi
+        identity = IdPayload(2, 0, 0, name)
+        main = sun.third(answer, identity=identity)
+        assert main
+        # The third message is HASH_I alone.
+        keys = sun.keys_now
+        theirs = decoded.one(KePayload).data
+        proof = ikev1.phase1_hash(
+            SUITE, keys.skeyid, sun.key.public, theirs, sun.cookie, sun.theirs, sun.offer.emit(),
+            identity.emit(),
+        )  # fmt: skip
+        first, octets = wire.encode_payloads((HashPayload(proof),))
+        sealed = SUITE.encrypt(keys.encryption, ikev1.phase1_iv(SUITE, sun.key.public, theirs), octets)
+        gateway.receive(wire.encode_sealed(sun.header(Exchange.AGGRESSIVE), first, sealed))
+        assert bool(gateway.established) is up_now
+
+
+def test_t12_xauth_behind_a_pre_shared_key_in_aggressive_mode_is_off_as_well() -> None:
+    text = TOML.format(version=1, aggressive="true", secret=SECRET.decode())
+    login = 'remote-2 = { auth = "xauth", round = 2 }\n[connections.peer.children.net]'
+    text = text.replace("[connections.peer.children.net]", login)
+    for asked in (False, True):
+        option = f"[options]\ni_dont_care_about_security_and_use_aggressive_mode_psk = {str(asked).lower()}\n"
+        loaded = load(FilePath("moon.toml"), text + option)
+        gateway = Moon(loaded.credentials(), *loaded.connections, options=loaded.gateway.options)
+        sun = Sun()
+        sun.offer = offer(method=n.Authentication.XAUTH_INIT_PSK)
+        (answer,) = gateway.receive(asks_as(sun, b"sun.example.org"))
+        assert (HashPayload in [type(one) for one in wire.decode(answer).payloads]) is asked

@@ -96,8 +96,9 @@ class RemoteAccess:
     `vips`, `pools` and `networks` (behind the server) as in TOML lists; `sections` are the pools,
     `server_sections` and `client_sections` whatever else.
     `login`: "xauth" or "xauth-chap", with `version = 1` in `connection`: clients log in as joeN, with
-    `password`, where the server knows them by PASSWORD. `proof`: "psk", "pubkey" (certificates are still
-    to be put into everybody's `credentials`), or "hybrid", where the gateway alone has one.
+    `password`, where the server knows them by PASSWORD; `same_user`: all as the first of them. `proof`:
+    "psk", "pubkey" (certificates are still to be put into everybody's `credentials`), or "hybrid", where
+    the gateway alone has one.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class RemoteAccess:
         client_child: str = "",
         options: str = "",
         same_identity: bool = False,
+        same_user: bool = False,
         login: str = "",
         password: str = PASSWORD,
         proof: str = "psk",
@@ -141,6 +143,7 @@ class RemoteAccess:
             login=SERVER_LOGIN.format(login=login) if login and not hybrid else "",
         )
         self.server = Gateway(self.network, "server", "192.0.2.1", self.server_text)
+        user = {number: 11 if same_user else number for number in numbers}
         self.client_texts = [
             CLIENT.format(
                 options=options,
@@ -152,9 +155,9 @@ class RemoteAccess:
                 secret=SECRET,
                 networks=networks,
                 gateway_auth=gateway_auth,
-                proof=f'auth = "xauth"\nxauth_id = "joe{number}"' if hybrid else f'auth = "{proof}"',
-                login=(CLIENT_ROUND.format(number=number) if login and not hybrid else "")
-                + (CLIENT_USER.format(number=number, password=password) if login else "")
+                proof=f'auth = "xauth"\nxauth_id = "joe{user[number]}"' if hybrid else f'auth = "{proof}"',
+                login=(CLIENT_ROUND.format(number=user[number]) if login and not hybrid else "")
+                + (CLIENT_USER.format(number=user[number], password=password) if login else "")
                 + client_sections,
             )
             for number in numbers

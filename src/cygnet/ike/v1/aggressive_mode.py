@@ -8,7 +8,8 @@
 
 The offer holds one group, as the first message holds its public value. What HASH_R covers is known to who
 sees the message: a pre-shared key can be guessed at leisure from it, so as responder this is off until it
-is asked for by name (T12). Status notifies are not sent inside of it, only after it.
+is asked for by name (T12); an identity that nobody knows gets one of the same shape. Status notifies are not
+sent inside of it, only after it.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def respond(context: Context, agreed: Agreed, received: Received) -> Steps[Prove
     idii = message.one(IdPayload)
     secret = b""
     if not agreed.signs:
-        secret = phase1.secret_for(context, connection, phase1.identity_of(idii))
+        secret = phase1.secret_for_anybody(context, connection, phase1.identity_of(idii))
     ni = phase1.nonce_of(message, b"")
     ours = generate(agreed.choice.group, context.entropy)
     public_i, shared = phase1.public_of(message, ours)

@@ -3,6 +3,7 @@
     repeat of one we answered        -> the same answer
     too many half-open SAs           -> silence, or the oldest one's place
     no connection, no common suite   -> NO-PROPOSAL-CHOSEN, rationed by source
+    aggressive mode, unknown identity -> with pre-shared keys an answer like any other; people are told
     a bad public value               -> silence
     else                             -> an SA, and main or aggressive mode begins
 
@@ -12,6 +13,7 @@ larger than half as much again as the question (T8); aggressive mode's has to be
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from cygnet.ike import upkeep
@@ -30,7 +32,7 @@ from cygnet.ike.world import Path
 from cygnet.wire.cursor import Malformed
 from cygnet.wire.message import Header
 from cygnet.wire.v1.message import Message, decode, encode
-from cygnet.wire.v1.numbers import Authentication, Exchange, Protocol
+from cygnet.wire.v1.numbers import Exchange, Protocol
 from cygnet.wire.v1.payloads import KePayload, NotifyPayload, SaPayload
 
 if TYPE_CHECKING:
@@ -105,7 +107,8 @@ def _admitted(
     message, path = received.message, received.path
     aggressive = message.header.exchange == Exchange.AGGRESSIVE
     error: IkeError | None = None
-    for loaded in _candidates(gateway, received, aggressive):
+    found = _candidates(gateway, received, aggressive)
+    for loaded in (*found, *_decoys(gateway, received, found if aggressive else None)):
         connection = loaded.connection
         sa = IkeV1Sa(gateway, 0, connection, state)
         try:
@@ -115,15 +118,45 @@ def _admitted(
                 choice, message.body_of(offered), state.spi_i, state.spi_r, nat.announced(message)
             )
             if aggressive:
-                if choice.method == Authentication.PSK and not gateway.options.aggressive_psk:
+                if not agreed.signs and not gateway.options.aggressive_psk:
                     raise PeerIncompatible(Reason.AUTH_METHOD_MISMATCH, AGGRESSIVE_PSK_OFF)
+                if agreed.signs and loaded not in found:
+                    raise _nobody(gateway, path, aggressive)
                 phase1.check_public_value(choice.group, message.one(KePayload).data)
         except IkeError as refusal:
             error = error or refusal
             continue
+        if aggressive and not agreed.signs:
+            _tell_of_unknown(sa, received, loaded in found)
         made = gateway.create(IkeV1Sa, connection, state)
         return made, session.respond(made, agreed, received)
     raise error or _nobody(gateway, path, aggressive)
+
+
+def _decoys(gateway: Endpoint, received: Received, found: Sequence[Loaded] | None) -> Sequence[Loaded]:
+    """Aggressive mode of an identity that no connection takes is answered by the one for its address, and
+    fails at the proof: who asks does not learn which identities there are (T12)."""
+    path = received.path
+    if found is None or found or not gateway.options.aggressive_psk:
+        return ()
+    return [
+        one
+        for one in gateway.book.for_address(path.local, path.remote)
+        if one.connection.version in (0, 1) and one.connection.aggressive
+    ]
+
+
+def _tell_of_unknown(sa: IkeV1Sa, received: Received, expected: bool) -> None:
+    """What the peer does not hear. Its proof cannot be read, so people are told now."""
+    gateway, path = sa.gateway, received.path
+    try:
+        if not expected:
+            raise _nobody(gateway, path, True)
+        phase1.secret_for(sa, sa.connection, phase1.claimed(received.message))
+    except IkeError as error:
+        _drop(gateway, Drop.NO_AGREEMENT, error.detail, path)
+        if gateway.strangers.allows(path.remote, gateway.now.monotonic):
+            _tell_people(gateway, path, error)
 
 
 def _nobody(gateway: Endpoint, path: Path, aggressive: bool) -> IkeError:
@@ -185,6 +218,10 @@ def _refuse(gateway: Endpoint, header: Header, path: Path, error: IkeError) -> N
     notify = notifications.notify_of(error)
     if notify:
         answer_in_clear(gateway, header, path, notify)
+    _tell_people(gateway, path, error)
+
+
+def _tell_people(gateway: Endpoint, path: Path, error: IkeError) -> None:
     named = next(iter(gateway.book.for_address(path.local, path.remote)), None)
     name = named.connection.name if named is not None else ""
     # Nobody has proved anything: it is worth a line only where no peer has.

@@ -266,6 +266,15 @@ def secret_for(context: Context, connection: Connection, identity: Identity | No
     return secret
 
 
+def secret_for_anybody(context: Context, connection: Connection, identity: Identity) -> bytes:
+    """As the answer to aggressive mode: where there is no key for the identity, a random one, so that nobody
+    learns which identities there are (T12). Its proof is that of a wrong key."""
+    try:
+        return secret_for(context, connection, identity)
+    except PeerIncompatible:
+        return context.entropy.octets(NONCE_LENGTH)
+
+
 def derive(
     agreed: Agreed, secret: bytes, ni: bytes, nr: bytes, public_i: bytes, public_r: bytes, shared: bytes
 ) -> Material:

@@ -18,6 +18,7 @@ from cygnet.ike.v1 import deletes, driver, exchanges, lifetimes, quick_mode, rec
 from cygnet.ike.v1.deletes import Unheard
 from cygnet.ike.v1.driver import Dialogue
 from cygnet.ike.v1.halves import Half, halves, payloads
+from cygnet.ike.v1.methods import remote_login
 from cygnet.ike.v1.protection import Reassembly, isakmp_of
 from cygnet.ike.v1.steps import Listen, Receive, Received
 from cygnet.ike.wanted import CheckLiveness, CloseOther, CreateChild, DeleteChild, Wanted
@@ -264,7 +265,16 @@ class IkeV1Sa(IkeSa):
     # -- of Child SAs, which outlive their phase 1 ------------------------------------------------
 
     def siblings(self) -> list[IkeV1Sa]:
-        """The other phase 1 SAs with the same peer, of the same connection, the newest last."""
+        """The other phase 1 SAs with the same peer, of the same connection, the newest last. Of clients one
+        user may have several, each at a place of its own; any other peer is where it says that it is."""
+        everywhere = self._of_user()
+        if not (self.connection.pools or remote_login(self.connection)):
+            return everywhere
+        here = self.state.path.remote, self.state.path.remote_port
+        return [one for one in everywhere if (one.state.path.remote, one.state.path.remote_port) == here]
+
+    def _of_user(self) -> list[IkeV1Sa]:
+        """Wherever they come from."""
         peer = self.state.peer
         return [
             other
@@ -309,7 +319,7 @@ class IkeV1Sa(IkeSa):
         if self.connection.unique is Unique.NEVER:
             return
         failure = Failure(Reason.PEER_RESTARTED, "the peer has no other phase 1 SA with us")
-        for other in self.siblings():
+        for other in self._of_user():
             self._forget_before(other)
             if other.state.established < isakmp_of(self.state).made:
                 other.give(self)
