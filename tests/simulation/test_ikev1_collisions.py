@@ -238,3 +238,16 @@ def test_where_nobody_is_unique_nobody_says_it_or_believes_it() -> None:
     pair.network.run_for(20)
     assert sum(len(view.children) for view in pair.a.sas()) == 2
     assert not pair.a.of(ChildSaDown)
+
+
+# -- PFS --------------------------------------------------------------------------------------------
+
+
+def test_a_child_agreed_on_without_pfs_is_rekeyed_without_it_by_either_end() -> None:
+    """The peer wants none; ours would take it, and prefers it where there is nothing to replace."""
+    plain = 'esp_proposals = ["aes256-sha256"]'
+    pair = Pair(3, connection=MAIN, a_settings=plain, b_settings="", version=1).up()
+    finish(pair)
+    for gateway in pair.both:
+        (sa,) = gateway.endpoint.by_number.values()
+        assert [child.suite.key_exchange for child in sa.state.children] == [0]

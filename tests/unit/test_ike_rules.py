@@ -36,7 +36,7 @@ from cygnet.ike.configuration import AddressRange, AuthClass, Child, Connection,
 from cygnet.ike.connections import Connections, LoadedChild
 from cygnet.ike.errors import Failure, Reason
 from cygnet.ike.history import SIZE, Entry, History
-from cygnet.ike.lifetimes import child_deadlines, child_volume, ike_deadlines
+from cygnet.ike.lifetimes import child_deadlines, child_volume, ike_deadlines, pause_before_retry
 from cygnet.ike.state import Attempt, AttemptKind, ChildPhase, ChildSa, Phase, SaState, child_suite, ike_suite
 from cygnet.ike.timers import Timers
 from cygnet.ike.v2 import nat, protection
@@ -286,6 +286,14 @@ def test_jitter_larger_than_the_lifetime_leaves_half_of_it() -> None:
         soft, hard = child_deadlines(fast, 0.0, SeededEntropy(seed))
         assert 5.0 <= soft <= 10.0
         assert hard == 12.0
+
+
+@pytest.mark.parametrize(
+    ("left", "least", "most"), [(100.0, 10.0, 20.0), (20.0, 5.0, 10.0), (2.0, 1.0, 2.0), (0.01, 1.0, 2.0)]
+)
+def test_tries_do_not_come_ever_faster_towards_the_hard_end(left: float, least: float, most: float) -> None:
+    for seed in range(50):
+        assert least <= pause_before_retry(1000.0, 1000.0 + left, SeededEntropy(seed)) <= most
 
 
 def test_volumes_are_jittered_and_zero_means_no_limit() -> None:

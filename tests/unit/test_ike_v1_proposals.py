@@ -311,6 +311,21 @@ def test_pfs_is_wanted_or_not_and_the_group_is_that_of_the_public_value() -> Non
     assert vocabulary.pfs_group(esp("aes128-sha256"), KeMethod.MODP_2048) == 0
 
 
+def test_a_rekey_offers_the_group_of_what_it_replaces_where_that_is_still_ours() -> None:
+    x25519, modp, none = KeMethod.CURVE_25519, KeMethod.MODP_2048, KeMethod.NONE
+    optional = esp("aes128-sha256-x25519-modp2048-none")
+    assert [vocabulary.pfs_group(optional, x25519, one) for one in (x25519, modp, none)] == [
+        x25519,
+        modp,
+        none,
+    ]
+    beside = esp("aes128-sha256,aes256-sha256-x25519")
+    assert vocabulary.pfs_group(beside, x25519, none) == none
+    # Meanwhile we want PFS.
+    assert vocabulary.pfs_group(esp("aes128-sha256-x25519"), modp, none) == x25519
+    assert vocabulary.pfs_group(esp("aes128-sha256"), modp, x25519) == none
+
+
 def test_a_tunnel_is_never_made_of_a_transport_mode() -> None:
     sa = proposals.offer_phase2(esp("aes128-sha256"), SPI, Encapsulation.UDP_TRANSPORT_DRAFT, Lifetime(), 0)
     with pytest.raises(PeerIncompatible, match="first difference: encapsulation mode"):

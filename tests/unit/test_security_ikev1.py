@@ -238,7 +238,7 @@ def pieces(octets: bytes, count: int) -> list[bytes]:
 def at_the_proof(
     vendors: tuple[bytes, ...] = (vendor_ids.FRAGMENTATION,), number: int = 1
 ) -> tuple[Moon, Sun, bytes]:
-    """Up to the fifth message, which is the first that comes in pieces: before it there are no keys."""
+    """Up to the fifth message."""
     gateway, sun = moon(), Sun(number)
     (two,) = gateway.receive(sun.first(vendors))
     (four,) = gateway.receive(sun.second(two))
@@ -257,15 +257,58 @@ def test_v40_fragments_in_the_worst_order_are_put_together_in_linear_time() -> N
     assert state(gateway) == [("ESTABLISHED", [])]
 
 
-def test_t7_fragments_of_who_did_not_announce_them_are_dropped() -> None:
-    gateway, sun, message = at_the_proof(vendors=())
+@pytest.mark.parametrize("third", [False, True], ids=["fifth", "third"])
+def test_t7_fragments_of_who_did_not_announce_them_are_dropped(third: bool) -> None:
+    gateway, sun, message = at_the_exchange(()) if third else at_the_proof(vendors=())
     for number, piece in enumerate(pieces(message, 3), 1):
         assert gateway.receive(fragment(sun, number, piece, last=number == 3)) == []
     assert gateway.drops[-1] == "fragment"
     assert gateway.receive(message)
 
 
-def test_t7_fragments_of_strangers_are_bounded_by_source_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def at_the_exchange(
+    vendors: tuple[bytes, ...] = (vendor_ids.FRAGMENTATION,), more: str = ""
+) -> tuple[Moon, Sun, bytes]:
+    """Up to the third message, a large group's public value: there are no keys yet."""
+    gateway, sun = moon(more=more), Sun()
+    (two,) = gateway.receive(sun.first(vendors))
+    return gateway, sun, sun.second(two)
+
+
+def test_main_modes_third_message_comes_in_pieces() -> None:
+    """strongSwan cuts it with a group of 4096 bits and `fragment_size = 576`."""
+    gateway, sun, message = at_the_exchange()
+    first, second = pieces(message, 2)
+    assert gateway.receive(fragment(sun, 2, second, last=True)) == []
+    (four,) = gateway.receive(fragment(sun, 1, first))
+    assert gateway.endpoint.half_open._octets == 0
+    assert gateway.receive(sun.third(four))
+    assert state(gateway) == [("ESTABLISHED", [])]
+
+
+def test_t7_pieces_of_the_third_message_are_not_taken_with_fragmentation_off() -> None:
+    gateway, sun, message = at_the_exchange(more='fragmentation = "no"')
+    assert gateway.receive(fragment(sun, 1, message, last=True)) == []
+    assert gateway.drops[-1] == "fragment"
+    assert gateway.receive(message)
+
+
+def test_t7_pieces_of_a_third_message_that_never_comes_change_nothing() -> None:
+    gateway, sun, message = at_the_exchange()
+    for ident in range(3):
+        for number in range(1, 100):
+            assert gateway.receive(fragment(sun, number, bytes(1400), ident=ident)) == []
+            assert gateway.endpoint.half_open._octets <= MAX_REASSEMBLED
+    assert state(gateway) == [("CONNECTING", [])]
+    (four,) = gateway.receive(message)
+    assert gateway.receive(sun.third(four))
+    assert gateway.endpoint.half_open._octets == 0
+
+
+@pytest.mark.parametrize("third", [False, True], ids=["fifth", "third"])
+def test_t7_fragments_of_strangers_are_bounded_by_source_and_in_all(
+    monkeypatch: pytest.MonkeyPatch, third: bool
+) -> None:
     most = 300_000
     monkeypatch.setattr(admission, "MAX_FRAGMENTS", most)
     gateway = moon(anywhere=True)
@@ -274,7 +317,9 @@ def test_t7_fragments_of_strangers_are_bounded_by_source_and_in_all(monkeypatch:
         path = Path(PATH.local, 500, ip_address(f"192.0.2.{100 + number}"), 500)
         sun = Sun(number)
         (two,) = gateway.receive(sun.first((vendor_ids.FRAGMENTATION,)), path)
-        assert gateway.receive(sun.second(two), path)
+        message = sun.second(two)
+        if not third:
+            assert gateway.receive(message, path)
         for piece in range(1, 40):
             gateway.receive(fragment(sun, piece, bytes(1400)), path)
             held.append(gateway.endpoint.half_open._octets)

@@ -222,7 +222,7 @@ def test_v40_pieces_in_the_worst_order_cost_what_they_are_long_and_no_more() -> 
 
 def test_t7_pieces_are_taken_only_from_a_peer_that_announced_them_and_within_bounds() -> None:
     both = pair()
-    # Half open, no keys yet: what comes in pieces is not put together.
+    # Half open, no keys yet: they are held, and change nothing.
     second = Fault(both.a.address, 1, ACTS["lost"])
     both.network.meddlers.append(second)
     both.a.initiate("peer", "net")
@@ -231,8 +231,9 @@ def test_t7_pieces_are_taken_only_from_a_peer_that_announced_them_and_within_bou
     responder = sa_of(both.b)
     assert responder.state.isakmp is None
     header = forger.header(Exchange.MAIN_MODE, 0)
-    assert forger.send(encode(header, [FragmentPayload(1, 1, bytes(900))])) == ["fragment"]
-    assert responder.reassembly is None
+    assert forger.send(encode(header, [FragmentPayload(1, 1, bytes(900))])) == []
+    assert responder.reassembly is not None
+    assert responder.reassembly.octets == 900
     both.network.run_for(5)
     assert sa_of(both.b).takes_fragments
     for number in range(1, 120):

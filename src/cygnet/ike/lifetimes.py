@@ -15,6 +15,8 @@ from cygnet.policy.sa import Volume
 RETRY_AFTER: Final = 10.0
 """Seconds, and up to as many again at random, until what the peer was too busy for is tried anew (RFC 7296,
 section 2.25: never at once)."""
+RETRY_AT_LEAST: Final = 1.0
+"""Seconds of that pause, however near the hard end is: else the tries come ever faster towards it."""
 
 
 def _soft(limit: float, random_part: float, entropy: Entropy) -> float:
@@ -41,10 +43,11 @@ def child_deadlines(child: Child, now: float, entropy: Entropy) -> tuple[float, 
 
 
 def pause_before_retry(now: float, expires_at: float, entropy: Entropy) -> float:
-    """Seconds until another try: at most half of what is left before the hard end (0: there is none)."""
+    """Seconds until another try: at most half of what is left before the hard end (0: there is none), but
+    never less than a second."""
     pause = RETRY_AFTER
     if expires_at:
-        pause = min(pause, (expires_at - now) / 4)
+        pause = max(min(pause, (expires_at - now) / 4), RETRY_AT_LEAST)
     return pause * (1.0 + entropy.uniform())
 
 

@@ -129,6 +129,7 @@ def _admitted(
         if aggressive and not agreed.signs:
             _tell_of_unknown(sa, received, loaded in found)
         made = gateway.create(IkeV1Sa, connection, state)
+        made.peer_fragments = phase1.announces_fragments(agreed.vendor_ids)
         return made, session.respond(made, agreed, received)
     raise error or _nobody(gateway, path, aggressive)
 

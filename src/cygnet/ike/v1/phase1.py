@@ -215,10 +215,14 @@ def _extensions(connection: Connection) -> Iterator[bytes]:
         yield vendor_ids.FRAGMENTATION_CISCO
 
 
+def announces_fragments(theirs: Iterable[bytes]) -> bool:
+    """Whether the peer sends pieces, and puts them together."""
+    return any(one.startswith(vendor_ids.FRAGMENTATION) for one in theirs)
+
+
 def may_fragment(connection: Connection, theirs: Iterable[bytes]) -> bool:
     """Whether the peer puts pieces together, and we may send them."""
-    announced = any(one.startswith(vendor_ids.FRAGMENTATION) for one in theirs)
-    return connection.fragmentation in ("yes", "force") and announced
+    return connection.fragmentation in ("yes", "force") and announces_fragments(theirs)
 
 
 def nonce(context: Context) -> bytes:

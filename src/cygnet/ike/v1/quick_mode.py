@@ -102,7 +102,7 @@ def _initiate(context: Context, name: str, index: int, old: ChildSa | None) -> S
     local, remote = (old.local_selectors, old.remote_selectors) if old else _clients(context, loaded, index)
     spi, pair = yield from obtain_child()
     outer = (yield from obtain_child()) if loaded.child.around else None
-    ours = _key_exchange(context, loaded)
+    ours = _key_exchange(context, loaded, old)
     ni = context.entropy.octets(NONCE_LENGTH)
     transport = loaded.child.mode == Mode.TRANSPORT
     judge = _Judge(context, loaded, ours, ni, _offer(context, loaded, spi, outer, ours), local, remote)
@@ -418,10 +418,11 @@ def _agreed(
     return nat.with_originals(agreed, told, context.state) if choice.transport else agreed
 
 
-def _key_exchange(context: Context, loaded: LoadedChild) -> KeyExchange | None:
-    """The key exchange of PFS, None without it."""
+def _key_exchange(context: Context, loaded: LoadedChild, old: ChildSa | None) -> KeyExchange | None:
+    """The key exchange of PFS, None without it. A rekey has what the peer agreed to for `old`."""
     state = context.state
-    group = pfs_group(loaded.child.proposals, state.suite.key_exchange if state.suite else 0)
+    replaced = old.suite.key_exchange if old is not None else None
+    group = pfs_group(loaded.child.proposals, state.suite.key_exchange if state.suite else 0, replaced)
     return generate(group, context.entropy) if group else None
 
 

@@ -50,6 +50,7 @@ class IkeV1Sa(IkeSa):
     begin an exchange, `listening` for what it tells. `unconfirmed` is aggressive mode's third message until
     the peer is known to have it. `used`: message ids that never begin an exchange again. `unheard`: Deletes
     that the peer has not shown to have; `buried`: what its Deletes have closed, to show it again.
+    `peer_fragments`: the first message of the peer announced that it sends pieces.
     """
 
     __slots__ = (
@@ -65,6 +66,7 @@ class IkeV1Sa(IkeSa):
         "hinted",
         "is_used",
         "listening",
+        "peer_fragments",
         "reassembly",
         "unconfirmed",
         "unconfirmed_due",
@@ -84,6 +86,7 @@ class IkeV1Sa(IkeSa):
         self.unconfirmed: tuple[bytes, ...] = ()
         self.unconfirmed_due = 0.0
         self.unconfirmed_tries = 0
+        self.peer_fragments = False
         self.reassembly: Reassembly | None = None
         self.hinted = 0.0
         self.is_used = False
@@ -124,8 +127,10 @@ class IkeV1Sa(IkeSa):
         if self.connection.fragmentation == "no":
             return False
         if isakmp is None:
-            # We have announced it ourselves, and aggressive mode's answer holds the peer's certificate.
-            return self.state.original_initiator
+            # The initiator has announced it itself, and aggressive mode's answer holds the peer's
+            # certificate. To the responder main mode's third message may come so. Its cookie shows that the
+            # sender is where it says; what is held of strangers is bounded, each and in all (T7).
+            return self.state.original_initiator or self.peer_fragments
         return any(one.startswith(vendor_ids.FRAGMENTATION) for one in isakmp.vendor_ids)
 
     def forget_fragments(self) -> None:

@@ -138,7 +138,11 @@ def groups(proposals: Sequence[Proposal]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(t.id for p in proposals for t in p.of_type(_KE)))
 
 
-def pfs_group(proposals: Sequence[Proposal], phase1_group: int) -> int:
-    """The one group that a quick mode of ours offers, 0 for none: phase 1's where it is among ours."""
+def pfs_group(proposals: Sequence[Proposal], phase1_group: int, replaced: int | None = None) -> int:
+    """The one group that a quick mode of ours offers, 0 for none: that of the SA which it replaces, as the
+    peer may know no other, else phase 1's, where they are among ours; else our first."""
     wanted = groups(proposals)
+    without = any(not proposal.of_type(_KE) for proposal in proposals)
+    if replaced is not None and (replaced in wanted or (replaced == KeMethod.NONE and without)):
+        return replaced
     return phase1_group if phase1_group in wanted else next(iter(wanted), KeMethod.NONE)
