@@ -10,7 +10,7 @@ import time
 import pytest
 
 from cygnet.ike.errors import PeerIncompatible, Reason
-from cygnet.ike.events import NegotiationFailed
+from cygnet.ike.events import NegotiationFailed, Noted
 from cygnet.ike.v1 import client_ids
 from cygnet.ike.v1.protection import MAX_REASSEMBLED, Reassembly, split
 from cygnet.ike.v1.steps import Unproven
@@ -271,6 +271,28 @@ def test_t10_refusals_in_clear_are_believed_only_when_they_are_said_again() -> N
     failure = both.a.operations[operation]
     assert failure is not None
     assert failure.reason is Reason.IKE_PROPOSAL_MISMATCH
+
+
+def test_who_is_refused_sees_what_it_offered() -> None:
+    both = pair(b_only='proposals = ["aes256-sha512-modp2048"]\n')
+    operation = both.a.initiate("peer", "net")
+    both.settle(300)
+    failure = both.a.operations[operation]
+    assert failure is not None
+    assert failure.reason is Reason.IKE_PROPOSAL_MISMATCH
+    assert failure.difference is not None
+    assert "AES_CBC_128" in failure.difference.ours
+    assert failure.difference.theirs == ""
+
+
+def test_who_does_not_go_on_is_told_of_in_words_of_ikev1() -> None:
+    both = pair()
+    both.a.initiate("peer", "net")
+    both.network.run_until(lambda: bool(both.b.endpoint.by_number))
+    both.a.die()
+    both.settle(300)
+    told = [event.text for event in both.b.events if isinstance(event, Noted)]
+    assert "the peer did not go on with phase 1" in told
 
 
 def test_t12_aggressive_mode_with_a_pre_shared_key_is_refused_unless_asked_for() -> None:

@@ -42,7 +42,8 @@ def lifetimes_due(sa: IkeSa) -> None:
     state, now = sa.state, sa.now.monotonic
     if state.phase is Phase.CONNECTING:
         if not state.original_initiator and now >= state.created + sa.options.half_open_timeout:
-            give_up_half_open(sa, "the peer did not go on to IKE_AUTH")
+            missing = "to IKE_AUTH" if state.version == 2 else "with phase 1"
+            give_up_half_open(sa, f"the peer did not go on {missing}")
         return
     if state.phase is not Phase.ESTABLISHED:
         return

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cygnet.ike.errors import IkeError, PeerIncompatible, PeerMisbehaved, Reason
+from cygnet.ike.errors import Difference, IkeError, PeerIncompatible, PeerMisbehaved, Reason
 from cygnet.wire.v1.numbers import Notify
 from cygnet.wire.v1.payloads import NotifyPayload
 
@@ -113,12 +113,14 @@ def notify_of(error: IkeError) -> int:
     return 0 if error.reason in _NOTHING else _OUTWARD.get(error.reason, 0)
 
 
-def error_of(notify: NotifyPayload, *, child: bool = False) -> IkeError:
-    """What the peer's error means. `child`: it answers to a quick mode."""
+def error_of(notify: NotifyPayload, *, child: bool = False, offered: Difference | None = None) -> IkeError:
+    """What the peer's error means. `child`: it answers to a quick mode. `offered`: what it may have refused
+    in phase 1."""
     known = (_CHILD.get(notify.type) if child else None) or _INWARD.get(notify.type)
     if known is None:
         return Refusal(Reason.PEER_REPORTED_ERROR, f"the peer reports {Notify.name_of(notify.type)}")
-    return Refusal(*known)
+    reason, detail = known
+    return Refusal(reason, detail, difference=offered if reason is Reason.IKE_PROPOSAL_MISMATCH else None)
 
 
 def wrong(detail: str) -> PeerMisbehaved:

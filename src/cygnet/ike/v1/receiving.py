@@ -16,7 +16,7 @@ from cygnet.ike.running import Task
 from cygnet.ike.state import Phase
 from cygnet.ike.steps import Refused, Steps
 from cygnet.ike.transport import digest, drop, seen
-from cygnet.ike.v1 import driver, legality, notifications, phase1, protection
+from cygnet.ike.v1 import driver, legality, notifications, phase1, proposals, protection
 from cygnet.ike.v1.driver import MAX_OPEN, PROOFS, Dialogue
 from cygnet.ike.v1.protection import Reassembly, check_hash, hash_1
 from cygnet.ike.v1.steps import Exchanged, Received, Unproven
@@ -386,7 +386,8 @@ def _hint(sa: IkeV1Sa, message: Message, path: Path) -> None:
         return
     if sa.state.isakmp is None or sa.state.phase is Phase.CONNECTING:
         if first is not None and first.ours and first.due:
-            _refused_transmission(sa, first, notifications.error_of(error))
+            offered = proposals.phase1_difference(sa.connection.proposals, (), None)
+            _refused_transmission(sa, first, notifications.error_of(error, offered=offered))
         return
     now = sa.now.monotonic
     if sa.state.phase is Phase.ESTABLISHED and now >= sa.hinted + HINT_INTERVAL:
