@@ -32,7 +32,7 @@ def pytest_runtest_makereport(
     return report  # type: ignore[no-any-return]
 
 
-@pytest.hookimpl
+@pytest.hookimpl(optionalhook=True)  # the guest does without xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
     return SharersTogether(config, log) if config.getvalue("dist") == "loadgroup" else None
 
