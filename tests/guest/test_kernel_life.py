@@ -22,7 +22,7 @@ from cygnet.lab.namespaces import Namespace
 from cygnet.lab.topology import ALICE, ALICE6, BOB, BOB6, MOON, MOON_NET, MOON_NET6, SUN, SUN_NET, SUN_NET6
 from tests.guest.moon import Moon, echoed, moon_and_alice
 from tests.guest.peer import ECHO_PORT
-from tests.network.gateways import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(150)
 

@@ -12,7 +12,7 @@ import pytest
 from cygnet.lab.topology import BOB, MOON, SUN
 from tests.guest.extent import EVERYTHING
 from tests.interop.sides import Setup, Sides, sides
-from tests.network.gateways import until
+from tests.waiting import until
 
 pytestmark = [pytest.mark.timeout(480), pytest.mark.interop]
 

@@ -13,8 +13,8 @@ import pytest
 
 from cygnet.lab.topology import ALICE6, BOB6
 from tests.interop.sides import Setup, Sides, sides
-from tests.interop.test_lifecycle import eventually
 from tests.network.probes import ICMP, SILENCE, TCP, UDP, Probe, Probes
+from tests.waiting import until
 
 LISTS = """
 acls {
@@ -94,7 +94,7 @@ def test_each_rule_has_a_pair_of_its_own_on_one_ike_sa(tmp_path: Path, by: str) 
             first = [PERMITTED[0], *PERMITTED[4:]]
             assert probes.send(*first, patience=10) == ["tunnel"] * 4, both.moon.log()[-3000:]
             probes.close()
-        eventually(lambda: len(both.moon.sas()[0]["child-sas"]) == 4, 5, "four pairs")
+        until(lambda: len(both.moon.sas()[0]["child-sas"]) == 4, 5, "four pairs")
         (sa,) = both.moon.sas()
         rules = sorted(child["rule"] for child in sa["child-sas"].values())
         assert rules == ["office/20", "office/30", "office/40", "office/50"]

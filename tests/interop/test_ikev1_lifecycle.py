@@ -10,7 +10,8 @@ import pytest
 
 from tests.interop.sides import Setup, Sides, sides
 from tests.interop.test_ikev1_tunnel import AGGRESSIVE, V1
-from tests.interop.test_lifecycle import children, eventually, rekey
+from tests.interop.test_lifecycle import children, rekey
+from tests.waiting import until
 
 BY = pytest.mark.parametrize("by", ["cygnet", "strongswan"])
 
@@ -30,7 +31,7 @@ def test_rekeying_the_child_loses_no_packet(tmp_path: Path, by: str, pfs: str) -
         for _ in range(2):
             before = children(both)
             rekey(both, by, "child")
-            eventually(lambda before=before: not set(children(both)) <= set(before), 10, "a new pair")  # type: ignore[misc]
+            until(lambda before=before: not set(children(both)) <= set(before), 10, "a new pair")  # type: ignore[misc]
             assert traffic.wait_for(traffic.echoed + 700, 15)
         report = traffic.stop()
         both.assert_lossless(report)
@@ -49,15 +50,15 @@ def test_replacing_phase_1_loses_no_packet_and_keeps_the_child(tmp_path: Path, b
             assert both.moon.cygnet("rekey", "--ike", "peer").returncode == 0
         else:
             assert both.sun.swanctl("--rekey", "--ike", "peer", "--reauth").returncode == 0
-        eventually(lambda: established(both) not in ([], spis), 15, "a new phase 1")
+        until(lambda: established(both) not in ([], spis), 15, "a new phase 1")
         assert traffic.wait_for(traffic.echoed + 500, 15)
-        eventually(lambda: len(both.moon.sas()) == len(both.sun.sas()) == 1, 20, "one phase 1")
+        until(lambda: len(both.moon.sas()) == len(both.sun.sas()) == 1, 20, "one phase 1")
         report = traffic.stop()
         both.assert_lossless(report)
         if by == "cygnet":
             assert children(both) == before
         rekey(both, "cygnet", "child")
-        eventually(lambda: not set(children(both)) <= set(before), 10, "rekeyed under the new phase 1")
+        until(lambda: not set(children(both)) <= set(before), 10, "rekeyed under the new phase 1")
         both.assert_traffic_passes()
 
 
@@ -71,8 +72,8 @@ def test_soft_lifetimes_rekey_by_themselves(tmp_path: Path) -> None:
         both.up("cygnet")
         first, spis = children(both), established(both)
         traffic = both.traffic()
-        eventually(lambda: not set(children(both)) <= set(first), 15, "the child rekeyed")
-        eventually(lambda: established(both) not in ([], spis), 20, "phase 1 replaced")
+        until(lambda: not set(children(both)) <= set(first), 15, "the child rekeyed")
+        until(lambda: established(both) not in ([], spis), 20, "phase 1 replaced")
         assert traffic.wait_for(traffic.echoed + 100, 10)
         both.assert_lossless(traffic.stop())
 
@@ -87,19 +88,19 @@ def test_closing_on_one_side_closes_the_other(tmp_path: Path, by: str, what: str
             assert both.moon.cygnet("down", f"--{what}", name).returncode == 0
         else:
             assert both.sun.swanctl("--terminate", f"--{what}", name).returncode == 0
-        eventually(lambda: not children(both), 10, "no pair at Cygnet")
-        eventually(lambda: not any(sa["child-sas"] for sa in both.sun.sas()), 10, "no pair at strongSwan")
+        until(lambda: not children(both), 10, "no pair at Cygnet")
+        until(lambda: not any(sa["child-sas"] for sa in both.sun.sas()), 10, "no pair at strongSwan")
         if what == "ike":
-            eventually(lambda: not both.moon.sas() and not both.sun.sas(), 10, "nothing left")
+            until(lambda: not both.moon.sas() and not both.sun.sas(), 10, "nothing left")
 
 
 def test_a_dead_peer_is_noticed(tmp_path: Path) -> None:
     with sides(tmp_path, V1.but(connection="dpd_delay = 1s\n dpd_timeout = 5s")) as both:
         both.up("cygnet")
-        eventually(lambda: "DPD" in both.sun.log() or "R_U_THERE" in both.sun.log(), 20, "questions")
+        until(lambda: "DPD" in both.sun.log() or "R_U_THERE" in both.sun.log(), 20, "questions")
         assert len(both.moon.sas()) == 1
         both.sun.stop(kill=True)
-        eventually(lambda: not both.moon.sas(), 60, "phase 1 given up")
+        until(lambda: not both.moon.sas(), 60, "phase 1 given up")
         assert "peer-dead" in both.moon.cygnet("status").stdout
 
 
@@ -120,7 +121,7 @@ def test_when_both_start_at_once_traffic_passes_over_one_pair(tmp_path: Path) ->
         with ThreadPoolExecutor(2) as at_once:
             list(at_once.map(both.up, ("cygnet", "strongswan")))
         both.assert_traffic_passes()
-        eventually(lambda: len(children(both)) == 1, 30, "one pair")
+        until(lambda: len(children(both)) == 1, 30, "one pair")
 
 
 def test_traffic_starts_the_negotiation_by_itself(tmp_path: Path) -> None:
@@ -160,4 +161,4 @@ def test_what_is_configured_wrong_has_a_stable_reason(tmp_path: Path, by: str, w
             done = both.sun.swanctl("--initiate", "--child", "net", "--timeout", "15")
             assert done.returncode != 0
             if answering:
-                eventually(lambda: answering in both.moon.cygnet("status").stdout, 10, answering)
+                until(lambda: answering in both.moon.cygnet("status").stdout, 10, answering)

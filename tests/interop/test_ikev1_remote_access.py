@@ -9,7 +9,8 @@ import pytest
 from cygnet.lab.topology import ALICE, BOB, MOON_NET, SUN_NET
 from tests.interop.sides import MOON_ID, SUN_ID, Setup, sides
 from tests.interop.test_certificates import Authority
-from tests.interop.test_virtual_addresses import addresses, eventually, pings
+from tests.interop.test_virtual_addresses import addresses, pings
+from tests.waiting import until
 
 V1 = Setup(ike="aes256-sha256-x25519", esp="aes256-sha256", moon_version=1, sun_version=1)
 AGGRESSIVE = "aggressive = yes\n"
@@ -116,8 +117,8 @@ def test_cygnet_logs_in_and_gets_an_address(tmp_path: Path, way: str, mode: str)
         assert pings(both.net.moon, BOB), both.moon.log()[-3000:]
         assert "nameserver 10.9.9.53" in resolver.read_text()
         assert both.moon.cygnet("down", "peer").returncode == 0
-        eventually(lambda: "10.3.0.1" not in addresses(both.net.moon), 10, "the address is gone")
-        eventually(lambda: resolver.read_text() == "nameserver 192.0.2.53\n", 10, "the resolver as before")
+        until(lambda: "10.3.0.1" not in addresses(both.net.moon), 10, "the address is gone")
+        until(lambda: resolver.read_text() == "nameserver 192.0.2.53\n", 10, "the resolver as before")
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -132,7 +133,7 @@ def test_strongswan_logs_in_and_gets_an_address(tmp_path: Path, way: str, mode: 
         assert pings(both.net.alice, "10.3.0.1")
         assert "nameserver 10.9.9.53" in (tmp_path / "sun" / "resolv.conf").read_text()
         assert both.sun.swanctl("--terminate", "--ike", "peer").returncode == 0
-        eventually(lambda: not both.moon.sas(), 10, "the SA is gone")
+        until(lambda: not both.moon.sas(), 10, "the SA is gone")
 
 
 @pytest.mark.parametrize("way", ["psk", "hybrid"])
@@ -141,7 +142,7 @@ def test_strongswan_with_a_wrong_password_does_not_come_in(tmp_path: Path, way: 
     with sides(tmp_path, setup, prepare=prepare(way)) as both:
         done = both.sun.swanctl("--initiate", "--child", "net", "--timeout", "10")
         assert done.returncode != 0
-        eventually(lambda: not both.moon.sas(), 10, "no SA")
+        until(lambda: not both.moon.sas(), 10, "no SA")
         assert "login-failed" in both.moon.cygnet("status").stdout
         assert PASSWORD not in both.moon.log()
 
@@ -153,7 +154,7 @@ def test_cygnet_with_a_wrong_password_says_that_it_was_refused(tmp_path: Path, w
         done = both.moon.cygnet("up", "net")
         assert done.returncode != 0
         assert "peer-refused-authentication" in done.stdout + done.stderr
-        eventually(lambda: not both.sun.sas(), 10, "no SA")
+        until(lambda: not both.sun.sas(), 10, "no SA")
 
 
 def test_v37_a_client_that_does_not_log_in_is_let_in_by_no_other_method(tmp_path: Path) -> None:

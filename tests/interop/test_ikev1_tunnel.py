@@ -12,7 +12,7 @@ import pytest
 from cygnet.lab.topology import forget_mappings
 from tests.interop.sides import Setup, Sides, sides, swanctl_conf
 from tests.interop.test_certificates import KEYS, Authority
-from tests.interop.test_lifecycle import eventually
+from tests.waiting import until
 
 BY = pytest.mark.parametrize("by", ["cygnet", "strongswan"])
 AGGRESSIVE_PSK = "i_dont_care_about_security_and_use_aggressive_mode_psk"
@@ -69,7 +69,7 @@ def test_version_0_answers_both_versions_and_begins_with_the_newer_one(tmp_path:
             both.assert_traffic_passes()
             assert [sa["version"] for sa in both.moon.sas()] == [version]
             assert both.sun.swanctl("--terminate", "--ike", "peer").returncode == 0
-            eventually(lambda: not both.moon.sas(), 20, "nothing left")
+            until(lambda: not both.moon.sas(), 20, "nothing left")
 
 
 def equip(directory: Path, kind: str) -> None:
@@ -120,7 +120,7 @@ def test_a_strongswan_behind_nat_negotiates_transport_mode_with_original_address
         with ladder(both) as seen:
             both.sun.swanctl("--initiate", "--child", "net", "--timeout", "15")
             understood = re.compile(r"parsed QUICK_MODE response .* NAT-OA NAT-OA")
-            eventually(lambda: understood.search(both.sun.log()) is not None, 10, "ours")
+            until(lambda: understood.search(both.sun.log()) is not None, 10, "ours")
         quick = [line for line in seen if "NAT-OA" in line]
         assert ["<--" in line for line in quick[:2]] == [True, False], "\n".join(seen)
         # It took our answer, and only then its own data plane refused.
@@ -153,7 +153,7 @@ def test_a_tunnel_takes_as_many_messages_as_the_figures_show(
             both.up(by)
             both.assert_traffic_passes()
             if setup is AGGRESSIVE:
-                eventually(lambda: "N(DPD_ACK)" in both.sun.log(), 10, "its answer")
+                until(lambda: "N(DPD_ACK)" in both.sun.log(), 10, "its answer")
         # Aggressive mode has no place for INITIAL-CONTACT: it and its answer are an exchange of their own.
         beside = [line for line in seen if "R_U_THERE" in line]
         told = any("INITIAL_CONTACT" in line for line in beside)

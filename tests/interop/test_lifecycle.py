@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,15 +9,9 @@ import pytest
 
 from cygnet.lab.topology import forget_mappings
 from tests.interop.sides import Setup, Sides, sides
+from tests.waiting import until
 
 BY = pytest.mark.parametrize("by", ["cygnet", "strongswan"])
-
-
-def eventually(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
 
 
 def children(both: Sides) -> list[str]:
@@ -50,12 +42,12 @@ def test_rekeying_the_child_loses_no_packet(tmp_path: Path, by: str, pfs: str) -
         for _ in range(3):
             before = children(both)
             rekey(both, by, "child")
-            eventually(lambda before=before: set(children(both)).isdisjoint(before), 10, "a new Child SA")  # type: ignore[misc]
+            until(lambda before=before: set(children(both)).isdisjoint(before), 10, "a new Child SA")  # type: ignore[misc]
             assert traffic.wait_for(traffic.echoed + 200, 10)
         report = traffic.stop()
         both.assert_lossless(report)
         assert report.duplicated == 0
-        eventually(lambda: len(children(both)) == 1, 10, "exactly one Child SA")
+        until(lambda: len(children(both)) == 1, 10, "exactly one Child SA")
 
 
 @BY
@@ -67,9 +59,9 @@ def test_rekeying_the_ike_sa_loses_no_packet_and_keeps_the_child(tmp_path: Path,
         traffic = both.traffic(interval=0.002)
         assert traffic.wait_for(100, 10)
         # Cygnet lets nobody replace an IKE SA of less than a second.
-        eventually(lambda: int(both.moon.sas()[0]["established"]) >= 2, 5, "an IKE SA of some age")
+        until(lambda: int(both.moon.sas()[0]["established"]) >= 2, 5, "an IKE SA of some age")
         rekey(both, by, "ike")
-        eventually(
+        until(
             lambda: (
                 [sa["initiator-spi"] for sa in both.moon.sas() if sa["state"] == "ESTABLISHED"]
                 not in ([], [spis])
@@ -81,22 +73,22 @@ def test_rekeying_the_ike_sa_loses_no_packet_and_keeps_the_child(tmp_path: Path,
         report = traffic.stop()
         both.assert_lossless(report)
         assert children(both) == before
-        eventually(lambda: len(both.moon.sas()) == 1, 15, "exactly one IKE SA")
+        until(lambda: len(both.moon.sas()) == 1, 15, "exactly one IKE SA")
         rekey(both, "cygnet", "child")
-        eventually(lambda: children(both) not in ([], before), 10, "the child rekeyed on the new IKE SA")
+        until(lambda: children(both) not in ([], before), 10, "the child rekeyed on the new IKE SA")
 
 
 def test_behind_a_nat_rekeys_lose_nothing_and_a_forgotten_mapping_is_followed(tmp_path: Path) -> None:
     # strongSwan's userspace ESP learns of the new mapping from the next message of IKE.
     with sides(tmp_path, Setup(moon_connection="dpd_delay = 1s"), nat=True) as both:
         both.up("cygnet")
-        eventually(lambda: int(both.moon.sas()[0]["established"]) >= 2, 5, "an IKE SA of some age")
+        until(lambda: int(both.moon.sas()[0]["established"]) >= 2, 5, "an IKE SA of some age")
         traffic = both.traffic(interval=0.002)
         assert traffic.wait_for(100, 10)
         for by in ("cygnet", "strongswan"):
             before = children(both)
             rekey(both, by, "child")
-            eventually(lambda before=before: set(children(both)).isdisjoint(before), 10, "a new Child SA")  # type: ignore[misc]
+            until(lambda before=before: set(children(both)).isdisjoint(before), 10, "a new Child SA")  # type: ignore[misc]
             assert traffic.wait_for(traffic.echoed + 100, 10)
         rekey(both, "strongswan", "ike")
         assert traffic.wait_for(traffic.echoed + 100, 10)
@@ -105,7 +97,7 @@ def test_behind_a_nat_rekeys_lose_nothing_and_a_forgotten_mapping_is_followed(tm
         port = both.sun.sas()[0]["remote-port"]
         assert both.net.router is not None
         forget_mappings(both.net.router)
-        eventually(lambda: both.sun.sas()[0]["remote-port"] != port, 10, "a new port")
+        until(lambda: both.sun.sas()[0]["remote-port"] != port, 10, "a new port")
         both.assert_traffic_passes()
         assert len(both.moon.sas()) == 1
 
@@ -120,17 +112,17 @@ def test_a_strongswan_behind_a_nat_is_followed_when_its_mapping_is_forgotten(tmp
         assert both.net.router is not None
         forget_mappings(both.net.router)
         # The next authentic ESP packet tells.
-        eventually(lambda: both.moon.sas()[0]["remote-port"] != sa["remote-port"], 5, "a new port")
+        until(lambda: both.moon.sas()[0]["remote-port"] != sa["remote-port"], 5, "a new port")
         assert traffic.wait_for(traffic.echoed + 100, 10)
         for by, what in (("cygnet", "child"), ("cygnet", "ike"), ("strongswan", "child")):
-            eventually(lambda: int(both.moon.sas()[0]["established"]) >= 2, 5, "an IKE SA of some age")
+            until(lambda: int(both.moon.sas()[0]["established"]) >= 2, 5, "an IKE SA of some age")
             before = children(both)
             rekey(both, by, what)
             if what == "child":
-                eventually(lambda before=before: set(children(both)).isdisjoint(before), 10, "a new pair")  # type: ignore[misc]
+                until(lambda before=before: set(children(both)).isdisjoint(before), 10, "a new pair")  # type: ignore[misc]
             assert traffic.wait_for(traffic.echoed + 100, 10)
         assert traffic.stop().longest_gap < 2.0
-        eventually(lambda: len(both.moon.sas()) == 1, 10, "one IKE SA")
+        until(lambda: len(both.moon.sas()) == 1, 10, "one IKE SA")
 
 
 def test_soft_lifetimes_rekey_by_themselves(tmp_path: Path) -> None:
@@ -141,8 +133,8 @@ def test_soft_lifetimes_rekey_by_themselves(tmp_path: Path) -> None:
         both.up("cygnet")
         first_child, first_ike = children(both), both.moon.sas()[0]["uniqueid"]
         traffic = both.traffic()
-        eventually(lambda: bool(children(both)) and children(both) != first_child, 10, "Child SA rekeyed")
-        eventually(
+        until(lambda: bool(children(both)) and children(both) != first_child, 10, "Child SA rekeyed")
+        until(
             lambda: first_ike not in [sa["uniqueid"] for sa in both.moon.sas()] and bool(both.moon.sas()),
             15,
             "IKE SA rekeyed",
@@ -155,7 +147,7 @@ def test_a_dead_peer_is_noticed(tmp_path: Path) -> None:
     with sides(tmp_path, Setup(connection="dpd_delay = 1s", moon_extra="")) as both:
         both.up("cygnet")
         both.sun.stop(kill=True)
-        eventually(lambda: not both.moon.sas(), 200, "the IKE SA given up")
+        until(lambda: not both.moon.sas(), 200, "the IKE SA given up")
         assert "peer-dead" in both.moon.cygnet("status").stdout
 
 
@@ -198,13 +190,13 @@ def test_closing_on_one_side_closes_the_other(tmp_path: Path, by: str) -> None:
             assert both.moon.cygnet("down", "--ike", "peer").returncode == 0
         else:
             assert both.sun.swanctl("--terminate", "--ike", "peer").returncode == 0
-        eventually(lambda: not both.moon.sas() and not both.sun.sas(), 10, "both sides empty")
+        until(lambda: not both.moon.sas() and not both.sun.sas(), 10, "both sides empty")
 
 
 def test_when_both_start_at_once_one_ike_sa_remains(tmp_path: Path) -> None:
     with sides(tmp_path, Setup()) as both:
         with ThreadPoolExecutor(2) as at_once:
             list(at_once.map(both.up, ("cygnet", "strongswan")))
-        eventually(lambda: len(both.moon.sas()) == len(both.sun.sas()) == 1, 20, "one IKE SA")
-        eventually(lambda: len(children(both)) == 1, 20, "one pair")
+        until(lambda: len(both.moon.sas()) == len(both.sun.sas()) == 1, 20, "one IKE SA")
+        until(lambda: len(children(both)) == 1, 20, "one pair")
         both.assert_traffic_passes()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from tests.interop.sides import SUN_ID, Setup, Sides, sides, swanctl_conf
 from tests.interop.test_certificates import Authority
 from tests.interop.test_eap import GATEWAY_MOON
 from tests.interop.test_ikev1_remote_access import POOLS, setup_of
+from tests.waiting import until
 
 USERS = """\
 carol Cleartext-Password := "Ar3etTnp"
@@ -89,16 +89,6 @@ def gateway(
             server.stop()
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 40) -> bool:
-    """Whether it came true, looked at again and again."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.2)
-    return True
-
-
 @pytest.mark.parametrize("method", ["eap-mschapv2", "eap-md5", "eap-gtc", "eap-ttls"])
 def test_freeradius_authenticates_the_user_behind_a_server_that_is_silent(
     tmp_path: Path, method: str
@@ -121,11 +111,13 @@ def test_a_user_of_another_group_is_refused(tmp_path: Path) -> None:
 def test_accounting_says_who_used_what_and_a_disconnect_ends_it(tmp_path: Path) -> None:
     with gateway(tmp_path, "eap-mschapv2", demand="groups = staff") as (both, server):
         both.up("strongswan")
-        assert eventually(lambda: len(server.records()) >= 1)
+        until(lambda: len(server.records()) >= 1, 40, "a record")
         both.assert_traffic_passes()
-        assert eventually(
-            lambda: any(int(one.get("Acct-Input-Packets", "0")) >= 20 for one in server.records())
-        ), server.records()
+        until(
+            lambda: any(int(one.get("Acct-Input-Packets", "0")) >= 20 for one in server.records()),
+            40,
+            lambda: str(server.records()),
+        )
         (start, *interims) = server.records()
         assert start["Acct-Status-Type"] == "Start"
         assert {one["Acct-Status-Type"] for one in interims} == {"Interim-Update"}
@@ -147,8 +139,8 @@ def test_accounting_says_who_used_what_and_a_disconnect_ends_it(tmp_path: Path) 
         assert "CoA-NAK" in other.stdout
         done = radclient(both.net.moon, ["User-Name = carol"], "127.0.0.1:3799", "disconnect", "testing123")
         assert "Disconnect-ACK" in done.stdout, done.stdout + done.stderr
-        assert eventually(lambda: not both.moon.sas() and not both.sun.sas())
-        assert eventually(lambda: server.records()[-1]["Acct-Status-Type"] == "Stop")
+        until(lambda: not both.moon.sas() and not both.sun.sas(), 40, "no SA")
+        until(lambda: server.records()[-1]["Acct-Status-Type"] == "Stop", 40, "the record of the end")
         stop = server.records()[-1]
         assert stop["Acct-Session-Id"] == start["Acct-Session-Id"]
         assert stop["Acct-Terminate-Cause"] == "Admin-Reset"
@@ -178,14 +170,14 @@ def test_freeradius_checks_ikev1s_logins(tmp_path: Path) -> None:
             both.up("strongswan")
             (sa,) = both.moon.sas()
             assert (sa["remote-xauth-id"], sa["remote-vips"]) == ("carol", ["10.3.0.1"])
-            assert eventually(lambda: len(server.records()) >= 1)
+            until(lambda: len(server.records()) >= 1, 40, "a record")
             start = server.records()[0]
             assert (start["Acct-Status-Type"], start["User-Name"]) == ("Start", "carol")
             done = radclient(
                 both.net.moon, ["User-Name = carol"], "127.0.0.1:3799", "disconnect", "testing123"
             )
             assert "Disconnect-ACK" in done.stdout, done.stdout + done.stderr
-            assert eventually(lambda: not both.moon.sas() and not both.sun.sas())
+            until(lambda: not both.moon.sas() and not both.sun.sas(), 40, "no SA")
             both.sun.configure(swanctl_conf(login("dave"), "sun", both.net))
             both.sun.load()
             refused = both.sun.swanctl("--initiate", "--child", "net", "--timeout", "20")

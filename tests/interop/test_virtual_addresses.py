@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cygnet.lab.namespaces import Namespace
+from cygnet.lab.strongswan import StrongSwan
 from cygnet.lab.topology import ALICE, ALICE6, BOB, BOB6, MOON_NET, MOON_NET6, SUN_NET, SUN_NET6
 from tests.interop.sides import Setup, Sides, sides
+from tests.waiting import until
 
 POOLS = """
 pools {
@@ -54,13 +54,6 @@ def server_setup(vips: str = BOTH) -> Setup:
     )
 
 
-def eventually(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.1)
-
-
 def addresses(space: Namespace) -> str:
     return space.run("ip", "-o", "addr").stdout
 
@@ -88,7 +81,7 @@ def test_cygnet_gets_addresses_and_name_servers_and_gives_them_up(tmp_path: Path
         servers = [line for line in resolver.read_text().splitlines() if line.startswith("nameserver")]
         assert servers == ["nameserver 10.9.9.53", "nameserver fd09::53", "nameserver 192.0.2.53"]
         assert both.moon.cygnet("down", "peer").returncode == 0
-        eventually(lambda: "10.3.0.1" not in addresses(moon), 10, "the address is gone")
+        until(lambda: "10.3.0.1" not in addresses(moon), 10, "the address is gone")
         assert "fd03::1" not in addresses(moon)
         assert resolver.read_text() == "nameserver 192.0.2.53\n"
 
@@ -127,7 +120,7 @@ def test_swanctl_lists_the_leases_of_cygnet(tmp_path: Path) -> None:
         assert "four 10.3.0.1 1 / 0 / 254" in listed, listed
         assert "10.3.0.1 online 'sun.example'" in listed
         assert both.sun.swanctl("--terminate", "--ike", "peer").returncode == 0
-        eventually(
+        until(
             lambda: "10.3.0.1 offline 'sun.example'" in " ".join(listed_leases(both).split()), 10, "offline"
         )
 
@@ -137,7 +130,7 @@ def test_an_address_survives_the_rekey_of_the_ike_sa_by_either(tmp_path: Path, b
     with sides(tmp_path, server_setup()) as both:
         both.up("strongswan")
         # One that has just been made is not rekeyed again at once (T30).
-        eventually(lambda: int(both.moon.sas()[0]["established"]) >= 2, 10, "an IKE SA of some age")
+        until(lambda: int(both.moon.sas()[0]["established"]) >= 2, 10, "an IKE SA of some age")
         (before,) = both.moon.sas()
         done = (
             both.moon.cygnet("rekey", "--ike", "peer")
@@ -145,18 +138,29 @@ def test_an_address_survives_the_rekey_of_the_ike_sa_by_either(tmp_path: Path, b
             else both.sun.swanctl("--rekey", "--ike", "peer")
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        eventually(lambda: both.moon.sas()[-1]["uniqueid"] != before["uniqueid"], 10, "a new IKE SA")
+        until(lambda: both.moon.sas()[-1]["uniqueid"] != before["uniqueid"], 10, "a new IKE SA")
         assert both.moon.sas()[-1]["remote-vips"] == ["10.3.0.1", "fd03::1"]
         assert pings(both.net.sun, ALICE, ALICE6)
+
+
+def settled_anew(peer: StrongSwan, before: object) -> bool:
+    """Whether strongSwan has one IKE SA, another than `before`, with its addresses and an installed pair."""
+    found = peer.sas()
+    return (
+        len(found) == 1
+        and found[0]["uniqueid"] != before
+        and found[0].get("local-vips") == ["10.3.0.1", "fd03::1"]
+        and [child["state"] for child in found[0]["child-sas"].values()] == ["INSTALLED"]
+    )
 
 
 def test_an_address_survives_authentication_anew(tmp_path: Path) -> None:
     with sides(tmp_path, server_setup()) as both:
         both.up("strongswan")
-        (before,) = both.moon.sas()
+        (before,), (theirs,) = both.moon.sas(), both.sun.sas()
         done = both.sun.swanctl("--rekey", "--ike", "peer", "--reauth")
         assert done.returncode == 0, done.stdout + done.stderr
-        eventually(
+        until(
             lambda: (
                 [sa["uniqueid"] for sa in both.moon.sas()] not in ([], [before["uniqueid"]])
                 and len(both.moon.sas()) == 1
@@ -165,10 +169,9 @@ def test_an_address_survives_authentication_anew(tmp_path: Path) -> None:
             "one new IKE SA",
         )
         assert both.moon.sas()[0]["remote-vips"] == ["10.3.0.1", "fd03::1"]
-        # Sooner, strongSwan would send from another address, in clear.
-        given = ("10.3.0.1", "fd03::1")
-        eventually(lambda: all(one in addresses(both.net.sun) for one in given), 10, "strongSwan's addresses")
-        eventually(lambda: pings(both.net.sun, ALICE, ALICE6), 20, "traffic")
+        # strongSwan gives the address and its pairs up before it asks anew; between, it sends in clear.
+        until(lambda: settled_anew(both.sun, theirs["uniqueid"]), 20, "strongSwan's new pairs")
+        assert pings(both.net.sun, ALICE, ALICE6)
 
 
 def test_leases_survive_a_restart_of_cygnet(tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ here. Nothing is shared between two pairs but the machine: namespaces are anonym
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from cygnet.lab.traffic import Traffic
 from cygnet.vici.client import Client, Refused
 from cygnet.vici.codec import texts
 from tests.userspace import USERSPACE
+from tests.waiting import until
 
 SECRET = "a-secret-that-must-not-be-seen-0123456789"
 PROTECTED = (MOON_NET, SUN_NET, MOON_NET6, SUN_NET6)
@@ -82,15 +82,6 @@ def configuration(
         options=options,
         engine=USERSPACE,
     )
-
-
-def until(condition: Callable[[], Any], seconds: float, what: str = "") -> Any:
-    """Wait for the condition to hold and return what it gave; fails after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.02)  # between looks; the condition is what is waited for
-    return found
 
 
 class Ladder:

@@ -15,8 +15,9 @@ import pytest
 
 from cygnet.lab.namespaces import Namespace
 from cygnet.lab.topology import ALICE, ALICE6, BOB, BOB6, MOON, SUN
-from tests.network.gateways import Ladder, Two, two, until
+from tests.network.gateways import Ladder, Two, two
 from tests.network.probes import GRE, ICMP, ICMPV6, OSPF, SILENCE, TCP, UDP, Probe, Probes
+from tests.waiting import until
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(120)]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from cygnet.lab.topology import BOB
-from tests.network.gateways import NET, NET_AT_SUN, two, until
+from tests.network.gateways import NET, NET_AT_SUN, two
+from tests.waiting import until
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(60)]
 

@@ -19,7 +19,8 @@ from cygnet.auth.identity import Identity
 from cygnet.auth.issue import issue, make_ca
 from cygnet.lab.strongswan import decoded
 from cygnet.lab.topology import MOON, MOON_NET, SUN, SUN_NET
-from tests.network.gateways import SECRET, Two, two, until
+from tests.network.gateways import SECRET, Two, two
+from tests.waiting import until
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(60)]
 

@@ -8,7 +8,8 @@ import pytest
 
 from cygnet.lab.namespaces import Namespace
 from cygnet.lab.topology import ALICE, BOB, MOON, MOON_NET, SUN, SUN_NET
-from tests.network.gateways import two, until
+from tests.network.gateways import two
+from tests.waiting import until
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(180)]
 

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +37,7 @@ from cygnet.lab.topology import (
 )
 from cygnet.lab.traffic import Traffic
 from tests.userspace import USERSPACE
+from tests.waiting import until
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(120)]
 PATIENCE = 20
@@ -128,15 +129,6 @@ def _lab() -> None:
         pytest.skip(str(error))
 
 
-def until(condition: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)  # between looks; the condition is what is waited for
-    return True
-
-
 def test_a_tunnel_comes_up_and_carries_both_families(tmp_path: Path) -> None:
     with pair(tmp_path) as both:
         assert not both.ping(count=1)
@@ -153,7 +145,7 @@ def test_a_tunnel_comes_up_and_carries_both_families(tmp_path: Path) -> None:
 
 def test_a_packet_of_a_trap_policy_starts_the_negotiation(tmp_path: Path) -> None:
     with pair(tmp_path, "trap") as both:
-        assert until(lambda: both.ping(count=1), PATIENCE), both.moon.log()
+        until(lambda: both.ping(count=1), PATIENCE, both.moon.log)
         assert len(both.moon.sas()) == 1
 
 
@@ -165,9 +157,9 @@ def test_a_killed_daemon_is_back_at_once_and_traffic_flows_on(tmp_path: Path) ->
         spis = both.spis()
         dead = both.moon.processes()["daemon"]
         os.kill(dead, signal.SIGKILL)
-        assert until(lambda: both.moon.processes().get("daemon") not in (None, dead), PATIENCE)
+        until(lambda: both.moon.processes().get("daemon") not in (None, dead), PATIENCE)
         # The new one finds what its predecessor's SAs carry, and negotiates it anew.
-        assert until(lambda: len(both.moon.sas()) == 1 and len(both.spis()) == 2, PATIENCE), both.moon.log()
+        until(lambda: len(both.moon.sas()) == 1 and len(both.spis()) == 2, PATIENCE, both.moon.log)
         assert not both.spis() & spis
         before = traffic.echoed
         assert traffic.wait_for(before + 100, PATIENCE)
@@ -185,7 +177,7 @@ def test_after_the_data_plane_is_killed_every_sa_is_renewed_and_nothing_went_in_
         traffic = Traffic(both.net.alice, ALICE, both.net.bob, BOB)
         assert traffic.wait_for(100, PATIENCE)
         os.kill(both.moon.processes()["dataplane"], signal.SIGKILL)
-        assert until(lambda: len(both.spis()) == 2 and not both.spis() & spis, PATIENCE), both.moon.log()
+        until(lambda: len(both.spis()) == 2 and not both.spis() & spis, PATIENCE, both.moon.log)
         before = traffic.echoed
         assert traffic.wait_for(before + 100, PATIENCE), both.moon.log() + both.sun.log()
         report = traffic.stop()
@@ -199,7 +191,7 @@ def test_when_everything_is_killed_the_kernel_still_holds_the_policy(tmp_path: P
         traffic = Traffic(both.net.alice, ALICE, both.net.bob, BOB)
         assert traffic.wait_for(100, PATIENCE)
         both.moon.stop(kill=True)
-        assert until(lambda: not children_of(both), PATIENCE), "children outlived their supervisor"
+        until(lambda: not children_of(both), PATIENCE, "children outlived their supervisor")
         before = traffic.echoed
         assert not traffic.wait_for(before + 50, 1.0)
         both.moon.start()
@@ -225,7 +217,7 @@ def test_a_clean_stop_tells_the_peer_and_the_policy_stays_in_force(tmp_path: Pat
     with pair(tmp_path) as both:
         both.up()
         both.moon.stop()
-        assert until(lambda: both.sun.sas() == [], PATIENCE), both.sun.log()
+        until(lambda: both.sun.sas() == [], PATIENCE, both.sun.log)
         assert not both.moon.socket.exists()
         assert children_of(both) == []
         assert not both.ping(count=1)
@@ -241,18 +233,18 @@ def test_reloading_leaves_unchanged_tunnels_alone_and_takes_gone_ones_down(tmp_p
         again += 'local = { auth = "psk", id = "moon" }\nremote = { auth = "psk", id = "other" }\n'
         both.moon.configure(again)
         os.kill(both.moon.pid, signal.SIGHUP)
-        assert until(lambda: "other" in both.moon.cygnet("status").stdout, PATIENCE), both.moon.log()
+        until(lambda: "other" in both.moon.cygnet("status").stdout, PATIENCE, both.moon.log)
         assert both.spis() == spis
         both.moon.configure(again.replace("remote_addrs", "remote_adrs"))
         os.kill(both.moon.pid, signal.SIGHUP)
-        assert until(lambda: "stays as it was" in both.moon.log(), PATIENCE)
+        until(lambda: "stays as it was" in both.moon.log(), PATIENCE)
         assert "did you mean remote_addrs" in both.moon.log()
         assert "other" in both.moon.cygnet("status").stdout
         assert both.spis() == spis
         both.moon.configure(configuration("moon", extra='keep_alive = "30s"'))
         os.kill(both.moon.pid, signal.SIGHUP)
-        assert until(lambda: "changed options take effect at the next start" in both.moon.log(), PATIENCE)
-        assert until(lambda: "other" not in both.moon.cygnet("status").stdout, PATIENCE)
+        until(lambda: "changed options take effect at the next start" in both.moon.log(), PATIENCE)
+        until(lambda: "other" not in both.moon.cygnet("status").stdout, PATIENCE)
         report = traffic.stop()
         assert report.lost == 0
         assert both.spis() == spis
@@ -389,7 +381,7 @@ def test_killed_at_random_moments_it_always_comes_back_and_nothing_goes_in_clear
                 both.moon.cygnet("rekey", "--child", "net")
             os.kill(dead, signal.SIGKILL)
             time.sleep(chance.random() * 0.3)  # how long after the kill the next thing happens
-            assert until(partial(started_again, gateway, kind, dead), PATIENCE)
+            until(partial(started_again, gateway, kind, dead), PATIENCE)
             before = traffic.echoed
             assert traffic.wait_for(before + 20, 20), both.moon.log() + both.sun.log()
         traffic.stop()

@@ -39,8 +39,8 @@ from cygnet.lab.topology import (
 from cygnet.lab.traffic import Traffic
 from cygnet.lab.transfer import MARKER
 from cygnet.wire.numbers import Encr, Integ
-from tests.network.gateways import until
 from tests.network.icmp import too_big, udp_esp
+from tests.waiting import until
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(120)]
 

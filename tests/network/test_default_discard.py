@@ -10,8 +10,9 @@ import pytest
 
 from cygnet.lab.namespaces import Namespace
 from cygnet.lab.topology import ALICE, ALICE6, BOB, BOB6, MOON, MOON_NET, MOON_NET6, SUN, SUN_NET, SUN_NET6
-from tests.network.gateways import Two, two, until
+from tests.network.gateways import Two, two
 from tests.network.icmp import too_big, udp_esp
+from tests.waiting import until
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(120)]
 

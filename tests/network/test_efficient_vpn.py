@@ -14,6 +14,7 @@ from cygnet.lab.gateway import Gateway
 from cygnet.lab.namespaces import Namespace
 from cygnet.lab.topology import ALICE, BOB, MOON, MOON_NET, SUN, SUN_NET, TwoGateways, two_gateways
 from tests.userspace import USERSPACE
+from tests.waiting import until
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(120)]
 
@@ -159,8 +160,7 @@ def test_client_mode_translates_the_hosts_behind_it_to_its_leased_address(tmp_pa
         assert made.seen_from(made.net.alice) == "10.3.0.1"
         assert made.seen_from(made.net.moon) == "10.3.0.1"
         assert made.client.cygnet("down", "office").returncode == 0
-        tables = made.net.moon.run("nft", "list", "tables").stdout
-        assert "cygnet_nat" not in tables
+        until(lambda: "cygnet_nat" not in made.net.moon.run("nft", "list", "tables").stdout, 10, "no table")
 
 
 def test_network_mode_protects_the_inner_network_as_it_is_without_a_lease(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 from cygnet.lab.gateway import CYGNET
 from cygnet.lab.topology import ALICE, BOB, two_gateways
 from cygnet.lab.traffic import Traffic
-from tests.network.gateways import NET, NET_AT_SUN, configuration, two, until
+from tests.network.gateways import NET, NET_AT_SUN, configuration, two
+from tests.waiting import until
 
 pytestmark = pytest.mark.network
 TRAP = 'start_action = "trap"\n'

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 import pytest
 
 from cygnet.lab.topology import BOB, BOB6, MOON_NET, MOON_NET6, OUTER, SUN_NET, SUN_NET6
-from tests.network.gateways import Two, two, until
+from tests.network.gateways import Two, two
 from tests.network.probes import SILENCE, UDP, Probe, Probes
+from tests.waiting import until
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(60)]
 EF, ECT0, ECT1, CE = 46 << 2, 2, 1, 3

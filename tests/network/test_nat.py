@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from cygnet.lab.topology import SUN, forget_mappings
-from tests.network.gateways import Two, two, until
+from tests.network.gateways import Two, two
 from tests.network.test_modes import transfer
+from tests.waiting import until
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(60)]
 

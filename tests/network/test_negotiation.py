@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.network.gateways import Ladder, two, until
+from tests.network.gateways import Ladder, two
 from tests.network.probes import ICMP, TCP, UDP, Probe, Probes
+from tests.waiting import until
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(60)]
 

@@ -15,7 +15,8 @@ import pytest
 from cygnet.lab.gateway import CYGNET, Gateway
 from cygnet.lab.namespaces import Namespace
 from cygnet.lab.topology import MOON_NET, SUN_NET, TwoGateways, two_gateways
-from tests.network.gateways import SECRET, configuration, until
+from tests.network.gateways import SECRET, configuration
+from tests.waiting import until
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(60)]
 

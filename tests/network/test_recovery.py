@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from cygnet.lab.topology import ALICE6, BOB6, MOON_NET6, SUN_NET6
-from tests.network.gateways import NET, NET_AT_SUN, Ladder, configuration, two, until
+from tests.network.gateways import NET, NET_AT_SUN, Ladder, configuration, two
 from tests.network.probes import SILENCE, UDP, Probe, Probes
+from tests.waiting import until
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(90)]
 

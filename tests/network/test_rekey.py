@@ -9,7 +9,8 @@ import pytest
 
 from cygnet.lab.topology import MOON_NET, MOON_NET6, SUN_NET, SUN_NET6
 from cygnet.lab.traffic import Report
-from tests.network.gateways import Ladder, Two, two, until
+from tests.network.gateways import Ladder, Two, two
+from tests.waiting import until
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(120)]
 

@@ -14,8 +14,8 @@ import pytest
 from cygnet.lab.capture import Capture
 from cygnet.lab.gateway import Gateway
 from cygnet.lab.topology import BOB, BOB6, MOON, SUN, SUN_NET, SUN_NET6, TwoGateways, two_gateways
-from tests.network.gateways import until
 from tests.userspace import USERSPACE
+from tests.waiting import until
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(120)]
 
