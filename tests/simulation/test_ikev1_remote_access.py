@@ -18,7 +18,7 @@ from cygnet.ike.events import IkeSaUp
 from cygnet.ike.v1.sa import CLIENTS_COME
 from cygnet.testing import ACTS, Fault, Gateway, assert_agreement, assert_nothing_left
 from cygnet.testing.remote_access import POOLS, RemoteAccess
-from tests.simulation.test_virtual_addresses import online, talk
+from tests.simulation.test_virtual_addresses import devices_behind_one_nat, online, talk
 from tests.unit.auth_material import ca, entity, key
 
 FIRST = ip_address("10.3.0.1")
@@ -364,6 +364,20 @@ def test_a_users_second_device_disturbs_nothing_where_users_may_have_several(way
     office.settle()
     assert online(office.server) == {"10.3.0.1": user}
     assert talk(office, office.client)
+
+
+@pytest.mark.parametrize("way", [way for way in DEVICES if "pull" in way])
+def test_behind_one_nat_a_second_device_does_not_get_the_address_of_the_first(way: str) -> None:
+    setting = 'unique = "never"\n'
+    office = DEVICES[way].office(
+        clients=2,
+        same_identity=True,
+        same_user=True,
+        vips='"10.3.0.9"',
+        server_connection=setting,
+        client_connection=setting,
+    )
+    devices_behind_one_nat(office)
 
 
 @pytest.mark.parametrize("way", DEVICES)

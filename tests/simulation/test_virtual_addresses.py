@@ -9,7 +9,7 @@ import pytest
 
 from cygnet.ike.errors import Reason
 from cygnet.policy.selectors import format_selector
-from cygnet.testing import ACTS, Fault, Packet, assert_agreement, assert_nothing_left
+from cygnet.testing import ACTS, Fault, Nat, Packet, assert_agreement, assert_nothing_left
 from cygnet.testing.gateway import Gateway
 from cygnet.testing.remote_access import RemoteAccess
 
@@ -230,6 +230,35 @@ def test_a_second_device_does_not_get_the_address_of_the_first_by_asking_for_it(
     ).up()
     assert len(online(office.server)) == 2
     assert_agreement(*office.everybody)
+
+
+def devices_behind_one_nat(office: RemoteAccess) -> None:
+    """Both ask for 10.3.0.9 from one address. The first has it, also when it authenticates anew; the second
+    never gets it too."""
+    Nat(office.network, ip_address("203.0.113.9"), *[client.address for client in office.clients])
+    had = []
+    for client in office.clients:
+        operation = client.initiate("office", "net")
+        office.settle(60)
+        assert client.operations[operation] is None
+        had.append(client.host.addresses)
+    assert had == [(ip_address("10.3.0.9"),), (FIRST,)]
+    for client in office.clients:
+        client.endpoint.reauthenticate(client.sas()[0].unique_id, office.network.now)
+        client.handle_timeout()
+        office.settle(60)
+    assert office.client.host.addresses == had[0]
+    assert office.clients[1].host.addresses != had[0]
+    assert len(online(office.server)) == 2
+    assert all(talk(office, client) for client in office.clients)
+    assert_agreement(*office.everybody)
+
+
+def test_behind_one_nat_a_second_device_does_not_get_the_address_of_the_first() -> None:
+    setting = PLAIN + '\nunique = "never"'
+    devices_behind_one_nat(
+        RemoteAccess(1, connection=setting, clients=2, same_identity=True, vips='"10.3.0.9"')
+    )
 
 
 def test_what_is_always_to_be_up_is_protected_before_its_address_is_known() -> None:

@@ -20,7 +20,6 @@ from cygnet.store.journal import Journal
 from cygnet.store.leases import MAX_ONLINE_PER_IDENTITY, Leases
 
 ANY4, ANY6 = ip_address("0.0.0.0"), ip_address("::")
-HOME, CAFE = ip_address("198.51.100.1"), ip_address("198.51.100.2")
 
 
 def peer(name: str) -> AuthenticatedPeer:
@@ -38,11 +37,12 @@ def ask(
     name: str,
     *wanted: str | IpAddress,
     pools: tuple[str, ...] = ("road",),
-    remote: IpAddress = HOME,
+    here: tuple[str, ...] = (),
     alone: bool = False,
 ) -> Leased:
     addresses = tuple(ip_address(str(one)) for one in wanted) or (ANY4,)
-    return leases.lease(LeaseAddresses(peer(name), pools, addresses, remote, alone))
+    held = tuple([Lease("road", ip_address(one)) for one in here])
+    return leases.lease(LeaseAddresses(peer(name), pools, addresses, held, alone))
 
 
 def got(leased: Leased) -> list[str]:
@@ -105,24 +105,25 @@ def test_a_free_address_that_is_asked_for_by_name_is_given() -> None:
     assert got(ask(leases, "carol", "192.0.2.1")) == ["10.3.0.2"]
 
 
-def test_an_address_in_use_is_shared_with_its_own_identity_from_the_same_place_only() -> None:
+def test_an_address_in_use_is_shared_with_its_own_identity_and_device_only() -> None:
     leases = book()
     ask(leases, "alice")
-    assert got(ask(leases, "alice", "10.3.0.1", remote=HOME)) == ["10.3.0.1"]
-    assert got(ask(leases, "alice", "10.3.0.1", remote=CAFE)) == ["10.3.0.2"]
-    assert got(ask(leases, "mallory", "10.3.0.1", remote=HOME)) == ["10.3.0.3"]
+    assert got(ask(leases, "alice", "10.3.0.1", here=("10.3.0.1",))) == ["10.3.0.1"]
+    assert got(ask(leases, "alice", "10.3.0.1")) == ["10.3.0.2"]
+    assert got(ask(leases, "alice", "10.3.0.1", here=("10.3.0.2",))) == ["10.3.0.3"]
+    assert got(ask(leases, "mallory", "10.3.0.1", here=("10.3.0.1",))) == ["10.3.0.4"]
 
 
 def test_who_says_that_it_has_nothing_else_gets_its_address_from_anywhere() -> None:
     leases = book()
     ask(leases, "alice")
-    assert got(ask(leases, "alice", remote=CAFE, alone=True)) == ["10.3.0.1"]
-    assert got(ask(leases, "alice", remote=CAFE)) == ["10.3.0.2"]
+    assert got(ask(leases, "alice", alone=True)) == ["10.3.0.1"]
+    assert got(ask(leases, "alice")) == ["10.3.0.2"]
 
 
 def test_an_address_is_free_only_when_the_last_that_holds_it_ends() -> None:
     leases = book("10.3.0.7")
-    one, two = ask(leases, "alice"), ask(leases, "alice", "10.3.0.7")
+    one, two = ask(leases, "alice"), ask(leases, "alice", "10.3.0.7", here=("10.3.0.7",))
     leases.give_back(one.leases)
     assert got(ask(leases, "bob")) == []
     leases.give_back(two.leases)
@@ -206,7 +207,7 @@ def test_the_address_that_radius_says_comes_before_the_pools() -> None:
         ("Framed-IPv6-Address", ip_address("fd08::9").packed),
     )
     known = attest(Identity.parse("carol"), 2, "eap", attributes=said)
-    asked = LeaseAddresses(known, ("radius", "road"), (ANY4, ANY6), HOME)
+    asked = LeaseAddresses(known, ("radius", "road"), (ANY4, ANY6))
     assert got(leases.lease(asked)) == ["10.8.0.9", "fd08::9"]
     leases.give_back(leases.lease(asked).leases)
     assert got(ask(leases, "bob", pools=("radius", "road"))) == ["10.3.0.1"]
@@ -218,7 +219,7 @@ def test_the_address_that_radius_says_comes_before_the_pools() -> None:
 def test_what_radius_says_and_is_no_address_is_not_leased(value: bytes) -> None:
     """RFC 2865, section 5.8: all ones leave it to the user, one less to the NAS."""
     known = attest(Identity.parse("carol"), 2, "eap", attributes=(("Framed-IP-Address", value),))
-    assert got(book().lease(LeaseAddresses(known, ("radius", "road"), (ANY4,), HOME))) == ["10.3.0.1"]
+    assert got(book().lease(LeaseAddresses(known, ("radius", "road"), (ANY4,)))) == ["10.3.0.1"]
 
 
 # -- the journal ----------------------------------------------------------------------------------
@@ -313,7 +314,7 @@ def test_t27_an_address_of_a_nobody_is_never_a_somebodys_nor_the_reverse() -> No
 
     def nobody(mark: bytes, wanted: str = "0.0.0.0") -> Leased:
         who = attest(Identity.nobody(mark), 13, "null")
-        return leases.lease(LeaseAddresses(who, ("road",), (ip_address(wanted),), HOME, False))
+        return leases.lease(LeaseAddresses(who, ("road",), (ip_address(wanted),)))
 
     first, second = nobody(b"1"), ask(leases, "joe")
     assert (got(first), got(second)) == (["10.3.0.1"], ["10.3.0.2"])

@@ -85,14 +85,15 @@ class Route:
 class LeaseAddresses:
     """Addresses out of these pools for a peer that has proved who it is. Answered with `Leased`.
 
-    `wanted`: one entry for each address, an unspecified one of its family where any will do. `remote`: the
-    peer's outer address. `alone`: whatever else this identity holds is about to be closed.
+    `wanted`: one entry for each address, an unspecified one of its family where any will do. `here`: what the
+    same user holds already over other SAs from the same outer address and port, as one device does that
+    authenticates anew. `alone`: whatever else this identity holds is about to be closed.
     """
 
     peer: AuthenticatedPeer
     pools: tuple[str, ...]
     wanted: tuple[IpAddress, ...]
-    remote: IpAddress
+    here: tuple[Lease, ...] = ()
     alone: bool = False
 
 

@@ -276,11 +276,12 @@ def ask(question: Question, patience: float) -> Steps[Any]:
 
 
 def lease(
-    peer: AuthenticatedPeer, pools: tuple[str, ...], wanted: tuple[IpAddress, ...], remote: IpAddress,
-    *, alone: bool,
+    context: Context, connection: Connection, local_id: Identity, peer: AuthenticatedPeer,
+    wanted: tuple[IpAddress, ...], *, alone: bool,
 ) -> Steps[Leased]:  # fmt: skip
     """Lease addresses for a peer that proved who it is; they are the SA's from then on, until it ends."""
-    question = LeaseAddresses(peer, pools, wanted, remote, alone)
+    here = context.leases_of(local_id, peer.user, connection.name)
+    question = LeaseAddresses(peer, connection.pools, wanted, here, alone)
     leased = yield from ask(question, LEASE_PATIENCE)
     if not isinstance(leased, Leased):
         return Leased((), NetworkSettings(), "nobody says which addresses are free")

@@ -2,8 +2,9 @@
 
 An identity that comes back gets the address it had. A new one gets an address that nobody has had, and
 only when there is none left that of whoever has been away longest. An address in use is given a second
-time only to the same identity: when it asks for it by name from where it is (an authentication anew),
-or when all else that it holds is about to be closed.
+time only to the same identity: when it asks for it by name from the address and port where it has it (an
+authentication anew; a second device behind the same NAT has another port), or when all else that it
+holds is about to be closed.
 
 Nothing here does I/O: `remember` is told every assignment, and what it kept comes back by `restore`.
 """
@@ -37,12 +38,11 @@ Remember = Callable[[str, IpAddress, Identity], None]
 
 @dataclass(slots=True)
 class Held:
-    """An address that somebody has had. `users`: IKE SAs that hold it now; 0: offline. `remote`: where the
-    last of them came from; `since`: when that changed, in Unix seconds, 0 if before the daemon started."""
+    """An address that somebody has had. `users`: IKE SAs that hold it now; 0: offline. `since`: when that
+    changed, in Unix seconds, 0 if before the daemon started."""
 
     identity: Identity
     users: int = 0
-    remote: IpAddress | None = None
     since: float = 0.0
 
 
@@ -107,10 +107,9 @@ class _Addresses:
         if not theirs:
             del self.of_identity[identity]
 
-    def use(self, offset: int, remote: IpAddress, now: float) -> None:
+    def use(self, offset: int, now: float) -> None:
         held = self.held[offset]
         held.users += 1
-        held.remote = remote
         held.since = now
         self.offline.pop(offset, None)
 
@@ -134,7 +133,7 @@ class _Addresses:
         offset = self.offset(wanted)
         if offset is not None and offset not in taken:
             held = self.held.get(offset)
-            if held is None or (held.identity == identity and self._may_have(held, request)):
+            if held is None or (held.identity == identity and self._may_have(wanted, held, request)):
                 return offset
         for own in reversed(self.of_identity.get(identity, {})):
             if own not in taken and (not self.held[own].users or request.alone):
@@ -148,8 +147,8 @@ class _Addresses:
         nobody = identity.is_nobody
         return next((one for one in self.offline if self.held[one].identity.is_nobody is nobody), None)
 
-    def _may_have(self, held: Held, request: LeaseAddresses) -> bool:
-        return not held.users or request.alone or held.remote == request.remote
+    def _may_have(self, wanted: IpAddress, held: Held, request: LeaseAddresses) -> bool:
+        return not held.users or request.alone or Lease(self.name, wanted) in request.here
 
 
 class Leases:
@@ -257,7 +256,7 @@ class Leases:
                 addresses.assign(offset, identity)
                 if not identity.is_nobody:
                     self._remember(name, address, identity)
-            addresses.use(offset, request.remote, self._clock())
+            addresses.use(offset, self._clock())
             return Lease(name, address)
         return None
 

@@ -146,7 +146,7 @@ def push(
     held = context.leases_of(local_id, peer.user, connection.name)
     had = {one.address.version: one.address for one in held}
     wanted = tuple([had.get(one.version, one) for one in ANY])
-    leased = yield from lease(peer, connection.pools, wanted, context.state.path.remote, alone=alone)
+    leased = yield from lease(context, connection, local_id, peer, wanted, alone=alone)
     if not leased.leases:
         raise PeerIncompatible(
             Reason.ADDRESS_REFUSED, f"there is no address for {peer.user}: {leased.refused}"
@@ -163,8 +163,8 @@ def push(
 
 def respond(context: Context, connection: Connection, asked: AttributesPayload) -> Steps[None]:
     """The peer's REQUEST, or a SET that nobody waited for. A REPLY always comes, empty if need be."""
-    peer = context.state.peer
-    if asked.cfg_type != CfgType.REQUEST or peer is None:
+    peer, local_id = context.state.peer, context.state.local_id
+    if asked.cfg_type != CfgType.REQUEST or peer is None or local_id is None:
         # Section 2: what is not accepted is not named in the ACK; and we accept nothing unasked.
         yield from transaction.reply(context, asked, ())
         return
@@ -174,7 +174,7 @@ def respond(context: Context, connection: Connection, asked: AttributesPayload) 
     if connection.pools:
         # Two who come at once from one identity are told apart by what is configured, not by who asks last.
         alone = connection.unique is Unique.REPLACE
-        leased = yield from lease(peer, connection.pools, wanted, context.state.path.remote, alone=alone)
+        leased = yield from lease(context, connection, local_id, peer, wanted, alone=alone)
         settings = leased.settings
         if wanted and not leased.leases:
             problem = f"there is no address for {peer.user}: {leased.refused}"

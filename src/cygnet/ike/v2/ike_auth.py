@@ -233,7 +233,7 @@ def respond(context: Context, initial: Initial) -> Steps[None]:
     )
     proven = (*admitted.proven, *_tell_lifetime(peer, connection))
     alone = connection.unique is Unique.REPLACE or (initial_contact and connection.unique is not Unique.NEVER)
-    given, problem = yield from _give_addresses(context, connection, peer, message, alone=alone)
+    given, problem = yield from _give_addresses(context, connection, local_id, peer, message, alone)
     proven += given
     if message.maybe(SaPayload) is None:
         if connection.childless == "never":
@@ -302,14 +302,15 @@ def respond(context: Context, initial: Initial) -> Steps[None]:
 
 
 def _give_addresses(
-    context: Context, connection: Connection, peer: AuthenticatedPeer, message: Message, *, alone: bool
-) -> Steps[tuple[tuple[ConfigPayload, ...], IkeError | None]]:
+    context: Context, connection: Connection, local_id: Identity, peer: AuthenticatedPeer, message: Message,
+    alone: bool,
+) -> Steps[tuple[tuple[ConfigPayload, ...], IkeError | None]]:  # fmt: skip
     """Our CFG_REPLY, with addresses leased to the peer; or why there can be no Child SA (section 2.19)."""
     request = message.maybe(ConfigPayload)
     asked = configuration_payload.wanted(request)
     leased = Leased((), NetworkSettings(), "no pools are configured")
     if request is not None and connection.pools:
-        leased = yield from lease(peer, connection.pools, asked, context.state.path.remote, alone=alone)
+        leased = yield from lease(context, connection, local_id, peer, asked, alone=alone)
     problem: IkeError | None = None
     if asked and not leased.leases:
         problem = PeerIncompatible(
