@@ -13,10 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 # The only reason for which CI may skip: the vectors that are not part of the project.
 ALLOWED = "shared"
+
+# No test judges by the clock of a machine that has other work.
+settings.register_profile("cygnet", deadline=None)
+settings.load_profile("cygnet")
 
 
 @pytest.hookimpl(wrapper=True)

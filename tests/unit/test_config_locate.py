@@ -109,7 +109,7 @@ def paths(value: Any, path: KeyPath = ()) -> list[KeyPath]:
     return found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.dictionaries(KEYS, VALUES, max_size=4))
 def test_every_key_of_any_document_is_found(data: dict[str, Any]) -> None:
     text = "\n".join(f"{quote(key)} = {emit(value)}" for key, value in data.items())

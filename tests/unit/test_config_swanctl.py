@@ -226,13 +226,13 @@ def emit(tree: dict[str, Any]) -> str:
     return "\n".join(out)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.dictionaries(NAMES, TREES, max_size=4))
 def test_what_is_written_quoted_is_read_back(tree: dict[str, Any]) -> None:
     assert data(emit(tree)) == tree
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(st.sampled_from('ab{}=:,."#\\ \n\tinclude'), max_size=60))
 def test_any_text_is_a_tree_or_a_configuration_error(text: str) -> None:
     with suppress(ConfigurationError):

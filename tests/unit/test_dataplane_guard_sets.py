@@ -109,7 +109,7 @@ def packets(draw: st.DrawFn) -> Packet:
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_sets_decide_as_the_spd_does_while_policies_come_and_go(data: st.DataObject) -> None:
     compiler, spd = Compiler(), Spd()

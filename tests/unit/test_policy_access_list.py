@@ -367,7 +367,7 @@ def in_flow(expansion: Expansion, flow: int, packet: Packet) -> bool:
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(lines(), min_size=1, max_size=6), st.lists(packets(), min_size=20, max_size=40), st.booleans()
 )

@@ -40,7 +40,7 @@ def carried(
     }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(lists(), lists(), lists(), lists())
 def test_a_narrowed_offer_carries_what_offer_and_policy_both_carry(
     offered_i: list[TrafficSelector],

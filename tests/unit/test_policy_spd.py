@@ -123,7 +123,7 @@ def packets(draw: st.DrawFn) -> Packet:
     return protocol, local, remote, local_port, remote_port, family
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_every_verdict_is_that_of_a_linear_scan_while_policies_come_and_go(data: st.DataObject) -> None:
     spd = Spd()

@@ -35,7 +35,7 @@ MESSAGES = st.recursive(
 README = {"key1": b"value1", "section1": {"sub-section": {"key2": b"value2"}, "list1": [b"item1", b"item2"]}}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(MESSAGES)
 def test_strongswans_library_reads_what_we_write_and_we_what_it_writes(message: dict[str, Any]) -> None:
     packet = encode_packet(PacketType.CMD_RESPONSE, message=message)
