@@ -65,22 +65,30 @@ struct Row {
 /// The TUN device was taken away.
 pub struct Gone;
 
+/// What seals and sends rows of a buffer. Apart from the buffers, so that a fault on the way leaves those where
+/// they are.
+struct Sealer {
+    shared: Arc<Shared>,
+    random: SystemRandom,
+    ivs: Vec<u8>,
+    now: f64,
+}
+
 pub struct Outward {
     shared: Arc<Shared>,
+    sealer: Sealer,
     read: Vec<u8>,
     sealed: Vec<u8>,
     singles: Vec<Single>,
     rows: Vec<Row>,
     routes: HashMap<FlowKey, Decision, RandomState>,
     generation: u64,
-    random: SystemRandom,
-    ivs: Vec<u8>,
-    now: f64,
 }
 
 impl Outward {
     pub fn new(shared: Arc<Shared>) -> Self {
         Self {
+            sealer: Sealer { shared: shared.clone(), random: SystemRandom::new(), ivs: Vec::new(), now: 0.0 },
             shared,
             read: vec![0; READS * 2048 + 2 * (MAX_PACKET + 1) + HEADROOM + TAILROOM],
             sealed: vec![0; 1 << 17],
@@ -88,16 +96,15 @@ impl Outward {
             rows: Vec::with_capacity(MAX_ROWS),
             routes: HashMap::default(),
             generation: 0,
-            random: SystemRandom::new(),
-            ivs: Vec::new(),
-            now: 0.0,
         }
     }
 
     /// Take what the TUN has, up to a bound; whether there may be more.
     pub fn turn(&mut self) -> Result<bool, Gone> {
-        self.now = self.shared.now();
+        self.sealer.now = self.shared.now();
         self.forget_if_changed();
+        // After a fault some may stand here whose octets are about to be overwritten.
+        self.singles.clear();
         for raw in self.shared.injected() {
             self.take_injected(&raw);
         }
@@ -183,24 +190,19 @@ impl Outward {
         let df = full <= path.max_inner && common.header.outer_df(dont_fragment(packet));
         let stride = common.cipher.sealed_length(full);
         let most = (MAX_DATAGRAM / stride).clamp(1, MAX_ROWS);
-        let mut sealed = std::mem::take(&mut self.sealed);
         for first in (0..burst.count).step_by(most) {
             self.rows.clear();
             for number in first..burst.count.min(first + most) {
                 let row = (number - first) * stride;
                 let from = row + common.cipher.head();
                 let octets = burst.length(&self.read[at..at + length], number);
-                burst.cut(&self.read[at..at + length], number, &mut sealed[from..from + octets]);
+                burst.cut(&self.read[at..at + length], number, &mut self.sealed[from..from + octets]);
                 self.rows.push(Row { at: row, length: octets });
             }
-            let rows = std::mem::take(&mut self.rows);
-            let going = self.seal_and_send(&sa, &path, &mut sealed, &rows, class, df);
-            self.rows = rows;
-            if !going {
+            if !self.sealer.seal_and_send(&sa, &path, &mut self.sealed, &self.rows, class, df) {
                 break;
             }
         }
-        self.sealed = sealed;
     }
 
     // -- single packets ----------------------------------------------------------------------------------
@@ -230,7 +232,6 @@ impl Outward {
     /// has a packet that does not fit; other SAs' packets between do not end it.
     fn seal_singles(&mut self) {
         let mut singles = std::mem::take(&mut self.singles);
-        let mut read = std::mem::take(&mut self.read);
         let mut done = [false; READS];
         for first in 0..singles.len() {
             if done[first] {
@@ -258,61 +259,10 @@ impl Outward {
                     break;
                 }
             }
-            let rows = std::mem::take(&mut self.rows);
-            let sa = one.sa.clone();
-            self.seal_and_send(&sa, &path, &mut read, &rows, one.class, one.df);
-            self.rows = rows;
+            self.sealer.seal_and_send(&one.sa, &path, &mut self.read, &self.rows, one.class, one.df);
         }
         singles.clear();
         self.singles = singles;
-        self.read = read;
-    }
-
-    // -- sealing -----------------------------------------------------------------------------------------
-
-    /// Rows lie ready in `buffer`; false when the SA is used up.
-    fn seal_and_send(&mut self, sa: &OutboundSa, path: &Path, buffer: &mut [u8], rows: &[Row], class: u8, df: bool) -> bool {
-        let common = &sa.common;
-        let Some(first) = sa.reserve(rows.len() as u64, sa.hard_packets) else {
-            common.used.drops.add(Drop::HardLimit, rows.len());
-            if let Some(why) = sa.used_up(rows.len() as u64) {
-                self.shared.tell(Event::Hard { id: common.id, why });
-            }
-            return false;
-        };
-        let cipher = &common.cipher;
-        let random = cipher.random_iv();
-        self.ivs.resize(rows.len() * random, 0);
-        if random > 0 && self.random.fill(&mut self.ivs).is_err() {
-            common.used.drops.add(Drop::Fault, rows.len());
-            return true;
-        }
-        let mut octets = 0;
-        for (index, row) in rows.iter().enumerate() {
-            let packet = &mut buffer[row.at..row.at + cipher.sealed_length(row.length)];
-            let next_header = if packet[cipher.head()] >> 4 == 4 { IPV4_IN_IP } else { IPV6_IN_IP };
-            let iv = &self.ivs[index * random..(index + 1) * random];
-            if !sa.seal(packet, row.length, first + index as u64, next_header, iv) {
-                common.used.drops.add(Drop::Fault, rows.len());
-                return true;
-            }
-            octets += row.length;
-        }
-        sa.count(rows.len(), octets, self.now);
-        let sent: Vec<(usize, usize)> = rows.iter().map(|row| (row.at, cipher.sealed_length(row.length))).collect();
-        let mut failed = transmit(&self.shared, path, buffer, &sent, class, df);
-        if failed == Some(Drop::TooBig) {
-            // The path became narrower just now: these go in fragments, the next ones fit.
-            self.shared.tell(Event::Narrower { id: common.id });
-            failed = transmit(&self.shared, path, buffer, &sent, class, false);
-        }
-        if let Some(reason) = failed {
-            common.used.drops.add(reason, rows.len());
-        }
-        if sa.alarm() {
-            self.shared.tell(Event::Alarm { id: common.id });
-        }
-        true
     }
 
     // -- which SA ----------------------------------------------------------------------------------------
@@ -356,7 +306,7 @@ impl Outward {
 
     fn decide(&mut self, at: usize, length: usize, burst: Option<&Vnet>) -> Option<Decision> {
         let Some(packet) = describe(&self.read[at..at + length]) else { return Some(Decision::Drop(Drop::NotIp)) };
-        let packet = lock(&self.shared.outbound_fragments).whole(packet, 0, self.now);
+        let packet = lock(&self.shared.outbound_fragments).whole(packet, 0, self.sealer.now);
         let (action, flow) = lock(&self.shared.spd).lookup_outbound(&packet);
         if action == DISCARD {
             return Some(Decision::Drop(Drop::Discarded));
@@ -369,7 +319,7 @@ impl Outward {
         let found = sad.outbound(flow, &packet);
         if found.is_none() {
             // Under the lock: an SA that is being installed releases what is held only after this.
-            self.shared.hold(flow, &packet, || self.raw(at, length, burst), self.now);
+            self.shared.hold(flow, &packet, || self.raw(at, length, burst), self.sealer.now);
         }
         drop(sad);
         Some(match found? {
@@ -388,6 +338,53 @@ impl Outward {
         if self.shared.write_tun(&[IoSlice::new(&[0; VNET]), IoSlice::new(&message)]).is_err() {
             self.shared.drops.add(Drop::TunFull, 1);
         }
+    }
+}
+
+impl Sealer {
+    /// Rows lie ready in `buffer`; false when the SA is used up.
+    fn seal_and_send(&mut self, sa: &OutboundSa, path: &Path, buffer: &mut [u8], rows: &[Row], class: u8, df: bool) -> bool {
+        let common = &sa.common;
+        let Some(first) = sa.reserve(rows.len() as u64, sa.hard_packets) else {
+            common.used.drops.add(Drop::HardLimit, rows.len());
+            if let Some(why) = sa.used_up(rows.len() as u64) {
+                self.shared.tell(Event::Hard { id: common.id, why });
+            }
+            return false;
+        };
+        let cipher = &common.cipher;
+        let random = cipher.random_iv();
+        self.ivs.resize(rows.len() * random, 0);
+        if random > 0 && self.random.fill(&mut self.ivs).is_err() {
+            common.used.drops.add(Drop::Fault, rows.len());
+            return true;
+        }
+        let mut octets = 0;
+        for (index, row) in rows.iter().enumerate() {
+            let packet = &mut buffer[row.at..row.at + cipher.sealed_length(row.length)];
+            let next_header = if packet[cipher.head()] >> 4 == 4 { IPV4_IN_IP } else { IPV6_IN_IP };
+            let iv = &self.ivs[index * random..(index + 1) * random];
+            if !sa.seal(packet, row.length, first + index as u64, next_header, iv) {
+                common.used.drops.add(Drop::Fault, rows.len());
+                return true;
+            }
+            octets += row.length;
+        }
+        sa.count(rows.len(), octets, self.now);
+        let sent: Vec<(usize, usize)> = rows.iter().map(|row| (row.at, cipher.sealed_length(row.length))).collect();
+        let mut failed = transmit(&self.shared, path, buffer, &sent, class, df);
+        if failed == Some(Drop::TooBig) {
+            // The path became narrower just now: these go in fragments, the next ones fit.
+            self.shared.tell(Event::Narrower { id: common.id });
+            failed = transmit(&self.shared, path, buffer, &sent, class, false);
+        }
+        if let Some(reason) = failed {
+            common.used.drops.add(reason, rows.len());
+        }
+        if sa.alarm() {
+            self.shared.tell(Event::Alarm { id: common.id });
+        }
+        true
     }
 }
 

@@ -22,8 +22,10 @@ use crate::sys;
 /// Events that wait for the interpreter: those that may be lost, and octets in them.
 const MAX_EVENTS: usize = 2048;
 const MAX_EVENT_OCTETS: usize = 8 << 20;
-/// How long an unknown SPI waits for commands that are on their way.
-const COMMANDS_WAIT: Duration = Duration::from_millis(200);
+/// How long an unknown SPI waits for commands that are on their way, and how many times as long as it did none
+/// waits again: whoever sends junk may cost the others a tenth of the thread's time, no more.
+const COMMANDS_WAIT: Duration = Duration::from_millis(50);
+const REST: u32 = 10;
 /// Per flow and for all flows: what waits for an SA to come; wait longer and it is stale.
 const HELD_PACKETS: usize = 16;
 const HELD_OCTETS: usize = 1 << 20;
@@ -187,6 +189,8 @@ impl Sad {
 struct Commands {
     draining: bool,
     drained: u64,
+    /// Before this nothing waits for them.
+    rested: Option<Instant>,
 }
 
 struct Held {
@@ -343,7 +347,10 @@ impl Shared {
     /// An SPI is not known: it may be on its way. Returns once the commands that wait are carried out.
     pub fn await_commands(&self) {
         let state = lock(&self.commands.0);
-        let before = state.drained;
+        let (before, since) = (state.drained, Instant::now());
+        if state.rested.is_some_and(|until| since < until) {
+            return;
+        }
         if !state.draining {
             let mut ready = [false];
             if self.pair < 0 || sys::readable(&[self.pair], 0, &mut ready).is_err() || !ready[0] {
@@ -351,7 +358,8 @@ impl Shared {
             }
         }
         // The outcome does not matter: the SPI is looked up once more either way.
-        let _unused = self.commands.1.wait_timeout_while(state, COMMANDS_WAIT, |state| state.drained == before);
+        let waited = self.commands.1.wait_timeout_while(state, COMMANDS_WAIT, |state| state.drained == before);
+        waited.unwrap_or_else(PoisonError::into_inner).0.rested = Some(since + since.elapsed() * REST);
     }
 
     // -- waiting for an SA -------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address
@@ -413,6 +414,88 @@ def test_t38_what_is_remembered_of_paths_is_bounded() -> None:
     for number in range(path_mtu.MAX_BELIEVED + 10):
         paths.believe(path_mtu.TooBig(1000, here, ip_address(0x0A000000 + number), 0x1001), 0.0)
     assert len(paths._believed) == path_mtu.MAX_BELIEVED
+
+
+def test_t38_what_a_path_says_makes_it_narrower_and_never_wider() -> None:
+    """RFC 8201, section 4: only time makes it wider, whoever says that it is."""
+    paths, ends = path_mtu.PathMtus(), (ip_address("127.0.0.1"), ip_address("127.0.0.2"))
+    before = paths.of(*ends, 0.0)
+    said = [(1000, 1000, True), (1400, 1000, False), (1000, 1000, False), (900, 900, True)]
+    for mtu, believed, narrower in said:
+        assert paths.believe(path_mtu.TooBig(mtu, *ends, 0x1001), 1.0) is narrower
+        assert paths.of(*ends, 1.0) == believed
+    assert paths.of(*ends, path_mtu.BELIEVED_FOR + 2) == before
+    assert paths.believe(path_mtu.TooBig(1400, *ends, 0x1001), path_mtu.BELIEVED_FOR + 2)
+
+
+class Icmp:
+    """A listener at which so many messages wait."""
+
+    family = socket.AF_INET
+
+    def __init__(self, *waiting: bytes) -> None:
+        self.waiting = list(waiting)
+
+    def recv(self, _: int) -> bytes:
+        if not self.waiting:
+            raise BlockingIOError
+        return self.waiting.pop()
+
+
+def test_t38_who_repeats_what_a_path_says_costs_the_others_nothing(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hundreds of SAs between the same ends: each is measured once, not with every message."""
+    engine = gateway.engine
+    engine.state.now = time.monotonic()
+    for number in range(2, 300):
+        engine.install_sa(gateway.sa(Direction.OUT, pair=number, spi=0x2000 + number, flow=number))
+    measured = 0
+    asked = path_mtu.route_mtu
+
+    def counted(*ends: Any) -> int:
+        nonlocal measured
+        measured += 1
+        return asked(*ends)
+
+    monkeypatch.setattr(path_mtu, "route_mtu", counted)
+    sa = gateway.sa(Direction.OUT)
+    head = inet.IP(src=str(sa.local), dst=str(sa.remote), proto=50)
+    for mtu in (1200, 1200, 1100, 1300, 1100):
+        about = inet.ICMP(type=3, code=4, nexthopmtu=mtu) / head / struct.pack(">II", sa.spi, 1)
+        one = bytes(inet.IP(src="192.0.2.9", dst=str(sa.local)) / about)
+        for _ in range(20):
+            engine.path_said(Icmp(*[one] * 20))  # type: ignore[arg-type]
+    while engine._to_measure:
+        engine._measure_some()
+    assert 299 <= measured <= 3 * 299
+    assert {entry.path_mtu for entry in engine.state.sad.outbound_entries()} == {1100}
+
+
+def test_v74_unknown_spis_do_not_hold_up_what_is_known_while_a_command_takes_long() -> None:
+    """The crate's receiving thread waits for commands once, not for every SPI that somebody makes up."""
+    if not native_available():
+        pytest.skip("the native engine was not built: no Rust toolchain")
+    ENGINES.append("native")
+    gateway = Gateway()
+    try:
+        gateway.install()
+        peer = Peer(gateway)
+        gateway.engine.draining(True)
+        for _ in range(4):
+            for _ in range(15):
+                gateway.peer.sendto(b"\xff" + os.urandom(63), ("127.0.0.1", gateway.port))
+            gateway.peer.sendto(peer.seal(back()), ("127.0.0.1", gateway.port))
+        since = time.monotonic()
+        for _ in range(4):
+            gateway.turn_in()
+        assert time.monotonic() - since < 1.5  # of 3.0 if each of the 60 waited for the 50 ms
+        assert len(gateway.tun.taken()) == 4
+        assert gateway.drops() == {Drop.NO_SA: 60}
+    finally:
+        gateway.engine.draining(False)
+        ENGINES.pop()
+        gateway.close()
 
 
 @pytest.mark.parametrize("version", [4, 6])

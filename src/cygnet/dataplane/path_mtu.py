@@ -57,13 +57,18 @@ class PathMtus:
             told = mtu
         return max(min(mtu, told), MTU_FLOOR[remote.version])
 
-    def believe(self, told: TooBig, now: float) -> None:
-        """Of an SA that is known to live."""
-        key = told.local, told.remote
+    def believe(self, told: TooBig, now: float) -> bool:
+        """Of an SA that is known to live; whether that made the path narrower. It never makes it wider: that
+        time does (RFC 8201, section 4)."""
+        key, mtu = (told.local, told.remote), max(told.mtu, MTU_FLOOR[told.remote.version])
+        before, until = self._believed.get(key, (0, now))
+        if until > now and mtu > before:
+            return False
         self._believed.pop(key, None)
-        self._believed[key] = max(told.mtu, MTU_FLOOR[told.remote.version]), now + BELIEVED_FOR
+        self._believed[key] = mtu, now + BELIEVED_FOR
         if len(self._believed) > MAX_BELIEVED:
             del self._believed[next(iter(self._believed))]
+        return until <= now or mtu < before
 
 
 def route_mtu(local: IpAddress, remote: IpAddress) -> int:

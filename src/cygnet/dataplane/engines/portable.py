@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import socket
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -123,7 +122,8 @@ class PortableEngine:
         self._largest_sealed = 0
         self._measured = 0.0
         self._refreshed = 0.0
-        self._to_measure: deque[Outbound] = deque()
+        self._to_measure: dict[Outbound, None] = {}
+        """In their turn, each once."""
         self._ends: list[tuple[float, int, Outbound | Inbound]] = []
         """A heap of when SAs end by time alone; the number keeps entries from being compared."""
         self._number = itertools.count()
@@ -196,11 +196,12 @@ class PortableEngine:
             if told is None or entry is None or entry.sa.parameters.local != told.local:
                 self.state.drops[Drop.ICMP_UNPROVEN] += 1
                 continue
-            self._transmitter.paths.believe(told, self.state.now)
+            if not self._transmitter.paths.believe(told, self.state.now):
+                continue  # whoever repeats himself costs nobody else
             alike = (told.local, told.remote)
             for other in self.state.sad.outbound_entries():
                 if (other.sa.parameters.local, other.sa.parameters.remote) == alike:
-                    self._to_measure.append(other)
+                    self._to_measure[other] = None
             self._measure_some()
 
     def forwarded(self, data: bytes, local: bytes, port: int, source: tuple[str, int]) -> None:
@@ -481,9 +482,10 @@ class PortableEngine:
             if self.state.now - self._measured < MEASURE_EVERY:
                 return
             self._measured = self.state.now
-            self._to_measure.extend(self.state.sad.outbound_entries())
-        for _ in range(min(MEASURED_AT_ONCE, len(self._to_measure))):
-            self._transmitter.measure(self._to_measure.popleft())
+            self._to_measure.update(dict.fromkeys(self.state.sad.outbound_entries()))
+        for entry in tuple(itertools.islice(self._to_measure, MEASURED_AT_ONCE)):
+            del self._to_measure[entry]
+            self._transmitter.measure(entry)
         if not self._to_measure:
             self._fit_all()
 
