@@ -2,11 +2,10 @@
 
 A command reads the endpoint's views or calls one of its verbs; what takes time (an initiation, the data
 plane's counters) is awaited, so that a client's command waits and nothing else does. Shapes are
-`vici.shapes`; what is loaded is `control`'s.
+`vici.shapes`; loading is `loads`', lists of what can be used are `listings`'.
 
-Cygnet's own: `list-failures` (history), `daemon-stats` (counters, drops, lag, faults), `get-certs` and
-`unload-cert`, and the events `ike-message`, `ike-failure`, `ike-drop`,
-`certificate-expires`.
+Cygnet's own: `list-failures` (history), `daemon-stats` (counters, drops, lag, faults), and the events
+`ike-message`, `ike-failure`, `ike-drop`, `certificate-expires`.
 """
 
 from __future__ import annotations
@@ -17,13 +16,12 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from hashlib import sha256
 from importlib import metadata
 from typing import Any
 
-from cygnet.config import from_vici, requests
-from cygnet.daemon.control import Control, Refused
+from cygnet.daemon.control import Control
 from cygnet.daemon.listings import Listings
+from cygnet.daemon.loads import Loads
 from cygnet.daemon.log import line_of, printable, told_at
 from cygnet.daemon.process import Daemon, now
 from cygnet.daemon.turns import Turns
@@ -32,18 +30,15 @@ from cygnet.ike import events
 from cygnet.ike.configuration import Connection
 from cygnet.ike.errors import Failure, IkeError
 from cygnet.ike.view import ChildSaView, IkeSaView
-from cygnet.store.leases import PoolView
 from cygnet.vici import messages, shapes
-from cygnet.vici.codec import PacketType, encode_packet
-from cygnet.vici.server import Client, CommandFailed, Handler, Request, ViciServer
+from cygnet.vici.codec import Outgoing, PacketType, encode_packet
+from cygnet.vici.server import DONE, Client, CommandFailed, Handler, Request, ViciServer
 
 try:
     VERSION = metadata.version("cygnet")
 except metadata.PackageNotFoundError:
     VERSION = "0"
 
-Answer = Mapping[str, Any]
-DONE: Answer = {"success": "yes"}
 LOG_LEVEL = 1
 """What `log` events tell: messages too; silent drops have an event of their own."""
 PAIRS_AT_ONCE = 500
@@ -100,28 +95,8 @@ class Commands:
             "list-sas": self.list_sas,
             "list-conns": self.list_conns,
             "list-policies": self.list_policies,
-            "get-conns": self.get_conns,
-            "load-conn": self.load_conn,
-            "unload-conn": self.unload_conn,
-            "load-shared": self.load_shared,
-            "unload-shared": self.unload_shared,
-            "get-shared": self.get_shared,
-            "load-cert": self.load_cert,
-            "unload-cert": self.unload_cert,
-            "get-certs": self.get_certs,
-            "load-key": self.load_key,
-            "unload-key": self.unload_key,
-            "get-keys": self.get_keys,
-            "load-authority": self.load_authority,
-            "unload-authority": self.unload_authority,
-            "get-authorities": self.get_authorities,
-            "load-pool": self.load_pool,
-            "load-radius": self.load_radius,
-            "unload-pool": self.unload_pool,
-            "get-pools": self.get_pools,
-            "clear-creds": self.clear_creds,
+            **Loads(control, daemon.leases).handlers,
             **Listings(control).handlers,
-            "flush-certs": self.flush_certs,
         }
 
     def attach(self, server: Server) -> None:
@@ -137,97 +112,9 @@ class Commands:
         )
         self.daemon.endpoint.observe = heard or self._log_messages
 
-    # -- loading -------------------------------------------------------------------------------
-
-    async def load_conn(self, request: Request) -> Answer:
-        for connection in from_vici.connections(request.message):
-            _try(self.control.load_connection, connection, request.message)
-        return DONE
-
-    async def unload_conn(self, request: Request) -> Answer:
-        return _try(self.control.unload_connection, request.text("name"))
-
-    async def load_shared(self, request: Request) -> Answer:
-        return _try(self.control.load_shared, requests.shared_secret(request.message))
-
-    async def unload_shared(self, request: Request) -> Answer:
-        return _try(self.control.unload_shared, request.text("id"))
-
-    async def load_cert(self, request: Request) -> Answer:
-        if requests.is_crl(request.message):
-            return _try(self.control.load_crl, requests.revocation_list(request.message))
-        return _try(self.control.load_certificate, requests.certificate(request.message))
-
-    async def unload_cert(self, request: Request) -> Answer:
-        """Cygnet's own: by the SHA-256 of its octets, in hex, as `get-certs` says it."""
-        wanted = request.text("id").lower()
-        for der in self.control.certificates:
-            if sha256(der).hexdigest() == wanted:
-                return _try(self.control.unload_certificate, der)
-        for der in self.control.crls:
-            if sha256(der).hexdigest() == wanted:
-                return _try(self.control.unload_crl, der)
-        raise CommandFailed(f"no-such-object: there is no certificate {printable(wanted, 80)}")
-
-    async def load_key(self, request: Request) -> Answer:
-        try:
-            return {**DONE, "id": self.control.load_key(requests.key_data(request.message))}
-        except Refused as refused:
-            raise CommandFailed(printable(str(refused))) from refused
-
-    async def unload_key(self, request: Request) -> Answer:
-        return _try(self.control.unload_key, request.text("id"))
-
-    async def load_authority(self, request: Request) -> Answer:
-        return _try(self.control.load_authority, requests.authority(request.message))
-
-    async def unload_authority(self, request: Request) -> Answer:
-        return _try(self.control.unload_authority, request.text("name"))
-
-    async def load_pool(self, request: Request) -> Answer:
-        return _try(self.control.load_pool, requests.pool(request.message))
-
-    async def load_radius(self, request: Request) -> Answer:
-        """Cygnet's own: the `radius` section; an empty one takes all servers out of use."""
-        return _try(self.control.load_radius, requests.radius(request.message))
-
-    async def unload_pool(self, request: Request) -> Answer:
-        return _try(self.control.unload_pool, request.text("name"))
-
-    async def clear_creds(self, request: Request) -> Answer:
-        return _try(self.control.clear_credentials)
-
-    async def flush_certs(self, request: Request) -> Answer:
-        """Forget what was fetched: CRLs, OCSP answers, and what could not be had."""
-        return _try(self.control.credentials.revocations.forget_fetched)
-
     # -- looking -------------------------------------------------------------------------------
 
-    async def get_conns(self, request: Request) -> Answer:
-        return {"conns": list(self.control.connections)}
-
-    async def get_shared(self, request: Request) -> Answer:
-        return {"keys": list(self.control.shared)}
-
-    async def get_keys(self, request: Request) -> Answer:
-        return {"keys": list(self.control.keys)}
-
-    async def get_certs(self, request: Request) -> Answer:
-        """Cygnet's own: the loaded certificates and CRLs, by the SHA-256 of their octets in hex."""
-        held = self.control.certificates.items()
-        certs = {sha256(der).hexdigest(): {"flag": "CA" if ca else "NONE"} for der, ca in held}
-        lists = {sha256(der).hexdigest(): {"flag": "CRL"} for der in self.control.crls}
-        return {"certs": {**certs, **lists}}
-
-    async def get_authorities(self, request: Request) -> Answer:
-        return {"authorities": list(self.control.authorities)}
-
-    async def get_pools(self, request: Request) -> Answer:
-        with_leases = request.text("leases") == "yes"
-        pools = self.daemon.leases.views(request.text("name"), leases=with_leases)
-        return {pool.name: _pool(pool, with_leases) for pool in pools}
-
-    async def version(self, request: Request) -> Answer:
+    async def version(self, request: Request) -> Outgoing:
         system = os.uname()
         return {
             "daemon": "cygnet",
@@ -237,7 +124,7 @@ class Commands:
             "machine": system.machine,
         }
 
-    async def stats(self, request: Request) -> Answer:
+    async def stats(self, request: Request) -> Outgoing:
         states: Counter[str] = Counter()
         turns = Turns()
         for sa in self.daemon.endpoint.sas():
@@ -260,7 +147,7 @@ class Commands:
             "plugins": ["cygnet"],
         }
 
-    async def daemon_stats(self, request: Request) -> Answer:
+    async def daemon_stats(self, request: Request) -> Outgoing:
         """Counters by part, datagrams dropped by reason, escaped exceptions by place, the loop's lag."""
         daemon = self.daemon
         report = await self._counters(())
@@ -297,7 +184,7 @@ class Commands:
             },
         }
 
-    async def list_failures(self, request: Request) -> Answer:
+    async def list_failures(self, request: Request) -> Outgoing:
         """What failed, newest last, one `ike-failure` event each; `ike` and `child` narrow it down."""
         ike, child = request.text("ike"), request.text("child")
         for entry in tuple(self.daemon.endpoint.history):
@@ -308,7 +195,7 @@ class Commands:
                 await request.stream("ike-failure", shapes.ike_failure(event, entry.wall))
         return DONE
 
-    async def list_sas(self, request: Request) -> Answer:
+    async def list_sas(self, request: Request) -> Outgoing:
         found = [*await self._matching(request), *self._manual(request)]
         pairs = tuple(child.pair for _, children in found for child in children)
         traffic = await self._traffic(pairs) if pairs else {}
@@ -322,14 +209,14 @@ class Commands:
             await request.stream("list-sa", shape)
         return DONE
 
-    async def list_conns(self, request: Request) -> Answer:
+    async def list_conns(self, request: Request) -> Outgoing:
         only = request.text("ike")
         for connection in tuple(self.control.connections.values()):
             if only in ("", connection.name):
                 await request.stream("list-conn", shapes.list_conn(connection))
         return DONE
 
-    async def list_policies(self, request: Request) -> Answer:
+    async def list_policies(self, request: Request) -> Outgoing:
         """Policies in force: `trap` those of tunnels, `pass` and `drop`; none of the flags: all of them."""
         wanted = {mode for mode in ("drop", "pass", "trap") if request.flag(mode)} or {"drop", "pass", "trap"}
         ike, only = request.text("ike"), request.text("child")
@@ -345,7 +232,7 @@ class Commands:
 
     # -- doing ---------------------------------------------------------------------------------
 
-    async def initiate(self, request: Request) -> Answer:
+    async def initiate(self, request: Request) -> Outgoing:
         """`child`, and `ike` where that is not clear; `ike` alone: the IKE SA. Waits until up or failed."""
         child, ike = request.text("child"), request.text("ike")
         connection = self._connection_for(ike, child)
@@ -354,7 +241,7 @@ class Commands:
             await self._wait(request, [started])
         return DONE
 
-    async def terminate(self, request: Request) -> Answer:
+    async def terminate(self, request: Request) -> Outgoing:
         """Whole IKE SAs (`ike`, `ike-id`), or children (`child`, `child-id`) of them."""
         found = await self._matching(request, needed=True)
         force = request.flag("force")
@@ -370,7 +257,7 @@ class Commands:
             await self._wait(request, started)
         return {**DONE, "matches": str(len(targets)), "terminated": str(len(targets))}
 
-    async def rekey(self, request: Request) -> Answer:
+    async def rekey(self, request: Request) -> Outgoing:
         """Children (`child`, `child-id`) or IKE SAs; answers at once, as strongSwan does, unless `wait`.
         `reauth`: the IKE SAs are set up anew, with their children, before the old ones go."""
         found = await self._matching(request, needed=True)
@@ -598,14 +485,6 @@ class Commands:
         return traffic
 
 
-def _try(function: Callable[..., None], *arguments: object) -> Answer:
-    try:
-        function(*arguments)
-    except Refused as refused:
-        raise CommandFailed(printable(str(refused))) from refused
-    return DONE
-
-
 def _texts(counts: Mapping[str, int]) -> dict[str, str]:
     return {key: str(value) for key, value in sorted(counts.items())}
 
@@ -620,22 +499,3 @@ def _details(error: IkeError) -> dict[str, Any]:
 
 def _sentence(failure: Failure) -> str:
     return f"{failure.reason}: {failure.detail}" if failure.detail else str(failure.reason)
-
-
-def _pool(pool: PoolView, with_leases: bool) -> Answer:
-    shape: dict[str, Any] = {
-        "base": str(pool.base),
-        "size": str(pool.size),
-        "online": str(pool.online),
-        "offline": str(pool.offline),
-    }
-    if with_leases:
-        shape["leases"] = {
-            str(number): {
-                "address": str(address),
-                "identity": str(identity),
-                "status": "online" if is_online else "offline",
-            }
-            for number, (address, identity, is_online) in enumerate(pool.leases)
-        }
-    return shape

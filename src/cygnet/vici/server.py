@@ -113,6 +113,7 @@ class Request:
 
 Handler = Callable[[Request], Awaitable[Outgoing]]
 """Does a command; what it returns is the answer. Raises `CommandFailed`."""
+DONE: Outgoing = {"success": "yes"}
 
 
 class Client(asyncio.Protocol):
