@@ -100,7 +100,7 @@ def texts(method: Method) -> tuple[str, str]:
     gateway = HEAD + CONNECTION.format(
         addresses="",
         local=proving(method.gateway, GATEWAY),
-        remote=f'{method.client}\nid = "*.example"',
+        remote=f'{method.client}\nid = "*.example"\neap_id = "%any"',
         child='local_ts = "0.0.0.0/0"\nremote_ts = "10.0.0.0/8"',
         **shared,
     )

@@ -32,7 +32,7 @@ from cygnet.auth.identity import Identity
 from cygnet.crypto.entropy import SystemEntropy
 from cygnet.lab import freeradius
 from cygnet.lab.freeradius import FreeRadius
-from tests.unit.eap_material import authority, certificate, der
+from tests.unit.eap_material import authority, certificate, der, told
 
 SECRET = b"testing123"
 NAME = b"carol@example.org"
@@ -111,7 +111,7 @@ def through(
             value = ask(step, server.port)
         else:
             assert isinstance(step, bytes)
-            reply = client.send(step)
+            reply = told(client, step)
             assert reply is not None
             value = reply.data
 

@@ -82,3 +82,40 @@ def test_t25_only_the_diagonal_of_connections_and_credentials_passes(claimed: in
         client.die()
         network.run_for(40.0)
     assert let_in == [(claimed, [f"c{claimed}"])]
+
+
+@pytest.mark.parametrize("demand", ["", 'eap_id = "%any"\n'], ids=["default", "every user"])
+def test_t25_what_a_user_calls_itself_in_ike_opens_nothing_of_another_s(demand: str) -> None:
+    """EAP proves the user, not the identity in IKE: unless `eap_id` says otherwise, both are one."""
+    server = (
+        f'[connections.boss]\nlocal_addrs = ["192.0.2.1"]\n{PLAIN}[connections.boss.local]\nauth = "psk"\n'
+        'id = "gw.example.org"\n[connections.boss.remote]\nauth = "eap-mschapv2"\nid = "boss@example.org"\n'
+        f'{demand}[connections.boss.children.net]\nlocal_ts = ["10.1.0.0/16"]\nremote_ts = ["10.2.0.0/16"]\n'
+        '[secrets.ike-all]\nsecret = "known to every client of it"\n'
+        + "".join(
+            f'[secrets.eap-{who}]\nid = "{who}@example.org"\nsecret = "of {who} alone"\n'
+            for who in ("boss", "carol")
+        )
+    )
+
+    def client(user: str) -> str:
+        return (
+            f'[connections.peer]\nlocal_addrs = ["192.0.2.9"]\nremote_addrs = ["192.0.2.1"]\n{PLAIN}'
+            '[connections.peer.local]\nauth = "eap-mschapv2"\nid = "boss@example.org"\n'
+            f'eap_id = "{user}@example.org"\n[connections.peer.remote]\nauth = "psk"\nid = "gw.example.org"\n'
+            '[connections.peer.children.net]\nlocal_ts = ["10.2.0.0/16"]\nremote_ts = ["10.1.0.0/16"]\n'
+            '[secrets.ike-all]\nsecret = "known to every client of it"\n'
+            f'[secrets.eap-own]\nid = "{user}@example.org"\nsecret = "of {user} alone"\n'
+        )
+
+    came = {}
+    for user in ("boss", "carol"):
+        network = Network(1)
+        gateway = Gateway(network, "gateway", "192.0.2.1", server)
+        peer = Gateway(network, "client", "192.0.2.9", client(user))
+        operation = peer.initiate("peer", "net")
+        network.run_for(5.0)
+        came[user] = peer.operations[operation] is None
+        if not came[user]:
+            assert gateway.failures()[0].reason == "peer-id-mismatch"
+    assert came == {"boss": True, "carol": bool(demand)}

@@ -32,7 +32,7 @@ class Pair:
             connection_text("peer", 2, 1, connection=PLAIN),
         )
         eap = f'auth = "{method}"\nid = "g1.example.org"\neap_id = "carol"\n'
-        demand = f'auth = "{method}"\nid = "g1.example.org"\n'
+        demand = f'auth = "{method}"\nid = "g1.example.org"\neap_id = "carol"\n'
         if rounds:
             a = a.replace(
                 LOCAL, LOCAL.replace("local]", "local-1]") + f"[connections.peer.local-2]\nround = 2\n{eap}"

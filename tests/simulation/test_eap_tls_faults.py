@@ -40,7 +40,18 @@ def gateway(network: Network, name: str, address: str, section: dict[str, Any], 
 class Pair:
     """`a` is carol, `b` the gateway, which proves itself by certificate first."""
 
-    def __init__(self, method: str) -> None:
+    def __init__(
+        self,
+        method: str,
+        *,
+        held: Held = SERVER,
+        named: str = "gw.example.org",
+        alone: bool = False,
+        **remote: Any,
+    ) -> None:
+        """`held`, `named`: the gateway's certificate, and what it calls itself; `alone`: EAP is all that
+        proves it; `remote`: what else carol says of it."""
+        kind = method.removesuffix("-pap").removesuffix("-mschapv2")
         self.network = Network(5)
         ours: dict[str, Any] = {"auth": method, "id": CAROL, "eap_id": CAROL}
         if method == "eap-tls":
@@ -49,18 +60,18 @@ class Pair:
             "local_addrs": ["192.0.2.1"],
             "remote_addrs": ["192.0.2.2"],
             "local": ours,
-            "remote": {"auth": "pubkey", "id": "gw.example.org"},
+            "remote": {"auth": kind if alone else "pubkey", "id": "gw.example.org", **remote},
             "children": {"net": {"local_ts": ["10.1.0.0/16"], "remote_ts": ["10.2.0.0/16"]}},
         }
         there = {
             "local_addrs": ["192.0.2.2"],
             "remote_addrs": ["192.0.2.1"],
-            "local": {"auth": "pubkey", "id": "gw.example.org", "certs": [SERVER.der]},
-            "remote": {"auth": method, "eap_id": "%any"},
+            "local": {"auth": kind if alone else "pubkey", "id": named, "certs": [held.der]},
+            "remote": {"auth": kind, "eap_id": "%any"},
             "children": {"net": {"local_ts": ["10.2.0.0/16"], "remote_ts": ["10.1.0.0/16"]}},
         }
         self.a = gateway(self.network, "a", "192.0.2.1", here, USER)
-        self.b = gateway(self.network, "b", "192.0.2.2", there, SERVER)
+        self.b = gateway(self.network, "b", "192.0.2.2", there, held)
 
     def run(self) -> int:
         operation = self.a.initiate("peer", "net")

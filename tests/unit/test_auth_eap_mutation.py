@@ -17,6 +17,7 @@ from cygnet.auth.identity import Identity
 from cygnet.auth.passwords import Stored
 from cygnet.auth.proof import Proof, prove_with_secret, verify_eap
 from cygnet.crypto.entropy import SeededEntropy
+from tests.unit.eap_material import told
 
 CAROL = Identity.parse("carol@example.org")
 SK_P = bytes(range(32))
@@ -123,7 +124,7 @@ def test_no_changed_response_authenticates(method: str) -> None:
     }[method]()
     client = session.respond(b"carol", [make], SeededEntropy(4))
     next(client)
-    reply = client.send(request)
+    reply = told(client, request)
     assert reply is not None
     good = reply.data
     spans = {"md5": [(5, 22)], "gtc": [(5, len(good))], "mschapv2": [(5, 6), (10, 26), (34, 58)]}[method]

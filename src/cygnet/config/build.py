@@ -305,7 +305,8 @@ def _remote(
         auth = section.auth or AuthChoice("pubkey")
         if number == MAX_ROUNDS:
             complaints.add(here, "is a round too many", f"{MAX_ROUNDS} at most")
-        if auth.method == "eap" and not auth.radius and not auth.eap:
+        eap = auth.method == "eap"
+        if eap and not auth.radius and not auth.eap:
             auth = AuthChoice("eap", eap=EAP_DYNAMIC)
         built.append(
             RemoteAuth(
@@ -321,7 +322,9 @@ def _remote(
                 schemes=auth.schemes,
                 eap_methods=_methods(auth, (*here, "auth"), complaints),
                 radius=auth.radius,
-                eap_id=section.eap_id,
+                # EAP does not prove what a peer calls itself in IKE: where nothing is said of users (None is
+                # also what `%any` reads as), that name must be theirs.
+                eap_id=section.id if eap and "eap_id" not in section.model_fields_set else section.eap_id,
                 groups=section.groups,
                 xauth=auth.xauth,
                 revocation=Policy(section.revocation),

@@ -30,13 +30,20 @@ def check_revocation(
 ) -> Steps[None]:
     """Fetch what is missing, and refuse a peer whose certificate `remote.revocation` does not let pass.
     `stapled`: OCSP answers that the peer brought along."""
-    if not peer.chain:
+    yield from check_chain(context, remote, peer.chain, stapled)
+
+
+def check_chain(
+    context: Context, remote: RemoteAuth, chain: Sequence[bytes], stapled: Sequence[bytes] = ()
+) -> Steps[None]:
+    """The same of certificates (DER, the end entity's first), whose key the peer has shown to hold."""
+    if not chain:
         return
     revocations = context.credentials.revocations
     notes: list[str] = []
     try:
         path = context.credentials.path_of(
-            peer.chain,
+            chain,
             wall=context.now.wall,
             ca_certificates=remote.ca_certificates,
             pinned=remote.certificates,

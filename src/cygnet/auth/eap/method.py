@@ -50,8 +50,17 @@ class Reply:
     refusal: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A client asks before it says anything inside a tunnel: the server's certificates (DER, the end entity's
+    first), of a chain that is trusted and whose key it holds. Who goes on (with an empty packet) lets the
+    server hear the user's name and proof; who does not trust it now (it may be revoked) goes on no more."""
+
+    chain: tuple[bytes, ...]
+
+
 ServerMethod = Generator[bytes | AuthQuestion, Any, Outcome]
-ClientMethod = Generator[Reply | None, Packet, None]
+ClientMethod = Generator[Reply | Shown | None, Packet, None]
 
 
 class EapFailed(AuthenticationError):

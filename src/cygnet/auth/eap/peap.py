@@ -97,7 +97,8 @@ def _ask(running: session.Client, packet: Packet) -> Reply:
         reply = running.send(packet.encode())
     except StopIteration:
         raise EapFailed("PEAP: success inside, and the gateway goes on") from None
-    return reply if reply is not None else Reply(b"")
+    # No method inside a tunnel makes one of its own.
+    return reply if isinstance(reply, Reply) else Reply(b"")
 
 
 def whole(code: int, identifier: int, plain: bytes) -> Packet:

@@ -27,6 +27,7 @@ from cygnet.auth.eap.method import (
     Reply,
     ServerMaker,
     ServerMethod,
+    Shown,
 )
 from cygnet.auth.eap.packet import Code, EapType, Packet, decode, name_of
 from cygnet.auth.errors import Kind
@@ -171,8 +172,9 @@ def is_failure(octets: bytes) -> bool:
 # -- client -------------------------------------------------------------------------------------
 
 
-Client = Generator[Reply | None, bytes, Finished]
-"""Yields what to send; `outcome` as a method says it."""
+Client = Generator[Reply | Shown | None, bytes, Finished]
+"""Yields what to send, `outcome` as a method says it; or what it is to be asked before going on, with
+an empty packet."""
 
 
 def respond(name: bytes, makers: Sequence[ClientMaker], entropy: Entropy) -> Client:
@@ -212,16 +214,19 @@ def respond(name: bytes, makers: Sequence[ClientMaker], entropy: Entropy) -> Cli
             next(running)
         elif packet.type != method:
             raise EapFailed(f"{name_of(packet.type)} came in the middle of {name_of(method)}")
-        reply = _ask(running, packet)
+        reply = yield from _ask(running, packet)
         outcome, refusal = reply.outcome, reply.refusal
         response = Packet(Code.RESPONSE, packet.identifier, method, reply.data).encode()
         octets = yield Reply(response, outcome)
     raise EapFailed("the gateway's EAP does not come to an end")
 
 
-def _ask(running: ClientMethod, packet: Packet) -> Reply:
+def _ask(running: ClientMethod, packet: Packet) -> Generator[Shown, bytes, Reply]:
     try:
         reply = running.send(packet)
+        while isinstance(reply, Shown):
+            yield reply
+            reply = running.send(packet)
     except StopIteration:
         raise EapFailed("the gateway goes on after the method's end") from None
     except Malformed as error:

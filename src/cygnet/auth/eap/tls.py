@@ -24,6 +24,7 @@ from cygnet.auth.eap.method import (
     Reply,
     ServerMaker,
     ServerMethod,
+    Shown,
 )
 from cygnet.auth.eap.packet import EapType, Packet
 from cygnet.auth.eap.tls_engine import Engine, Side
@@ -75,6 +76,8 @@ def client(side: Side) -> ClientMaker:
             if not engine.done:
                 flight = engine.handshake(received)
                 received = b""
+                if engine.done:
+                    yield Shown(engine.chain)
             outcome = None
             if engine.done and not flight:
                 committed = engine.read(received)

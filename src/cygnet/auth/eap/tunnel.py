@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from cygnet.auth.eap import tls_framing as framing
-from cygnet.auth.eap.method import EapFailed, Lookup, Outcome, Reply
+from cygnet.auth.eap.method import EapFailed, Lookup, Outcome, Reply, Shown
 from cygnet.auth.eap.packet import Packet
 from cygnet.auth.eap.session import Finished
 from cygnet.auth.eap.tls import MAX_FLIGHTS, master_session_key
@@ -73,14 +73,17 @@ class ClientTunnel:
         self.method = method
         self.version = 0
 
-    def open(self, packet: Packet) -> Generator[Reply, Packet, bytes]:
-        """Ends with what the server said first inside, empty if it waits for us."""
+    def open(self, packet: Packet) -> Generator[Reply | Shown, Packet, bytes]:
+        """Ends with what the server said first inside, empty if it waits for us. Before anything of ours goes
+        inside, the server's certificates are shown (`Shown`)."""
         framing.begins(packet)  # a server that offers a later version takes version 0 as well
         received = b""
         for _ in range(MAX_FLIGHTS):
             flight = self.engine.handshake(received)
-            if self.engine.done and not flight:
-                return self.engine.read(b"")
+            if self.engine.done:
+                yield Shown(self.engine.chain)
+                if not flight:
+                    return self.engine.read(b"")
             last = yield from framing.fragments(flight, self.version)
             packet = yield Reply(last)
             received = yield from framing.gather(packet, self.version)

@@ -92,7 +92,12 @@ class Remote(Section):
         "(RFC 7619).",
         "pubkey",
     )
-    eap_id: Id = key(None, "Names of users that are taken in EAP; may hold wildcards.", "%any")
+    eap_id: Id = key(
+        None,
+        "Names of users that are taken in EAP; may hold wildcards. `%any`: every user, whatever `id` says: "
+        "EAP does not prove that.",
+        "id",
+    )
     groups: Texts = key(
         (), "The user must be a member of one of these (`secrets.eap<suffix>.groups`, or what RADIUS says)."
     )

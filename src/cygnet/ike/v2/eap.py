@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from cygnet.auth.eap import methods
+from cygnet.auth.eap.method import Shown
 from cygnet.auth.eap.packet import MUTUAL, name_of
 from cygnet.auth.eap.session import Client, Conversation, Finished, failure_to, is_failure, respond
 from cygnet.auth.errors import AuthenticationError
@@ -75,21 +76,29 @@ def _failed(error: AuthenticationError, received: bytes) -> IkeError:
 
 
 def client(
-    context: Context, local: LocalAuth, local_id: Identity, server: Identity | None, *, alone: bool
+    context: Context, local: LocalAuth, local_id: Identity, server: Identity | None, remote: RemoteAuth | None
 ) -> Client:
     """Our side of the conversation. `server`: whose certificate ends the tunnel, where there is one; None:
-    any under our CAs. `alone`: only methods in which the server proves itself first. Raises
-    `IkeError` where we have nothing to prove ourselves with."""
+    any under our CAs. `remote`: what the gateway has to prove by this method alone, so that only methods are
+    taken in which it proves itself first, under its CAs. Raises `IkeError` where we have nothing to prove
+    ourselves with."""
     name = methods.name_text(local.eap_id or local_id)
     kinds = local.eap_methods or methods.ANY_CLIENT
-    if alone:
+    if remote is not None:
         kinds = tuple(kind for kind in kinds if kind in MUTUAL)
     try:
         makers = methods.client_makers(
             kinds,
             name,
             context.credentials,
-            methods.Tls(local.certificates, local.eap_id or local_id, server, wall=context.now.wall),
+            methods.Tls(
+                local.certificates,
+                local.eap_id or local_id,
+                server,
+                wall=context.now.wall,
+                ca_certificates=remote.ca_certificates if remote is not None else (),
+                pinned=remote.certificates if remote is not None else (),
+            ),
             local.eap_inside,
         )
     except AuthenticationError as error:
@@ -99,12 +108,21 @@ def client(
     return running
 
 
-def converse(running: Client, first: EapPayload, beside: Callable[[Message], Steps[None]]) -> Steps[Finished]:
-    """Answer the responder until it says success and our method agrees; `beside` judges what else comes."""
+def converse(
+    running: Client,
+    first: EapPayload,
+    beside: Callable[[Message], Steps[None]],
+    trust: Callable[[tuple[bytes, ...]], Steps[None]],
+) -> Steps[Finished]:
+    """Answer the responder until it says success and our method agrees; `beside` judges what else comes,
+    `trust` the certificates of a tunnel before anything is said inside."""
     packet = first.data
     while True:
         try:
             response = running.send(packet)
+            while isinstance(response, Shown):
+                yield from trust(response.chain)
+                response = running.send(b"")
         except StopIteration as end:
             finished: Finished = end.value
             return finished

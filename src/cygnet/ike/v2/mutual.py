@@ -21,15 +21,16 @@ from typing import Final
 from cygnet.auth.errors import AuthenticationError, Kind
 from cygnet.auth.identity import Identity
 from cygnet.auth.peer import AuthenticatedPeer
-from cygnet.auth.proof import join_rounds
+from cygnet.auth.proof import check_identity, join_rounds
 from cygnet.ike.configuration import AuthClass, Connection, LocalAuth, RemoteAuth
 from cygnet.ike.errors import LocalMisuse, Reason
-from cygnet.ike.revocation import check_revocation
+from cygnet.ike.revocation import check_chain, check_revocation
 from cygnet.ike.steps import Context, Steps, send
 from cygnet.ike.v2.ike_sa_init import Initial
 from cygnet.ike.v2.lookup import looked_up
 from cygnet.ike.v2.notifications import of_authentication
 from cygnet.ike.v2.proving import (
+    identity_of,
     local_of,
     octets_of,
     own_identity,
@@ -40,6 +41,7 @@ from cygnet.ike.v2.proving import (
     whole,
 )
 from cygnet.ike.v2.stapling import prepare, stapled
+from cygnet.records import replace
 from cygnet.wire.message import Message
 from cygnet.wire.numbers import Exchange, Notify
 from cygnet.wire.payloads import (
@@ -104,6 +106,26 @@ class TheirRounds:
                     else "the peer leaves out a round of authentication",
                 )
             )
+
+    def name(self, message: Message) -> None:
+        """Who it says that it is, where EAP alone is to prove it. Its certificate in the tunnel is held
+        against this name, so it must be the one that we want before it hears anything (V9)."""
+        idr = message.maybe(IdrPayload)
+        if self.idr is not None or idr is None:
+            return
+        try:
+            check_identity(identity_of(idr), self.wanted[0].id)
+        except AuthenticationError as error:
+            raise of_authentication(error) from None
+        self.idr = idr
+
+    def trust(self, chain: tuple[bytes, ...]) -> Steps[None]:
+        """Whether the certificate that ends an EAP tunnel was revoked, before a password goes in. It is the
+        gateway's own where EAP alone proves it; else an AAA server's, under any of our CAs."""
+        remote = self.wanted[0]
+        if self.proved:
+            remote = replace(remote, ca_certificates=(), certificates=())
+        yield from check_chain(self.context, remote, chain)
 
     def lacks(self, message: Message) -> bool:
         """Whether a round was due in this answer and is not there."""

@@ -152,14 +152,14 @@ def initiate(
             raise _refused(message, local, local_id, remote)
         # Before any answer that depends on our password (V9).
         yield from theirs.judge(initial, local_id, message)
-        if theirs.idr is None:
-            theirs.idr = message.maybe(IdrPayload)
+        theirs.name(message)
         start = message.maybe(EapPayload)
         if start is None or theirs.idr is None:
             raise _refused(message, local, local_id, remote)
         server = local.aaa_id or identity_of(theirs.idr)
-        running = eap.client(context, local, local_id, server, alone=not theirs.proved)
-        finished = yield from eap.converse(running, start, partial(theirs.judge, initial, local_id))
+        running = eap.client(context, local, local_id, server, None if theirs.proved else theirs.wanted[0])
+        beside = partial(theirs.judge, initial, local_id)
+        finished = yield from eap.converse(running, start, beside, theirs.trust)
         if not theirs.proved:
             check_stands_alone(finished)
         msk = finished.outcome.msk
