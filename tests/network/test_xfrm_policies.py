@@ -16,7 +16,7 @@ from bench.plane import Pair, Plane, Side
 from cygnet.dataplane import messages
 from cygnet.dataplane.descriptors import Options
 from cygnet.dataplane.engines import EngineUnavailable, settle
-from cygnet.dataplane.engines.kernel import KernelEngine
+from cygnet.dataplane.engines.kernel import REFRESH_EVERY, KernelEngine
 from cygnet.dataplane.xfrm import codec
 from cygnet.dataplane.xfrm.netlink import XfrmSocket
 from cygnet.dataplane.xfrm.probe import probe
@@ -57,6 +57,11 @@ class Running:
 
     def policies(self) -> list[dict[str, str]]:
         return shown(self.space)
+
+    def look(self) -> None:
+        """What the engine does every few seconds, in its namespace."""
+        self.engine._refreshed = -REFRESH_EVERY
+        self.space.inside(self.engine.tick)
 
     def kill(self) -> None:
         """As a process does that dies: the sockets are closed, nothing else."""
@@ -242,6 +247,84 @@ def test_what_somebody_removes_is_back_and_told(space: Namespace) -> None:
     assert running.policies() == before
     told = [report for report in running.reports if isinstance(report, messages.Warned)]
     assert [report.code for report in told] == ["policy_restored"] * 2
+
+
+OUTWARD = ("src", "10.1.0.0/16", "dst", "10.2.0.0/16", "dir", "out")
+
+
+def test_what_somebody_alters_is_as_it_was_at_once(space: Namespace) -> None:
+    running = Running(space)
+    running.change(policy(1, NET))
+    before = running.policies()
+    space.run("ip", "xfrm", "policy", "update", *OUTWARD, "priority", "5")
+    assert running.policies() != before
+    space.inside(running.engine.readable)
+    assert running.policies() == before
+    assert [one.code for one in running.reports if isinstance(one, messages.Warned)] == ["policy_restored"]
+
+
+def test_a_place_that_another_program_took_is_ours_again_when_it_leaves(space: Namespace) -> None:
+    running = Running(space)
+    running.change(policy(1, NET))
+    before = running.policies()
+    space.run("ip", "xfrm", "policy", "delete", *OUTWARD)
+    space.run("ip", "xfrm", "policy", "add", *OUTWARD, "priority", "5")
+    space.inside(running.engine.readable)
+    later = policy(2, ("10.1.0.0/16", "10.4.0.0/16", Action.PROTECT))
+    assert running.change(later) == [""]  # whose place nobody contests
+    assert running.change(2) == [""]
+    for _ in range(2):
+        running.look()
+    space.run("ip", "xfrm", "policy", "delete", *OUTWARD)
+    running.look()
+    assert running.policies() == before
+    told = [one.code for one in running.reports if isinstance(one, messages.Warned)]
+    assert told == ["policy_lost", "policy_restored"]
+
+
+def test_anothers_policy_that_differs_in_its_mark_alone_is_none_of_ours(space: Namespace) -> None:
+    running = Running(space)
+    running.change(policy(1, NET))
+    for more in (("mark", "7"), ("if_id", "7")):
+        template = ("tmpl", "proto", "esp", "mode", "tunnel")
+        space.run("ip", "xfrm", "policy", "add", *OUTWARD, *more, *template)
+        space.run("ip", "xfrm", "policy", "delete", *OUTWARD, *more)
+    space.inside(running.engine.readable)
+    assert running.reports == []
+
+
+def test_after_an_overrun_policies_are_looked_at(space: Namespace) -> None:
+    running = Running(space)
+    running.change(policy(1, NET))
+    before = running.policies()
+    running.engine._events._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    altered = f"xfrm policy update {' '.join(OUTWARD)} priority 5"
+    space.ip(*[altered] * 20, "xfrm policy flush")  # of the end nobody hears
+    assert running.policies() == []
+    space.inside(running.engine.readable)
+    assert running.policies() == before
+
+
+def heard(sock: socket.socket, own: str) -> bool:
+    """Of what is sent to itself; an address that is a moment old may not answer yet."""
+    with suppress(TimeoutError, PermissionError, ConnectionRefusedError):
+        sock.sendto(b"self", (own, 7777))
+        return sock.recv(9) == b"self"
+    return False
+
+
+def test_this_machine_may_speak_to_itself(space: Namespace) -> None:
+    """The kernel exempts its loopback device for IPv4 alone."""
+    space.ip("link set lo up", "addr add fd01::1/64 dev outer nodad")
+    running = Running(space, default_discard=True)
+    assert running.change(policy(1, ("fd01::/64", "::/0", Action.PROTECT))) == [""]
+    space.ip("addr add fd01::2/64 dev outer nodad")
+    running.look()
+    for own in ("127.0.0.1", "10.1.0.1", "::1", "fd01::1", "fd01::2"):
+        with receiver(space, socket.SOCK_DGRAM, own, 7777) as sock:
+            assert any(heard(sock, own) for _ in range(20)), own
+    space.inside(running.engine.clear)
+    assert running.policies() == []
 
 
 def test_what_we_change_ourselves_is_no_drift(space: Namespace) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -14,7 +16,8 @@ from bench.plane import Pair, Side
 from cygnet.dataplane import messages
 from cygnet.dataplane.translate import Refused, sa_parameters
 from cygnet.dataplane.xfrm import codec, states
-from cygnet.dataplane.xfrm.netlink import attributes, parse
+from cygnet.dataplane.xfrm.netlink import Message, NetlinkError, XfrmSocket, attributes, parse
+from cygnet.dataplane.xfrm.policies import KernelSpd
 from cygnet.dataplane.xfrm.rules import Order, masks, selectors, turned
 from cygnet.policy.sa import SaParameters
 from cygnet.policy.selectors import TrafficSelector, parse_selector
@@ -139,6 +142,77 @@ def test_types_stand_for_ports_in_either_direction() -> None:
     )  # fmt: skip
     back = turned(out)
     assert (back.source_port, back.destination_port, back.source) == (3, 4, out.destination)
+
+
+def kinds(local: str, remote: str) -> set[tuple[int, int, int]]:
+    rule = PolicyRule(Action.BYPASS, side(local), side(remote), 0)
+    return {(one.protocol, one.destination_port, one.destination_mask) for one in selectors(rule)}
+
+
+def test_ports_of_any_protocol_mean_those_that_have_ports_and_types() -> None:
+    told = kinds("10.1.0.0/16", "10.2.0.0/16[any/53]")
+    assert {protocol for protocol, _, _ in told} == {1, 6, 17, 33, 132, 136}
+    assert {(port, mask) for _, port, mask in told} == {(53, 0xFFFF)}
+    assert {58} == {one for one, _, _ in kinds("fd01::/64", "fd02::/64[any/53]")} - {6, 17, 33, 132, 136}
+    showing_none = kinds("10.1.0.0/16", "10.2.0.0/16[any/opaque]")
+    assert {mask for _, _, mask in showing_none} == {0}
+    assert {protocol for protocol, _, _ in showing_none} == set(range(1, 256)) - {
+        1,
+        6,
+        17,
+        33,
+        58,
+        132,
+        135,
+        136,
+    }
+    assert kinds("10.1.0.0/16", "10.2.0.0/16[gre/53]") == set()
+
+
+class Kernel(XfrmSocket):
+    """Keeps the policies that it is told, and `after` each looks at all of them."""
+
+    def __init__(self, after: Callable[[dict[codec.PolicyKey, codec.Verdict]], None]) -> None:
+        self.policies: dict[codec.PolicyKey, codec.Verdict] = {}
+        self.after = after
+
+    def change(self, messages: Sequence[Message]) -> list[NetlinkError | None]:
+        for message in messages:
+            seen = codec.policy_from(message.body)
+            self.policies[seen.key] = seen.verdict
+            self.after(self.policies)
+        return [None] * len(messages)
+
+
+def test_when_all_numbers_change_what_allows_never_comes_before_what_protects() -> None:
+    last = 905
+    moved: set[int] = set()
+
+    def outward(remote: str) -> tuple[PolicyRule, codec.PolicyKey]:
+        rule = PolicyRule(Action.PROTECT, side("10.1.0.0/16"), side(remote), 1)
+        return rule, codec.PolicyKey(codec.OUT, codec.packed_selector(selectors(rule)[0]))
+
+    everything, inside = outward("10.0.0.0/8"), outward(f"10.3.{last // 250}.{last % 250}/32")
+
+    def judge(policies: dict[codec.PolicyKey, codec.Verdict]) -> None:
+        allows, protects = policies.get(everything[1]), policies.get(inside[1])
+        if allows and protects:
+            moved.add(allows.priority)
+            assert protects.priority < allows.priority
+
+    spd = KernelSpd(Kernel(judge), Action.BYPASS)
+    ends = ip_address("192.0.2.1"), ip_address("192.0.2.2")
+
+    def put(number: int, rule: PolicyRule) -> None:
+        spd.put(Policy(number, "", number, (rule,), False, *ends))
+
+    put(1, outward("10.2.0.0/16")[0])
+    put(2000, replace(everything[0], action=Action.BYPASS, flow=0))
+    for number in range(2, last + 80):  # in between there is no room for so many
+        put(number, outward(f"10.3.{number // 250}.{number % 250}/32")[0])
+        if number in (last, last + 79):
+            spd.commit()
+    assert len(moved) == 2, "the numbers have changed"
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(1, 60), st.integers(1, 9)), max_size=60))

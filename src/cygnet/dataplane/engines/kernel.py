@@ -10,7 +10,6 @@ Policies come before SAs and outlive them; a packet that has a policy and no SA 
 
 from __future__ import annotations
 
-import errno
 import itertools
 import socket
 import time
@@ -30,7 +29,6 @@ from cygnet.dataplane.messages import (
     PairCounters,
     PeerMoved,
     Report,
-    Selector,
     Warned,
 )
 from cygnet.dataplane.nftables import KernelError
@@ -44,14 +42,14 @@ from cygnet.dataplane.xfrm.interfaces import Interfaces
 from cygnet.dataplane.xfrm.leftovers import remove_guard
 from cygnet.dataplane.xfrm.netlink import Events, Message, XfrmSocket
 from cygnet.dataplane.xfrm.policies import KernelSpd
-from cygnet.dataplane.xfrm.routes import KernelRoutes
+from cygnet.dataplane.xfrm.routes import KernelRoutes, own_addresses
+from cygnet.dataplane.xfrm.rules import of_packet
 from cygnet.dataplane.xfrm.sockets import forward_foreign
 from cygnet.dataplane.xfrm.states import Entry
 from cygnet.dataplane.xfrm.statistics import drops
 from cygnet.ipsec.drops import Drop
-from cygnet.policy.names import PROTOCOLS_WITH_TYPES
 from cygnet.policy.sa import Direction, SaParameters, SaProtocol, UdpEncapsulation
-from cygnet.policy.selectors import IpAddress, TrafficSelector
+from cygnet.policy.selectors import IpAddress
 from cygnet.policy.spd import Action, Policy
 
 NAME = "kernel"
@@ -64,7 +62,7 @@ _GROUPS = (
 )  # fmt: skip
 _TOLD = (
     codec.ACQUIRE, codec.EXPIRE, codec.MAPPING, codec.NEW_AE, codec.DEL_SA, codec.DEL_POLICY,
-    codec.FLUSH_SA, codec.FLUSH_POLICY,
+    codec.FLUSH_SA, codec.FLUSH_POLICY, codec.UPD_POLICY,
 )  # fmt: skip
 
 
@@ -101,6 +99,8 @@ class KernelEngine:
         """Inbound SAs whose first packet is to be told, by object id."""
         self._refreshed = 0.0
         self._told: Counter[str] = Counter()
+        self._contested = ""
+        """What was told last of policies that cannot be put back."""
         self._alone = False
         """What another kind of engine left is gone."""
         self.adopt()
@@ -137,8 +137,13 @@ class KernelEngine:
         return {}
 
     def addresses_changed(self) -> None:
-        """Of this machine: routes have sources. Raises KernelError."""
+        """Of this machine: routes have sources, and it may speak to itself. Raises KernelError."""
         self._routes.refresh()
+        self._find_own()
+        self.spd.commit()
+
+    def _find_own(self) -> None:
+        self.spd.own_addresses(own_addresses(6))
 
     def close(self) -> None:
         self._socket.close()
@@ -207,6 +212,8 @@ class KernelEngine:
             self._routes.remove(change)
 
     def _commit(self) -> None:
+        if not self._alone:
+            self._find_own()
         self._interfaces.need(self.spd)
         if self.spd.sees_ports:
             self._fragments.need()
@@ -259,7 +266,7 @@ class KernelEngine:
             refusals = [next(outcomes) for _ in group]
             refusal = next((one for one in refusals if one is not None), None)
             if refusal is not None:
-                errors[place] = _why(parameters, refusal)
+                errors[place] = states.refusal(parameters, refusal)
                 undone += [
                     codec.sa_removal(sa.key) for sa, one in zip(group, refusals, strict=True) if one is None
                 ]
@@ -420,6 +427,7 @@ class KernelEngine:
         for kind, body in events:
             self._handle(kind, body)
         if lost:
+            self._compare_policies()
             self._compare_sas()
 
     def _handle(self, kind: int, body: bytes) -> None:
@@ -446,6 +454,9 @@ class KernelEngine:
                 found = codec.deleted_policy_from(body)
                 if found is not None and self.spd.lost(found):
                     self._put_back(1)
+            case codec.UPD_POLICY:
+                if self.spd.altered(codec.policy_from(body)):
+                    self._put_back(1)
             case codec.FLUSH_POLICY:
                 self._compare_policies()
             case _:
@@ -454,12 +465,16 @@ class KernelEngine:
     def _acquired(self, asked: codec.Acquired) -> None:
         flow = self.spd.flow(asked.reqid)
         if any(policy.trap for policy in self.spd if any(rule.flow == flow for rule in policy.rules)):
-            local, remote = _packet_selectors(asked.selector)
+            local, remote = map(selector, of_packet(asked.selector))
             self._report(Acquire(flow, local, remote))
 
     def _expired(self, seen: SaSeen, hard: bool) -> None:
         entry = self.book.at(seen.key)
-        if entry is None or entry.remove_at is not None:
+        if entry is None:
+            return
+        if entry.remove_at is not None:  # it lingers, and is replaced already
+            if hard:
+                self._forget(entry)
             return
         why = states.why(seen, entry, hard=hard)
         if hard:
@@ -507,10 +522,11 @@ class KernelEngine:
         self._look_for_first_use()
         if now - self._refreshed >= REFRESH_EVERY:
             self._refreshed = now
+            self.readable()  # what the kernel itself has ended is not missed
             self._compare_policies()
             self._compare_sas()
             try:
-                self._routes.refresh()
+                self.addresses_changed()
                 if self._fragments.refresh():
                     self._report(Warned("policy_restored", "what puts fragments together had been removed"))
             except KernelError as error:
@@ -525,18 +541,22 @@ class KernelEngine:
                 self._first_used(entry)
 
     def _compare_policies(self) -> None:
-        missing = self.spd.compare()
-        if missing:
-            self._put_back(missing)
+        self._put_back(self.spd.compare())
 
     def _put_back(self, missing: int) -> None:
+        """So many are to be put back, and those that were refused before."""
         try:
             self.spd.commit()
+            missing += self.spd.retry()
         except KernelError as error:
-            self._report(Warned("policy_lost", f"policies cannot be put back: {error}"))
+            if str(error) != self._contested:
+                self._contested = str(error)
+                self._report(Warned("policy_lost", f"policies cannot be put back: {error}"))
             return
-        text = f"{missing} of the kernel's policies had been removed or changed; they are back"
-        self._report(Warned("policy_restored", text))
+        self._contested = ""
+        if missing:
+            text = f"{missing} of the kernel's policies had been removed or changed; they are back"
+            self._report(Warned("policy_restored", text))
 
     def _compare_sas(self) -> None:
         if not len(self.book):
@@ -589,26 +609,3 @@ class KernelEngine:
     def drops(self) -> dict[str, int]:
         """Of the whole network namespace: the kernel counts no finer."""
         return {**self.state.drops, **drops()}
-
-
-def _why(parameters: SaParameters, refusal: OSError) -> str:
-    if refusal.errno == errno.EEXIST:
-        return f"SPI {parameters.spi:#010x} is in use"
-    if refusal.errno in (errno.EPROTONOSUPPORT, errno.ENOSYS, errno.ENOENT):
-        return f"the kernel lacks what the SA needs: {refusal.strerror}"
-    return f"the kernel refused the SA: {refusal.strerror}"
-
-
-def _packet_selectors(asked: codec.Selector) -> tuple[Selector, Selector]:
-    """Of the packet that asked: our side and the peer's."""
-    own, theirs = asked.source_port, asked.destination_port
-    if asked.protocol in PROTOCOLS_WITH_TYPES:
-        own = theirs = (asked.source_port & 255) << 8 | asked.destination_port & 255
-    sides = []
-    for address, port, mask in (
-        (asked.source, own, asked.source_mask), (asked.destination, theirs, asked.destination_mask)
-    ):  # fmt: skip
-        seen = asked.protocol in PROTOCOLS_WITH_TYPES or mask == 0xFFFF
-        ports = (port, port) if seen and asked.protocol else (0, 65535)
-        sides.append(selector(TrafficSelector(asked.family, asked.protocol, address, address, *ports)))
-    return sides[0], sides[1]

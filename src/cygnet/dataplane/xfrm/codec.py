@@ -344,8 +344,7 @@ def policy_from(body: bytes) -> PolicySeen:
         _template_from(found[at : at + _TEMPLATE.size])
         for at in range(0, len(found) - _TEMPLATE.size + 1, _TEMPLATE.size)
     )
-    mark = struct.unpack("=II", extra[_A_MARK][:8]) if len(extra.get(_A_MARK, b"")) >= 8 else (0, 0)
-    key = PolicyKey(direction, body[: _SELECTOR.size], _u32(extra, _A_IF_ID), (mark[0], mark[1]))
+    key = PolicyKey(direction, body[: _SELECTOR.size], _u32(extra, _A_IF_ID), _mark(extra))
     return PolicySeen(key, index, Verdict(priority, action, templates))
 
 
@@ -354,12 +353,20 @@ def deleted_policy_from(body: bytes) -> PolicyKey | None:
     at = _POLICY_ID.size
     if len(body) < at:
         return None
-    inner = attributes(body, at).get(7)  # XFRMA_POLICY: asked for by index
-    if inner is not None and len(inner) >= _POLICY_SIZE:
-        return policy_from(inner).key
-    selector, _, direction = _POLICY_ID.unpack_from(body)
     extra = attributes(body, at)
-    return PolicyKey(direction, selector, _u32(extra, _A_IF_ID))
+    inner = extra.get(7, b"")  # XFRMA_POLICY, which says most; mark and interface stand beside it
+    selector, _, direction = _POLICY_ID.unpack_from(body)
+    if len(inner) >= _POLICY_SIZE:
+        selector, direction = inner[: _SELECTOR.size], _POLICY_TAIL.unpack_from(inner, 152)[2]
+    return PolicyKey(direction, selector, _u32(extra, _A_IF_ID), _mark(extra))
+
+
+def _mark(extra: dict[int, bytes]) -> tuple[int, int]:
+    found = extra.get(_A_MARK, b"")
+    if len(found) < 8:
+        return 0, 0
+    value, mask = struct.unpack_from("=II", found)
+    return value, mask
 
 
 # -- SAs ------------------------------------------------------------------------------------------

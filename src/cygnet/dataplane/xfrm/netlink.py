@@ -102,13 +102,10 @@ class XfrmSocket:
     def _exchange(self, batch: Sequence[Message]) -> list[NetlinkError | None]:
         first = self._sequence + 1
         last = first + len(batch) - 1
-        requests = []
-        for number, message in enumerate(batch, first):
-            flags = message.flags | REQUEST | (ACK if number == last else 0)
-            length = _HEADER.size + len(message.body)
-            requests.append(
-                _HEADER.pack(length, message.kind, flags, number & 0xFFFFFFFF, self.port) + message.body
-            )
+        requests = [
+            self._packed(message, ACK if number == last else 0, number)
+            for number, message in enumerate(batch, first)
+        ]
         self._sequence = last & 0xFFFFFFFF
         self._socket.send(b"".join(requests))
         refusals: list[NetlinkError | None] = [None] * len(batch)
@@ -124,17 +121,12 @@ class XfrmSocket:
 
     def _packed(self, message: Message, flags: int, number: int) -> bytes:
         length = _HEADER.size + len(message.body)
+        flags |= message.flags | REQUEST
         return _HEADER.pack(length, message.kind, flags, number & 0xFFFFFFFF, self.port) + message.body
 
     def _asked(self, batch: Sequence[Message]) -> list[bytes | None]:
         first = self._sequence + 1
-        requests = [
-            _HEADER.pack(
-                _HEADER.size + len(message.body), message.kind, REQUEST, number & 0xFFFFFFFF, self.port
-            )
-            + message.body
-            for number, message in enumerate(batch, first)
-        ]
+        requests = [self._packed(message, 0, number) for number, message in enumerate(batch, first)]
         self._sequence = first + len(batch) - 1 & 0xFFFFFFFF
         self._socket.send(b"".join(requests))
         answers: list[bytes | None] = [None] * len(batch)

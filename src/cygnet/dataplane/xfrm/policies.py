@@ -31,11 +31,20 @@ from cygnet.dataplane.xfrm.codec import (
     Template,
     Verdict,
 )
+from cygnet.dataplane.xfrm.exempt import (
+    DISCOVERY,
+    LOOPBACK,
+    MAX_OWN,
+    SAYING_TOO_BIG,
+    link_scope,
+    to_itself,
+    touches_link_scope,
+)
 from cygnet.dataplane.xfrm.netlink import Message, XfrmSocket
 from cygnet.dataplane.xfrm.rules import DIRECTIONS, LEFT_BEHIND, Order, directed, selectors
-from cygnet.policy.names import ICMP, ICMPV6
+from cygnet.policy.names import ICMPV6
 from cygnet.policy.sa import Mode, SaProtocol
-from cygnet.policy.selectors import IpAddress, TrafficSelector, everything
+from cygnet.policy.selectors import IpAddress
 from cygnet.policy.spd import Action, Policy, PolicyRule
 
 REQID, REQID_MASK = 0x43000000, 0xFF000000
@@ -49,6 +58,7 @@ _PRIORITY_TOO_BIG = _PRIORITY_DEFAULT - 1
 Place = tuple[int, int]
 _Claim = tuple[Place, int, Action, int]
 """Place of the policy, of the rule in it, what it does, its flow."""
+_ITSELF: _Claim = (_LINK_SCOPE, 0, Action.BYPASS, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +100,17 @@ class KernelSpd:
         self._reqids: dict[int, int] = {}
         self._taken: dict[int, int] = {}
         self._changed: set[PolicyKey] = set()
+        self._refused: set[PolicyKey] = set()
+        """What the kernel did not take, mostly because another program's policy is in its place."""
         self._installed: dict[PolicyKey, Verdict] = {}
         self._indexes: dict[PolicyKey, int] = {}
         self._used: set[int] = set()
         self._next = 0
         self._link_scope: set[int] = set()
+        self._own: set[int] = set()
+        """This machine's addresses of IPv6 that have a policy towards themselves, or will have with the first
+        rule of that family."""
+        self._six = default is Action.DISCARD
 
     # -- request numbers -----------------------------------------------------------------------
 
@@ -167,7 +183,11 @@ class KernelSpd:
             if claim[3]:
                 self._of_flow.setdefault(claim[3], set()).add(key)
         if not policy.if_id:
-            self._mind_link_scope(rule for rule in policy.rules if rule.action is not Action.BYPASS)
+            restricting = [rule for rule in policy.rules if rule.action is not Action.BYPASS]
+            self._mind_link_scope(restricting)
+            if not self._six and any(rule.remote.family == 6 for rule in restricting):
+                self._six = True
+                self._let_speak(self._own)
             if self._default is Action.DISCARD:
                 self._block_by_default()
 
@@ -178,13 +198,9 @@ class KernelSpd:
             return
         self._looking.discard(policy)
         for key, claim in self._of_policy.pop(policy):
-            claims = self._claims[key]
-            claims.remove(claim)
-            if not claims:
-                del self._claims[key]
+            self._disclaim(key, claim)
             if claim[3]:
                 self._of_flow[claim[3]].discard(key)
-            self._changed.add(key)
         for flow in {rule.flow for rule in former.rules}:
             if flow in self._of_flow and not self._of_flow[flow]:
                 del self._of_flow[flow], self._inbound[flow], self._outbound[flow]
@@ -214,16 +230,37 @@ class KernelSpd:
         claims.sort()
         self._changed.add(key)
 
+    def _disclaim(self, key: PolicyKey, claim: _Claim) -> None:
+        claims = self._claims[key]
+        claims.remove(claim)
+        if not claims:
+            del self._claims[key]
+        self._changed.add(key)
+
     def _mind_link_scope(self, rules: Iterable[PolicyRule]) -> None:
         """What cannot cross a router is never a tunnel's: neighbour discovery, link-local groups."""
-        families = {rule.remote.family for rule in rules if _touches_link_scope(rule)}
+        families = {rule.remote.family for rule in rules if touches_link_scope(rule)}
         if self._default is Action.DISCARD:
             families |= {4, 6}
         for family in families - self._link_scope:
             self._link_scope.add(family)
-            for selector, direction in _link_scope(family):
+            for selector, direction, action in link_scope(family):
                 key = PolicyKey(direction, codec.packed_selector(selector))
-                self._claim(key, (_LINK_SCOPE, 0, Action.BYPASS, 0))
+                self._claim(key, (_LINK_SCOPE, 0, action, 0))
+
+    def own_addresses(self, found: Iterable[int]) -> None:
+        """This machine's of IPv6, now; its talk with itself is nobody's business."""
+        own = {LOOPBACK, *sorted(found)[:MAX_OWN]}
+        come, gone = own - self._own, self._own - own
+        self._own = own
+        if self._six:
+            self._let_speak(come)
+            for key in _to_themselves(gone):
+                self._disclaim(key, _ITSELF)
+
+    def _let_speak(self, addresses: Iterable[int]) -> None:
+        for key in _to_themselves(addresses):
+            self._claim(key, _ITSELF)
 
     def _block_by_default(self) -> None:
         for family in (4, 6):
@@ -232,7 +269,7 @@ class KernelSpd:
                 if all(claim[0] != _DEFAULT for claim in self._claims.get(key, ())):
                     self._claim(key, (_DEFAULT, 0, Action.DISCARD, 0))
         # What paths and this gateway say of their MTU; not what is forwarded.
-        for selector in _SAYING_TOO_BIG:
+        for selector in SAYING_TOO_BIG:
             for direction in (IN, OUT):
                 key = PolicyKey(direction, codec.packed_selector(selector))
                 if all(claim[0] != _TOO_BIG for claim in self._claims.get(key, ())):
@@ -251,22 +288,36 @@ class KernelSpd:
                 self._left_looking |= _looks_at_ports(codec.selector_from(seen.key.selector))
 
     def commit(self) -> None:
-        """Raises KernelError with the first refusal, after all were tried; what was refused is tried again
-        with the next commit."""
+        """Raises KernelError with the first refusal, after all were tried; what was refused waits for
+        `retry`."""
         changed, self._changed = self._changed, set()
-        protecting, allowing, removing = [], [], []
+        self._refused -= changed
+        restraining, protecting, allowing, removing = [], [], [], []
         for key in changed:
             wanted, present = self._wanted(key), self._installed.get(key)
             if wanted == present:
+                if wanted is None:
+                    self._forget_index(key)
                 continue
             if wanted is None:
                 removing.append((key, wanted))
-            elif wanted.action == BLOCK or wanted.templates:
+            elif _restrains(wanted):
                 protecting.append((key, wanted))
+            elif present is not None and not _restrains(present) and wanted.priority > present.priority:
+                restraining.append((key, wanted))
             else:
                 allowing.append((key, wanted))
-        # Exact policies before those that hold them would be: the order does not matter, all hold at once.
-        self._carry_out([*protecting, *allowing, *removing])
+        # Nothing is weaker in between: what allows and comes later in the order than before goes there first,
+        # or what protects would stand behind it for a while; what comes earlier, or is new, goes last.
+        self._carry_out([*restraining, *protecting, *allowing, *removing])
+
+    def retry(self) -> int:
+        """How many that were refused are in force now, or are wanted no more. Raises KernelError."""
+        waiting = set(self._refused)
+        self._changed |= waiting
+        if waiting:
+            self.commit()
+        return len(waiting)
 
     def _carry_out(self, changes: Sequence[tuple[PolicyKey, Verdict | None]]) -> None:
         if not changes:
@@ -275,17 +326,17 @@ class KernelSpd:
         try:
             refusals = self._socket.change(messages)
         except OSError as error:
-            self._changed.update(key for key, _ in changes)
+            self._refused.update(key for key, _ in changes)
             raise KernelError(f"the kernel takes no policies: {error.strerror}") from error
         first = ""
         for (key, verdict), refusal in zip(changes, refusals, strict=True):
             gone = verdict is None and refusal is not None and refusal.errno == errno.ENOENT
             if refusal is not None and not gone:
-                self._changed.add(key)
+                self._refused.add(key)
                 first = first or _why(key, refusal)
             elif verdict is None:
                 self._installed.pop(key, None)
-                self._used.discard(self._indexes.pop(key, 0) & ~7)
+                self._forget_index(key)
             else:
                 self._installed[key] = verdict
         if first:
@@ -295,9 +346,12 @@ class KernelSpd:
         if verdict is None:
             return codec.policy_removal(key)
         there = key in self._installed
-        if not there:
+        if key not in self._indexes:
             self._indexes[key] = self._free_index() | key.direction
         return codec.policy_message(key, verdict, self._indexes[key], replace=there)
+
+    def _forget_index(self, key: PolicyKey) -> None:
+        self._used.discard(self._indexes.pop(key, 0) & ~7)
 
     def _free_index(self) -> int:
         for _ in range(_INDEXES):
@@ -359,9 +413,17 @@ class KernelSpd:
         if key not in self._installed:
             return False
         del self._installed[key]
-        self._used.discard(self._indexes.pop(key, 0) & ~7)
+        self._forget_index(key)
         self._changed.add(key)
         return key in self._claims
+
+    def altered(self, seen: PolicySeen) -> bool:
+        """Somebody changed it: was it ours? It will be as it was with the next commit."""
+        if self._installed.get(seen.key, seen.verdict) == seen.verdict:
+            return False
+        self._installed[seen.key] = seen.verdict
+        self._changed.add(seen.key)
+        return True
 
     def compare(self) -> int:
         """How many of ours are missing from the kernel or not as they were: wanted again with the next
@@ -369,15 +431,14 @@ class KernelSpd:
         present = {}
         for _, body in self._socket.dump(codec.GET_POLICY, b""):
             seen = codec.policy_from(body)
-            present[seen.key] = seen.verdict
+            present[seen.key] = seen
         missing = 0
-        for key, verdict in list(self._installed.items()):
-            if key not in present:
-                missing += self.lost(key)
-            elif present[key] != verdict:
-                self._installed[key] = present[key]
-                self._changed.add(key)
-                missing += 1
+        for key in list(self._installed):
+            missing += self.altered(present[key]) if key in present else self.lost(key)
+        for key in self._refused & present.keys():
+            if key not in self._installed and is_ours(present[key]):  # an answer that got lost
+                self._installed[key], self._indexes[key] = present[key].verdict, present[key].index
+                self._used.add(present[key].index & ~7)
         return missing
 
     def take_precedence(self) -> None:
@@ -417,14 +478,26 @@ class KernelSpd:
         self._changed |= self._claims.keys()
         self._claims.clear()
         self._link_scope.clear()
+        self._own.clear()
+        self._six = self._default is Action.DISCARD
         self.sweep()
 
 
 def _looks_at_ports(selector: Selector) -> bool:
     """Discovery of neighbours and what says "too big", which never come in fragments, are not meant."""
-    discovery = selector.protocol == ICMPV6 and selector.source_port in _DISCOVERY
+    discovery = selector.protocol == ICMPV6 and selector.source_port in DISCOVERY
     looks = bool(selector.source_mask or selector.destination_mask)
-    return looks and not discovery and selector not in _SAYING_TOO_BIG
+    return looks and not discovery and selector not in SAYING_TOO_BIG
+
+
+def _restrains(verdict: Verdict) -> bool:
+    return verdict.action == BLOCK or bool(verdict.templates)
+
+
+def _to_themselves(addresses: Iterable[int]) -> Iterator[PolicyKey]:
+    for address in addresses:
+        for selector, direction in to_itself(address):
+            yield PolicyKey(direction, codec.packed_selector(selector))
 
 
 def is_ours(seen: PolicySeen) -> bool:
@@ -445,50 +518,3 @@ def _text(key: PolicyKey) -> str:
         f"{kind(one.source, one.family)}/{one.source_length} to "
         f"{kind(one.destination, one.family)}/{one.destination_length} ({ways.get(key.direction, '?')})"
     )
-
-
-# -- link scope -----------------------------------------------------------------------------------
-
-
-def _range(family: int, first: int, length: int) -> TrafficSelector:
-    rest = (1 << (32 if family == 4 else 128) - length) - 1
-    return TrafficSelector(family, 0, first, first | rest)
-
-
-_GROUPS = {
-    4: [(0xE0000000, 24), (0xFFFFFFFF, 32)],
-    6: [(0xFE80 << 112, 10), (0xFF01 << 112, 16), (0xFF02 << 112, 16)],
-}
-_DISCOVERY = range(133, 138)
-_SAYING_TOO_BIG = (
-    Selector(
-        4, protocol=ICMP, source_port=3, source_mask=0xFFFF, destination_port=4, destination_mask=0xFFFF
-    ),
-    Selector(6, protocol=ICMPV6, source_port=2, source_mask=0xFFFF),
-)
-
-
-def _touches_link_scope(rule: PolicyRule) -> bool:
-    family = rule.remote.family
-    ranges = [_range(family, *one) for one in _GROUPS[family]]
-    ranges += [] if family == 4 else [everything(6)] if rule.remote.protocol in (0, ICMPV6) else []
-    return any(
-        side.first <= one.last and one.first <= side.last
-        for side in (rule.local, rule.remote)
-        for one in ranges
-    )
-
-
-def _link_scope(family: int) -> list[tuple[Selector, int]]:
-    found = []
-    for direction in DIRECTIONS:
-        for first, length in _GROUPS[family]:
-            found.append((Selector(family, destination=first, destination_length=length), direction))
-        if family == 6:
-            first, length = _GROUPS[6][0]
-            found.append((Selector(6, source=first, source_length=length), direction))
-            found += [
-                (Selector(6, protocol=ICMPV6, source_port=kind, source_mask=0xFFFF), direction)
-                for kind in _DISCOVERY
-            ]
-    return found

@@ -192,3 +192,9 @@ def _routing() -> Iterator[RouteSocket]:
             yield sock
     except OSError as error:
         raise KernelError(f"the routes of protected networks were refused: {error.strerror}") from error
+
+
+def own_addresses(family: int) -> list[int]:
+    """This machine's. Raises KernelError."""
+    with _routing() as sock:
+        return [one.address for one in sock.addresses() if one.family == family]

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from cygnet.dataplane.nftables import KernelError
 from cygnet.dataplane.xfrm.codec import FORWARD, IN, OUT, Selector
-from cygnet.policy.names import PROTOCOLS_WITH_TYPES
+from cygnet.policy.names import ICMP, ICMPV6, PROTOCOLS_WITH_PORTS, PROTOCOLS_WITH_TYPES
 from cygnet.policy.selectors import (
     ANY_PROTOCOL,
     PORT_MAX,
@@ -43,18 +43,30 @@ def selectors(rule: PolicyRule) -> list[Selector]:
     protocol = intersect_protocols(local.protocol, remote.protocol)
     if local.family != remote.family or protocol is None:
         return []
-    pairs = list(_port_pairs(local, remote, protocol))
+    pairs = [
+        (number, own, theirs)
+        for number in _protocols(local, remote, protocol)
+        for own, theirs in _port_pairs(local, remote, number)
+    ]
     sources, destinations = prefixes(local), prefixes(remote)
     if len(pairs) * len(sources) * len(destinations) > MAX_SELECTORS:
         raise KernelError(f"a rule takes more than {MAX_SELECTORS} of the kernel's selectors")
     return [
-        Selector(
-            local.family, source, source_length, destination, destination_length, protocol, *own, *theirs
-        )
+        Selector(local.family, source, source_length, destination, destination_length, number, *own, *theirs)
         for source, source_length in sources
         for destination, destination_length in destinations
-        for own, theirs in pairs
+        for number, own, theirs in pairs
     ]
+
+
+def _protocols(local: TrafficSelector, remote: TrafficSelector, protocol: int) -> list[int]:
+    """Those that a rule means, for the kernel compares whatever stands where ports would be. Ports of any
+    protocol are those that have some; OPAQUE of any are those that never show one."""
+    if protocol != ANY_PROTOCOL or (is_any_port(local) and is_any_port(remote)):
+        return [protocol]
+    if is_opaque(local) or is_opaque(remote):
+        return sorted(set(range(1, 256)) - PROTOCOLS_WITH_PORTS - PROTOCOLS_WITH_TYPES)
+    return [*sorted(PROTOCOLS_WITH_PORTS), ICMP if local.family == 4 else ICMPV6]
 
 
 def turned(selector: Selector) -> Selector:
@@ -89,10 +101,12 @@ def _port_pairs(
                 (0, 0) if protocol == _MOBILITY else (value & 255, (mask & 255 | 0xFF00) if mask & 255 else 0)
             )
             yield kind, code
-    else:
+    elif protocol in PROTOCOLS_WITH_PORTS:
         for own in _masked(local):
             for theirs in _masked(remote):
                 yield own, theirs
+    elif all(is_any_port(side) or is_opaque(side) for side in (local, remote)):
+        yield (0, 0), (0, 0)
 
 
 def _types(local: TrafficSelector, remote: TrafficSelector) -> list[Ports]:
@@ -121,6 +135,22 @@ def masks(first: int, last: int) -> Iterator[Ports]:
             size >>= 1
         yield first, _ALL & ~(size - 1)
         first += size
+
+
+def of_packet(asked: Selector) -> tuple[TrafficSelector, TrafficSelector]:
+    """Of a packet that asked for an SA, as the kernel tells it: our side and the peer's."""
+    typed = asked.protocol in PROTOCOLS_WITH_TYPES
+    field = (asked.source_port & 255) << 8 | asked.destination_port & 255
+    sides = []
+    for address, port, mask in (
+        (asked.source, asked.source_port, asked.source_mask),
+        (asked.destination, asked.destination_port, asked.destination_mask),
+    ):
+        seen = asked.protocol and (typed or mask == _ALL)
+        port = field if typed else port
+        ports = (port, port) if seen else (0, PORT_MAX)
+        sides.append(TrafficSelector(asked.family, asked.protocol, address, address, *ports))
+    return sides[0], sides[1]
 
 
 # -- order ----------------------------------------------------------------------------------------

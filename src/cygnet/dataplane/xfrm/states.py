@@ -10,6 +10,7 @@ outbound ones are told by the mark that their sealed packets carry, which lets t
 
 from __future__ import annotations
 
+import errno
 import math
 import socket
 from dataclasses import dataclass, field
@@ -199,6 +200,15 @@ def why(seen: SaSeen, entry: Entry, *, hard: bool) -> str:
         asked = entry.volume.hard_packets if hard else entry.volume.soft_packets
         return "packets" if not entry.sequence_limited or asked == packets else "sequence"
     return "seconds"
+
+
+def refusal(sa: SaParameters, why: OSError) -> str:
+    """The kernel's, in a sentence."""
+    if why.errno == errno.EEXIST:
+        return f"SPI {sa.spi:#010x} is in use"
+    if why.errno in (errno.EPROTONOSUPPORT, errno.ENOSYS, errno.ENOENT):
+        return f"the kernel lacks what the SA needs: {why.strerror}"
+    return f"the kernel refused the SA: {why.strerror}"
 
 
 def _selector(sa: SaParameters) -> Selector:
