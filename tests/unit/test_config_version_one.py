@@ -104,6 +104,44 @@ def test_a_postquantum_key_that_is_required_cannot_be_got_around_by_speaking_ike
     assert connection(tmp_path, with_ppk(0).replace("ppk_required = true", "")).version == 0
 
 
+@pytest.mark.parametrize("side", ["local", "remote"])
+@pytest.mark.parametrize(
+    ("auth", "fault"),
+    [
+        ("pubkey", ""),
+        ("ike:pubkey", ""),
+        ("ike:rsa", ""),
+        ("ike:ecdsa", ""),
+        ("ike:rsa/pss-sha256-sha384-sha512-rsa", ""),
+        ("ike:rsa/pss-sha256", "signs with rsa/pss"),
+        ("ike:rsa/pss", "signs with rsa/pss"),
+        ("ike:ed25519", "signs with ed25519"),
+        ("ike:rsa-ed448", "signs with ed448"),
+        ("ike:rsa-sha256", "names a hash"),
+        ("ike:ecdsa-sha384", "names a hash"),
+        ("ike:pubkey-sha384", "names a hash"),
+    ],
+)
+def test_signatures_that_ikev1_cannot_keep_to_are_ikev2s(
+    tmp_path: Path, side: str, auth: str, fault: str
+) -> None:
+    credentials(tmp_path)
+    text = with_key(V1, "")
+    for end, name in (("local", "moon.example"), ("remote", "sun.example")):
+        own = ', certs = ["gw.pem"]' if end == "local" else ""
+        text = text.replace(
+            f'{end} = {{ auth = "psk", id = "{name}" }}',
+            f'{end} = {{ auth = "{auth if end == side else "pubkey"}", id = "{name}"{own} }}',
+        )
+    assert [one.key for one in problems(tmp_path, text)] == [f"connections.branch.{side}.auth"] * bool(fault)
+    assert all(fault in one.text for one in problems(tmp_path, text))
+    either = text.replace("version = 1", "version = 0")
+    assert connection(tmp_path, either).version == (2 if fault else 0)
+    assert [f"{side}.auth" in one and fault in one for one in warnings(tmp_path, either)] == [True] * bool(
+        fault
+    )
+
+
 @pytest.mark.parametrize(
     ("proposals", "version"),
     [

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cygnet.config.typed import auth_choice
 from cygnet.crypto.entropy import SeededEntropy
 from cygnet.crypto.proposals import Proposal, format_proposal, parse_proposals
-from cygnet.ike.configuration import Connection
+from cygnet.ike.configuration import AuthClass, Connection, LocalAuth, RemoteAuth
 from cygnet.ike.errors import LocalMisuse, PeerIncompatible, PeerMisbehaved
 from cygnet.ike.v1 import lifetimes, proposals, vocabulary
 from cygnet.ike.v1.lifetimes import Lifetime
+from cygnet.ike.v1.methods import method_of
 from cygnet.wire.message import Header
 from cygnet.wire.numbers import Encr, Integ, KeMethod, Protocol
 from cygnet.wire.v1 import message
@@ -31,6 +33,7 @@ from cygnet.wire.v1.numbers import (
 from cygnet.wire.v1.payloads import Attribute, SaPayload, Transform
 from cygnet.wire.v1.payloads import Proposal as WireProposal
 from tests.unit import ikev1_vectors as vectors
+from tests.unit.auth_material import key
 
 DAY = Lifetime(86400)
 PSK = (Authentication.PSK,)
@@ -432,3 +435,13 @@ def test_the_shorter_phase_1_lifetime_counts(
     serving = replace(connection, pools=("four",))
     served = lifetimes.phase_1_deadlines(serving, life, 0.0, entropy, is_initiator=False)
     assert served == (0.0, 0.0, expected[1])
+
+
+def test_our_key_is_of_a_kind_that_the_connection_signs_with() -> None:
+    rsa, ecdsa = key("rsa", "own"), key("p256", "own")
+    for auth, fitting, other in (("ike:rsa", rsa, ecdsa), ("ike:ecdsa", ecdsa, rsa)):
+        local = LocalAuth(AuthClass.PUBKEY, schemes=auth_choice(auth).schemes)
+        connection = Connection("branch", (), (local,), (RemoteAuth(AuthClass.PUBKEY),), ())
+        assert method_of(connection, True, fitting)
+        with pytest.raises(PeerMisbehaved, match="our key signs with"):
+            method_of(connection, True, other)

@@ -246,7 +246,7 @@ def _judge_signature(
         raise AuthenticationError(
             Kind.AUTH_METHOD_MISMATCH, f"{Authentication.name_of(method)} is no method with signatures"
         )
-    if schemes and not any(one.startswith(kind) for one in schemes):
+    if schemes and kind not in {one.partition("-")[0] for one in schemes}:
         raise AuthenticationError(
             Kind.AUTH_METHOD_MISMATCH, f"the peer signs with {name}, allowed are {', '.join(schemes)}"
         )

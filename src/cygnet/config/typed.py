@@ -23,7 +23,9 @@ MAX_SELECTORS = 255
 """What one TS payload can count (RFC 7296, section 3.13)."""
 MAX_RULES = 10_000
 
-_HASHES = ("sha1", "sha256", "sha384", "sha512")
+SIGNATURE_HASHES = ("sha256", "sha384", "sha512")
+"""What a kind of key may sign with where no hash is named."""
+_HASHES = ("sha1", *SIGNATURE_HASHES)
 EAP_DYNAMIC = (EapType.TLS, EapType.MSCHAPV2, EapType.TTLS, EapType.PEAP)
 """What is offered where no method is named, best first; the peer may name another of them."""
 _EAP_METHODS = {
@@ -179,7 +181,7 @@ def _auth_choice(text: str) -> AuthChoice:
         hashes += 1
     if kind and not hashes:
         kinds = ("rsa", "rsa/pss", "ecdsa") if kind == "pubkey" else (kind,)
-        schemes.extend(f"{one}-{digest}" for one in kinds for digest in _HASHES[1:])
+        schemes.extend(f"{one}-{digest}" for one in kinds for digest in SIGNATURE_HASHES)
     return AuthChoice("pubkey", tuple(schemes))
 
 

@@ -8,12 +8,13 @@ mode) and security's (the hash that aggressive mode gives to anybody who asks).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
 from cygnet.config.problems import Complaints, KeyPath
 from cygnet.config.requests import SharedSecret
+from cygnet.config.typed import SIGNATURE_HASHES
 from cygnet.crypto.proposals import Proposal, default_proposals, keywords_of, legacy_keywords
 from cygnet.ike.configuration import AuthClass, Connection, LocalAuth, RemoteAuth
 from cygnet.ike.v1.vocabulary import groups, phase1_fault, phase2_fault, usable
@@ -147,6 +148,10 @@ def _auth_faults(connection: Connection, path: KeyPath) -> Iterator[Fault]:
         if AuthClass.NULL in kinds:
             yield (*path, side, "auth"), "is null, which is IKEv2's", allowed
             return
+        fault = next(filter(None, (signature_fault(one.schemes) for one in rounds)), "")
+        if fault:
+            yield (*path, side, "auth"), fault, "pubkey, ike:rsa, ike:ecdsa; or version = 2"
+            return
         if len(kinds) != 1 and kinds not in _TWO_ROUNDS:
             yield (*path, side), "has rounds that IKEv1 does not know", allowed
             return
@@ -163,6 +168,21 @@ def _auth_faults(connection: Connection, path: KeyPath) -> Iterator[Fault]:
         yield (*path, "remote", "auth"), "both sides authenticate alike in IKEv1", f"{local[0]}, as local"
     elif len(local) == 2 and len(remote) == 2:
         yield (*path, "remote", "auth"), "one side logs in, not both", "xauth on one side"
+
+
+def signature_fault(schemes: Collection[str]) -> str:
+    """Why IKEv1 cannot keep to these signatures, or "". There a method names the kind of key; the
+    hash that is signed is phase 1's (RFC 2409, section 5.1) or the curve's (RFC 4754)."""
+    hashes: dict[str, set[str]] = {}
+    for scheme in schemes:
+        kind, _, digest = scheme.partition("-")
+        hashes.setdefault(kind, set()).add(digest)
+    for kind, named in hashes.items():
+        if kind not in ("rsa", "rsa/pss", "ecdsa") or (kind == "rsa/pss" and "rsa" not in hashes):
+            return f"is IKEv2's: no authentication method of IKEv1 signs with {kind}"
+        if not named >= set(SIGNATURE_HASHES):
+            return "names a hash, which IKEv1 cannot keep to: the hash that is signed is phase 1's"
+    return ""
 
 
 def _child_faults(connection: Connection, path: KeyPath) -> Iterator[Fault]:

@@ -71,6 +71,11 @@ def method_of(connection: Connection, initiator: bool, key: PrivateKey | None) -
     except AuthenticationError as error:
         raise PeerMisbehaved(Reason(error.kind.value), error.detail) from None
     kind = METHODS[number].kind if number else PSK
+    schemes = local_auth(connection).schemes
+    if number and schemes and kind not in {one.partition("-")[0] for one in schemes}:
+        raise PeerMisbehaved(
+            Reason.AUTH_METHOD_MISMATCH, f"our key signs with {kind}, allowed are {', '.join(schemes)}"
+        )
     if is_hybrid(connection) and key is None:
         kind = RSA
     if not login:
