@@ -104,6 +104,34 @@ def test_a_postquantum_key_that_is_required_cannot_be_got_around_by_speaking_ike
     assert connection(tmp_path, with_ppk(0).replace("ppk_required = true", "")).version == 0
 
 
+@pytest.mark.parametrize(
+    ("version", "line", "said"),
+    [
+        (1, "childless = 'never'", "has no effect in IKEv1"),
+        (1, "ocsp = 'both'", "has no effect in IKEv1"),
+        (1, "ppk_id = 'quantum'", "has no effect in IKEv1"),
+        (0, "ppk_id = 'quantum'", "has no effect in IKEv1, which version = 0 speaks too"),
+        (0, "pull = false", ""),
+        (2, "ppk_id = 'quantum'", ""),
+        (2, "childless = 'never'", ""),
+        (2, "pull = false", "has no effect in IKEv2"),
+        (2, "dpd_timeout = '60s'", "has no effect in IKEv2"),
+    ],
+)
+def test_what_a_version_has_no_word_for_is_said(tmp_path: Path, version: int, line: str, said: str) -> None:
+    text = with_ppk(version).replace(PPK, line)
+    key = f"connections.branch.{line.split()[0]}"
+    assert warnings(tmp_path, text) == ([f"{key}: {said}"] if said else [])
+
+
+def test_a_postquantum_key_that_is_not_there_is_missed(tmp_path: Path) -> None:
+    text = with_ppk(2).replace('id = ["quantum"]', 'id = ["another"]')
+    (warning,) = warnings(tmp_path, text)
+    assert warning.startswith("connections.branch.ppk_required: lets nothing come up")
+    (warning,) = warnings(tmp_path, text.replace("ppk_required = true", ""))
+    assert warning == "connections.branch.ppk_id: has no effect: secrets.ppk-... holds no key of quantum"
+
+
 @pytest.mark.parametrize("side", ["local", "remote"])
 @pytest.mark.parametrize(
     ("auth", "fault"),

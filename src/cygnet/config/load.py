@@ -178,7 +178,7 @@ class _Loader:
         judge_secrets(connections, secrets, answers, self.complaints)
         self._pool_references(connections, pools)
         self._shared_pools(connections)
-        self.complaints.notes.extend(oddities(connections))
+        self.complaints.notes.extend(oddities(connections, secrets))
         if root.options.port == root.options.port_nat_t:
             self.complaints.add(("options", "port_nat_t"), "is the same as options.port", "another port")
         self._finish()

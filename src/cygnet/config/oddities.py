@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
 
 from cygnet.config.problems import KeyPath
+from cygnet.config.requests import SharedSecret
 from cygnet.ike.configuration import AddressRange, Connection
 from cygnet.policy.selectors import IpAddress
 
+_PLAIN: Final = Connection("", (), (), (), ())
+ONLY_IN: Final = {
+    1: ("aggressive", "pull", "dpd_timeout"),
+    2: ("childless", "ppk_id", "ocsp"),
+}
+"""Keys of connections that say something in one version of IKE alone."""
 
-def oddities(connections: Iterable[Connection]) -> Iterator[tuple[KeyPath, str]]:
+
+def oddities(
+    connections: Iterable[Connection], secrets: Sequence[SharedSecret]
+) -> Iterator[tuple[KeyPath, str]]:
     """Places and sentences."""
+    keys = {owner.data for secret in secrets if secret.kind == "ppk" for owner in secret.owners}
     seen: dict[Any, str] = {}
     for connection in connections:
         place: KeyPath = ("connections", connection.name)
         yield from _peers(place, connection.remote_addrs)
+        yield from _without_effect(place, connection)
+        name = connection.ppk_id
+        if connection.ppk_required and (name is None or name.data not in keys):
+            yield (*place, "ppk_required"), "lets nothing come up: secrets.ppk-... holds no key of `ppk_id`"
+        elif name is not None and name.data not in keys:
+            yield (*place, "ppk_id"), f"has no effect: secrets.ppk-... holds no key of {name}"
         peer = connection.remote_addrs, connection.remote_host
         for child in connection.children if any(peer) else ():
             what = f"{connection.name}/{child.name}"
@@ -27,6 +44,19 @@ def oddities(connections: Iterable[Connection]) -> Iterator[tuple[KeyPath, str]]
                         f"has the selectors of {other} to the same peer: only one of the two gets traffic",
                     )
                     break
+
+
+def _without_effect(place: KeyPath, connection: Connection) -> Iterator[tuple[KeyPath, str]]:
+    """Of the keys that were set, those that the connection's version of IKE has no word for."""
+    what = {
+        0: (2, "has no effect in IKEv1, which version = 0 speaks too"),
+        1: (2, "has no effect in IKEv1"),
+        2: (1, "has no effect in IKEv2"),
+    }
+    of, text = what[connection.version]
+    for name in ONLY_IN[of]:
+        if getattr(connection, name) != getattr(_PLAIN, name):
+            yield (*place, name), text
 
 
 def _peers(place: KeyPath, ranges: Iterable[AddressRange]) -> Iterator[tuple[KeyPath, str]]:

@@ -41,8 +41,6 @@ def judge_version(connection: Connection, path: KeyPath, complaints: Complaints)
         complaints.add((*path, "version"), "xauth stands in a round, and is IKEv1's", "1")
     _refuse_identity_of_login(connection, path, complaints)
     if connection.version == 2:
-        if connection.aggressive:
-            complaints.notes.append(((*path, "aggressive"), "has no effect in IKEv2"))
         return connection
     _note_one_group(connection, path, complaints)
     faults = [

@@ -250,7 +250,7 @@ class Connection(Section):
     ] = key(
         "allow",
         "IKE SAs without a first Child SA (RFC 6023): `allow` them, `prefer` them where the peer does them,"
-        " `force` them, or `never`.",
+        " `force` them, or `never` as responder.",
     )
     rekey_time: Time = key(14400.0, "Age at which the IKE SA is replaced; 0: never.", "4h")
     over_time: MaybeTime = key(
