@@ -31,6 +31,9 @@ PACKAGES = (
 )
 START_WITHIN = 60.0
 CHARON = "/usr/lib/ipsec/charon"
+ANOTHER: Final = os.environ.get("CYGNET_STRONGSWAN", "")
+"""Where another strongSwan than Debian's was installed (its --prefix), with `libexec/ipsec/charon` and
+`sbin/swanctl`; the tests then meet that one, and those that need version 6 are collected."""
 FOLDERS = (
     "x509 x509ca x509ocsp x509aa x509ac x509crl pubkey private rsa ecdsa bliss pkcs8 pkcs12".split()  # noqa: SIM905
 )
@@ -106,8 +109,15 @@ def widen_sockets(pid: int) -> None:
         os.close(process)
 
 
+def programs() -> tuple[str, str]:
+    """charon and swanctl."""
+    if ANOTHER:
+        return f"{ANOTHER}/libexec/ipsec/charon", f"{ANOTHER}/sbin/swanctl"
+    return CHARON, "swanctl"
+
+
 def available() -> bool:
-    return Path(CHARON).exists() and shutil.which("swanctl") is not None
+    return all(map(shutil.which, programs()))
 
 
 class StrongSwan:
@@ -135,7 +145,8 @@ class StrongSwan:
         (self.directory / "run").mkdir(exist_ok=True)
         (self.directory / "strongswan.conf").write_text(
             CONFIGURATION.format(
-                plugins=PLUGINS.replace("kernel-libipsec ", "") if kernel else PLUGINS,
+                plugins=(PLUGINS.replace("kernel-libipsec ", "") if kernel else PLUGINS)
+                + (" ml" if ANOTHER else ""),
                 loaders=LOADERS,
                 options=options,
                 directory=self.directory,
@@ -164,7 +175,7 @@ class StrongSwan:
             "--mount",
             "sh",
             "-c",
-            f"mount --bind '{self.directory}/run' /run; exec {CHARON}",
+            f"mount --bind '{self.directory}/run' /run; exec {programs()[0]}",
             output=subprocess.DEVNULL,
             env={**os.environ, "STRONGSWAN_CONF": str(self.directory / "strongswan.conf")},
         )
@@ -195,7 +206,7 @@ class StrongSwan:
 
     def swanctl(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["swanctl", *arguments, "--uri", f"unix://{self.socket}"],
+            [programs()[1], *arguments, "--uri", f"unix://{self.socket}"],
             env={
                 **os.environ,
                 "STRONGSWAN_CONF": str(self.directory / "strongswan.conf"),
