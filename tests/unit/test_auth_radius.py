@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,12 @@ from cygnet.auth.ask import AskRadius, RadiusAnswer
 from cygnet.auth.eap.method import EapFailed
 from cygnet.auth.eap.packet import Code, EapType, Packet
 from cygnet.auth.eap.relay import relay
+from cygnet.auth.eap.session import Finished
+from cygnet.auth.identity import Identity
 from cygnet.auth.radius import Attribute, Invalid
+from cygnet.ike.configuration import AuthClass, RemoteAuth
+from cygnet.ike.errors import IkeError, Reason
+from cygnet.ike.v2.candidates import Candidate, Candidates
 
 SECRET = b"a secret of RADIUS"
 HERE = IPv4Address("192.0.2.1")
@@ -152,6 +158,48 @@ def test_v56_what_radius_says_and_what_eap_says_must_agree(code: int, text: str)
     else:
         with pytest.raises(EapFailed):
             relayed(answer)
+
+
+def accepted(method: int, *attributes: tuple[str, bytes]) -> Finished:
+    """What a relay comes to when the server asks by this method once, and accepts with these attributes."""
+    conversation = relay(HERE, HERE, 1)(b"boss", Packet(Code.RESPONSE, 0, EapType.IDENTITY, b"boss"))
+    next(conversation)
+    conversation.send(RadiusAnswer(11, Packet(Code.REQUEST, 1, method, b"x").encode(), (), "one", b""))
+    conversation.send(Packet(Code.RESPONSE, 1, method, b"y").encode())
+    success = Packet(Code.SUCCESS, 1).encode()
+    with pytest.raises(StopIteration) as end:
+        conversation.send(RadiusAnswer(2, success, (), "one", MSK, attributes))
+    finished: Finished = end.value.value
+    return finished
+
+
+TUNNELS = [EapType.TTLS, EapType.PEAP]
+
+
+@pytest.mark.parametrize("method", [*TUNNELS, EapType.MSCHAPV2, EapType.TLS])
+def test_t25_who_the_user_is_says_the_server_not_the_name_outside_of_a_tunnel(method: int) -> None:
+    said = accepted(method, ("User-Name", b"mallory"))
+    assert (said.outcome.identity, said.outcome.claimed) == (b"mallory", False)
+    assert accepted(method).outcome.claimed == (method in TUNNELS)
+
+
+@pytest.mark.parametrize("eap_id", ["boss", "*", None])
+@pytest.mark.parametrize("named", [b"mallory", b"boss", b""])
+def test_t25_a_name_outside_of_a_tunnel_opens_no_connection_of_its_own(
+    eap_id: str | None, named: bytes
+) -> None:
+    """It comes in as boss, is somebody else inside, and the connection is for boss."""
+    remote = RemoteAuth(AuthClass.EAP, radius=True, eap_id=Identity.parse(eap_id) if eap_id else None)
+    loaded: Any = SimpleNamespace(connection=SimpleNamespace(remote=(remote,)))
+    context: Any = None
+    table = Candidates(context, [Candidate(loaded, Identity.parse("gw.example.org"))], alone=False)
+    finished = accepted(EapType.PEAP, *((("User-Name", named),) if named else ()))
+    if (eap_id == "boss" and named != b"boss") or (eap_id == "*" and not named):
+        with pytest.raises(IkeError) as refused:
+            table.check(finished)
+        assert refused.value.reason is Reason.PEER_ID_MISMATCH
+    else:
+        table.check(finished)
 
 
 @pytest.mark.parametrize("answer", [None, True, "yes"])

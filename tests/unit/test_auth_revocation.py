@@ -240,6 +240,30 @@ def test_ocsp_is_asked_first_and_a_list_if_nobody_answers() -> None:
     assert learn(store, (SUN, ROOT), web) == []
 
 
+def test_what_ocsp_called_revoked_stays_so_when_its_answer_has_ended_until_it_says_otherwise() -> None:
+    """Nor does an older answer of before, which the peer brings along and which would serve longer."""
+    store = Revocations()
+    learn(store, (SUN, ROOT), lambda f: answer(f.request, SUN, ROOT, revoked=True) if f.request else None)
+    later = WALL + 2 * HOUR.total_seconds()
+    asked = learn(store, (SUN, ROOT), lambda _: None, later)
+    assert OCSP_URL in asked
+    assert state(store, wall=later) is State.REVOKED
+    with pytest.raises(AuthenticationError) as refusal:
+        store.check(chain(SUN, ROOT), Policy.RELAXED, later)
+    assert refusal.value.kind is Kind.CERTIFICATE_REVOKED
+    request = ocsp.request(SUN.certificate, ROOT.certificate, bytes(32))
+    brought = answer(request, SUN, ROOT, end=NOW + 24 * HOUR)
+    store.take_stapled(chain(SUN, ROOT), (brought,), later)
+    assert state(store, wall=later) is State.REVOKED
+    later += AGAIN + 1
+
+    def again(fetch: Fetch) -> bytes | None:
+        return answer(fetch.request, SUN, ROOT, end=NOW + 24 * HOUR) if fetch.request else None
+
+    learn(store, (SUN, ROOT), again, later)
+    assert state(store, wall=later) is State.GOOD
+
+
 def test_what_cannot_be_had_is_asked_for_again_later() -> None:
     store = Revocations()
     assert learn(store, (SUN, ROOT), lambda fetch: None) == [OCSP_URL, CRL_URL]

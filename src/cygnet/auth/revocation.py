@@ -57,10 +57,12 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """`detail` follows the certificate's name in a sentence."""
+    """`detail` follows the certificate's name in a sentence. `old`: it is held on to beyond its time, and may
+    be asked about again."""
 
     state: State
     detail: str = ""
+    old: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +201,9 @@ class Revocations:
         listed = self._by_lists(certificate, issuer, wall)
         if listed.state is State.REVOKED:
             return listed
-        if fresh is not None and fresh.revoked is not None:
-            return _revoked(fresh.revoked, fresh.reason, "by OCSP")
+        if answer is not None and answer.revoked is not None:
+            # As an old list does: whoever keeps the responder from us does not get in by that.
+            return _revoked(answer.revoked, answer.reason, "by OCSP", old=fresh is None)
         if fresh is not None:
             return Judgement(State.GOOD)
         return listed
@@ -267,7 +270,7 @@ class Revocations:
         crl_urls, ocsp_urls, delta_urls = self._pointers(certificate, issuer)
         serial = certificate.handle.serial_number
         judgement = self.judge(certificate, issuer, wall)
-        if judgement.state is State.UNKNOWN:
+        if judgement.state is State.UNKNOWN or judgement.old:
             for url in ocsp_urls:
                 if self._may_ask(url, serial, wall):
                     nonce = entropy.octets(ocsp.NONCE_LENGTH)
@@ -316,7 +319,7 @@ class Revocations:
         nothing that is known: an older answer, of before a revocation, may be good for days yet."""
         for certificate, issuer in pairwise(chain):
             known = self._answers.get(_key(certificate, issuer))
-            if known is not None and wall <= known.until:
+            if known is not None and (known.revoked is not None or wall <= known.until):
                 continue
             for data in answers:
                 try:
@@ -436,6 +439,6 @@ def _key(certificate: Certificate, issuer: Certificate) -> tuple[bytes, bytes, i
     return issuer.subject, issuer.spki, certificate.handle.serial_number
 
 
-def _revoked(since: float, reason: str, by: str) -> Judgement:
+def _revoked(since: float, reason: str, by: str, *, old: bool = False) -> Judgement:
     why = "" if reason == "unspecified" else f" ({reason})"
-    return Judgement(State.REVOKED, f"was revoked {day(since)}{why}, {by}")
+    return Judgement(State.REVOKED, f"was revoked {day(since)}{why}, {by}", old)

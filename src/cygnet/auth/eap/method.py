@@ -29,7 +29,8 @@ class Outcome:
     `msk`: 64 octets, empty for a method that makes no key. `mutual`: the server proved itself inside, by a
     certificate that was verified (RFC 5998, section 4). `chain`: the peer's certificates, DER, the end
     entity's first. `identity`: the name inside the tunnel, where there is one. `groups`: the user's.
-    `attributes`: what a RADIUS server said besides, by name.
+    `attributes`: what a RADIUS server said besides, by name. `claimed`: the user's name was said outside a
+    tunnel and is proved by nobody; who proved itself inside is not known here.
     """
 
     msk: bytes = field(default=b"", repr=False)
@@ -38,6 +39,7 @@ class Outcome:
     identity: bytes = b""
     groups: frozenset[str] = frozenset()
     attributes: tuple[tuple[str, Any], ...] = ()
+    claimed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

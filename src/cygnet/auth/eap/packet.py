@@ -58,6 +58,7 @@ NAMES: Final = {
 KEYED: Final = frozenset((EapType.TLS, EapType.TTLS, EapType.PEAP, EapType.MSCHAPV2))
 """Methods that make a key: success without one is none."""
 MUTUAL: Final = frozenset((EapType.TLS, EapType.TTLS, EapType.PEAP))
+TUNNELS: Final = frozenset((EapType.TTLS, EapType.PEAP))
 """Methods by which the server proves itself with a certificate: those that may stand alone (RFC 5998)."""
 
 

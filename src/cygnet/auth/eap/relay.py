@@ -17,8 +17,8 @@ from typing import Final
 from cygnet.auth import radius
 from cygnet.auth.ask import AskRadius, RadiusAnswer
 from cygnet.auth.eap.method import EapFailed, Outcome, printable
-from cygnet.auth.eap.packet import MUTUAL, Code, EapType, Packet, decode
-from cygnet.auth.eap.session import MAX_ROUNDS, Conversation, Finished, Relay
+from cygnet.auth.eap.packet import MUTUAL, TUNNELS, Code, EapType, Packet, decode
+from cygnet.auth.eap.session import MAX_NAME, MAX_ROUNDS, Conversation, Finished, Relay
 from cygnet.auth.errors import Kind
 from cygnet.auth.radius import Attribute
 from cygnet.wire.cursor import Malformed
@@ -97,4 +97,13 @@ def groups_of(answer: RadiusAnswer) -> frozenset[str]:
 def _outcome(answer: RadiusAnswer, method: int) -> Outcome:
     # That the server proved itself inside is for the client to see; here it is the method's property.
     mutual = method in MUTUAL
-    return Outcome(msk=answer.msk, mutual=mutual, groups=groups_of(answer), attributes=answer.attributes)
+    # Who is meant is the server's to say (RFC 2865, section 5.1): what came outside of a tunnel is a claim.
+    named = [value for kind, value in answer.attributes if kind == "User-Name" and 0 < len(value) <= MAX_NAME]
+    return Outcome(
+        msk=answer.msk,
+        mutual=mutual,
+        identity=named[0] if named else b"",
+        groups=groups_of(answer),
+        attributes=answer.attributes,
+        claimed=not named and method in TUNNELS,
+    )

@@ -119,6 +119,8 @@ class Candidates:
                 self._narrow(outcome.identity)
         except EapFailed as error:
             raise of_authentication(error) from None
+        if outcome.claimed:
+            self._unnamed(finished)
         allowed = [
             one
             for one in self.candidates
@@ -133,6 +135,21 @@ class Candidates:
                 AuthenticationError(Kind.PEER_ID_MISMATCH, f"{who} is in none of the groups {groups}")
             )
         self.candidates = allowed
+
+    def _unnamed(self, finished: Finished) -> None:
+        """Of a user whose name nobody proves, only connections remain that are for every user."""
+        open_to_all = [one for one in self.candidates if one.remote is not None and one.remote.eap_id is None]
+        if not open_to_all:
+            wanted = self.candidates[0].remote
+            raise of_authentication(
+                AuthenticationError(
+                    Kind.PEER_ID_MISMATCH,
+                    f"{printable(finished.identity)} is what the user is called outside of the tunnel, and "
+                    "the RADIUS server does not say who it is (User-Name): `eap_id` expects "
+                    f"{wanted.eap_id if wanted is not None else None}",
+                )
+            )
+        self.candidates = open_to_all
 
     def _narrow(self, name: bytes) -> None:
         user = user_identity(name)
