@@ -20,6 +20,7 @@ import importlib
 import json
 import os
 import select
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -57,7 +58,9 @@ class Outside:
         command += ["-p", "no:cacheprovider", "--basetemp", "/var/tmp/cygnet-guest"]
         passed = {"PYTHONDONTWRITEBYTECODE": "1", "CYGNET_GUEST_TEST": "1"}
         passed[VARIABLE] = os.environ.get(VARIABLE, "")  # there the same tests are collected
-        self.guest = Guest(*command, directory=ROOT, environment=passed, tap=self.namespace)
+        self.guest = Guest(
+            *command, directory=ROOT, environment=passed, tap=self.namespace, copied=_read_often()
+        )
         self._buffer = b""
 
     def send(self, message: dict[str, Any]) -> None:
@@ -83,6 +86,20 @@ class Outside:
     def close(self) -> None:
         self.guest.close()
         self.namespace.close()
+
+
+def _read_often() -> list[Path]:
+    """The modules of the processes that the tests start over and over, sources and compiled."""
+    program = """
+import sys, pytest, vici
+import cygnet.cli.main, cygnet.daemon.process, cygnet.daemon.supervisor, cygnet.dataplane.process
+for module in list(sys.modules.values()):
+    for file in (getattr(module, "__file__", None), getattr(module, "__cached__", None)):
+        if file and file.endswith((".py", ".pyc")):
+            print(file)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return [Path(line) for line in done.stdout.splitlines()]
 
 
 def _call(outside: Outside, name: str, arguments: list[Any]) -> dict[str, Any]:

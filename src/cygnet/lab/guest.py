@@ -6,6 +6,9 @@ interpreter and its libraries, `ip`, strongSwan. What a guest writes is gone wit
 
     initrd (busybox, 9p, overlay) → root: this machine's files → modules from the kernel package → COMMAND
 
+Every look at a file of the root is a question to this machine, and takes a millisecond under emulation; an
+interpreter that starts has thousands. So files that many will want (`copied`) are in the guest's memory.
+
 COMMAND talks to the program that booted it over `Guest.channel`, a stream that the guest has as the device
 named in its environment (`CHANNEL`). Debian packages: PACKAGES; the kernel package may be installed, or
 unpacked under `CACHE` (`tools/packages` does that).
@@ -21,7 +24,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from cygnet.lab.namespaces import LabError, Namespace
@@ -42,7 +45,8 @@ mount -t proc proc /proc; mount -t devtmpfs dev /dev; mount -t sysfs sys /sys
 for module in /modules/*; do insmod "$module"; done
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=loose,ro host /host || poweroff -f
 mount -t tmpfs -o size=80% tmpfs /over; mkdir /over/upper /over/work /over/root
-mount -t overlay -o lowerdir=/host,upperdir=/over/upper,workdir=/over/work overlay /over/root || poweroff -f
+layers=lowerdir=/copied:/host,upperdir=/over/upper,workdir=/over/work
+mount -t overlay -o $layers overlay /over/root || poweroff -f
 cd /over/root
 for t in proc sys dev; do mount --move /$t /over/root/$t; done
 mount -t tmpfs tmpfs run; mkdir -p run/netns run/lock dev/pts dev/net dev/shm lib/modules
@@ -77,20 +81,22 @@ def missing() -> str:
 
 
 def _kernel() -> tuple[Path, Path] | None:
-    """(kernel, its modules' folder) of the newest kernel package that is installed or unpacked."""
+    """(kernel, its modules' folder) of the newest kernel package that is installed or unpacked. One for real
+    time, which some machines run, is the last choice: it is slow under emulation."""
     found = []
     for root in (Path("/"), CACHE):
         for kernel in root.glob("boot/vmlinuz-*"):
             modules = root / "lib/modules" / kernel.name.removeprefix("vmlinuz-")
             if (modules / "kernel/fs/9p").is_dir():
-                found.append((kernel.stat().st_mtime, kernel, modules))
-    return max(found)[1:] if found else None
+                found.append(("-rt-" not in modules.name, kernel.stat().st_mtime, kernel, modules))
+    return max(found)[2:] if found else None
 
 
 class Guest:
     """Boots at once; `command` runs as root in `directory`, its output goes to the file `console`.
 
-    `tap`: the guest gets a network card whose other end is the device `TAP` in that namespace. Raises
+    `tap`: the guest gets a network card whose other end is the device `TAP` in that namespace. `copied`:
+    files that it has in its memory, as they are now, instead of asking for them each time. Raises
     LabError where a guest cannot be had; `console` tells why one that was started has ended.
     """
 
@@ -101,6 +107,7 @@ class Guest:
         environment: Mapping[str, str] | None = None,
         tap: Namespace | None = None,
         memory: int = 1536,
+        copied: Iterable[Path] = (),
     ) -> None:
         lacking = missing()
         kernel = _kernel()
@@ -120,7 +127,7 @@ class Guest:
             channel=CHANNEL,
         )
         initrd = self._folder / "initrd"
-        initrd.write_bytes(_initrd(*kernel, inner))
+        initrd.write_bytes(_copies(copied) + _initrd(*kernel, inner))
         network = ["-nic", "none"]
         if tap is not None:
             tap.run("ip", "link", "del", TAP, check=False)
@@ -208,6 +215,23 @@ def _initrd(kernel: Path, modules: Path, command: str) -> bytes:
     return gzip.compress(b"".join(entries) + _entry("TRAILER!!!", 0, b""), 1)
 
 
+def _copies(files: Iterable[Path]) -> bytes:
+    """An archive of its own, not compressed, of files that are below `copied` then as they are below `/`."""
+    chosen = sorted({file.resolve() for file in files if file.is_file()})
+    folders = {Path("/copied")}
+    entries = []
+    for file in chosen:
+        inside = Path("/copied") / file.relative_to("/")
+        folders.update(inside.parents)
+        # An interpreter compares the times of what it compiled.
+        entries.append(
+            _entry(str(inside).lstrip("/"), 0o100755, file.read_bytes(), int(file.stat().st_mtime))
+        )
+    made = [_entry(str(one).lstrip("/"), 0o040755, b"") for one in sorted(folders) if str(one) != "/"]
+    archive = b"".join([*made, *entries, _entry("TRAILER!!!", 0, b"")])
+    return archive + bytes(-len(archive) % 512)
+
+
 def _libraries(program: str) -> list[str]:
     """What a program is linked with; nothing if it is linked statically."""
     done = subprocess.run(["ldd", program], capture_output=True, text=True, check=False)
@@ -228,9 +252,9 @@ def _first_modules(root: Path, version: str) -> Sequence[Path]:
     return list(found)
 
 
-def _entry(name: str, mode: int, data: bytes) -> bytes:
+def _entry(name: str, mode: int, data: bytes, modified: int = 0) -> bytes:
     """One file of a cpio archive in the kernel's format (newc)."""
     encoded = name.encode() + b"\0"
-    fields = (0, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(encoded), 0)
+    fields = (0, mode, 0, 0, 1, modified, len(data), 0, 0, 0, 0, len(encoded), 0)
     head = b"070701" + b"".join(b"%08x" % field for field in fields) + encoded
     return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
