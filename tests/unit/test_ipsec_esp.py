@@ -53,6 +53,7 @@ SUITES = {
     "camellia128-sha256": (Encr.CAMELLIA_CBC, 128, Integ.HMAC_SHA2_256_128, 16, 32),
     "camellia256-cmac": (Encr.CAMELLIA_CBC, 256, Integ.AES_CMAC_96, 32, 16),
     "3des-md5": (Encr.TRIPLE_DES_CBC, 0, Integ.HMAC_MD5_96, 24, 16),
+    "des-sha1": (Encr.DES_CBC, 0, Integ.HMAC_SHA1_96, 8, 20),
     "gcm16iiv-256": (Encr.AES_GCM_16_IIV, 256, Integ.NONE, 36, 0),
     "ccm8iiv-128": (Encr.AES_CCM_8_IIV, 128, Integ.NONE, 19, 0),
     "chachaiiv": (Encr.CHACHA20_POLY1305_IIV, 0, Integ.NONE, 36, 0),
