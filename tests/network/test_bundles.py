@@ -15,8 +15,15 @@ pytestmark = [pytest.mark.network, pytest.mark.timeout(60)]
 BUNDLE = 'bundle = true\nesp_proposals = "aes256gcm16-x25519"\nah_proposals = "sha256-x25519-esn"\n'
 
 
-def test_every_packet_wears_both_before_and_after_a_rekey(tmp_path: Path) -> None:
-    with two(tmp_path, NET + BUNDLE + 'start_action = "trap"\n', NET_AT_SUN + BUNDLE) as pair:
+@pytest.mark.parametrize("version", [1, 2])
+def test_every_packet_wears_both_before_and_after_a_rekey(tmp_path: Path, version: int) -> None:
+    words, proposals = BUNDLE, "aes256gcm16-prfsha384-x25519"
+    if version == 1:
+        words, proposals = BUNDLE.replace("-x25519", "").replace("-esn", ""), "aes256-sha256-modp2048"
+    with two(
+        tmp_path, NET + words + 'start_action = "trap"\n', NET_AT_SUN + words,
+        connection=f"version = {version}\n", proposals=proposals,
+    ) as pair:  # fmt: skip
         alice = pair.net.alice
         # The first packet asks for both, and waits until the ESP inside is there.
         first = alice.run("ping", "-c1", "-W20", BOB, check=False)

@@ -8,11 +8,14 @@ import pytest
 
 from cygnet.lab.namespaces import Namespace
 from cygnet.lab.topology import ALICE, BOB, MOON, MOON_NET, SUN, SUN_NET
+from cygnet.lab.transfer import MARKER
 from tests.network.gateways import two
+from tests.network.test_modes import transfer
 from tests.waiting import until
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(180)]
 
+DOCS = Path(__file__).parents[2] / "docs"
 KEYS = """
 esp_proposals = "aes128-sha256"
 manual = {{ spi_in = {0}, spi_out = {1}, encryption_key_in = "0x{2}", integrity_key_in = "0x{3}",\
@@ -55,6 +58,29 @@ def test_two_hosts_in_transport_mode(tmp_path: Path, settings: str, frames: str)
         status = pair.moon.cygnet("status").stdout
         assert "transport" in status.lower()
         assert pair.capture.stop().frames[frames] >= 12
+
+
+def recipe(heading: str) -> tuple[str, list[str]]:
+    """What stands in docs/dataplane.md under this heading: the child's settings, and the commands."""
+    section = (DOCS / "dataplane.md").read_text().partition(f"### {heading}\n")[2].partition("\n### ")[0]
+    lines = [line.strip() for line in section.splitlines() if line.startswith("    ")]
+    settings = [line for line in lines if " = " in line]
+    return "\n".join(settings), [line.removeprefix("ip ") for line in lines if line.startswith("ip ")]
+
+
+def test_vxlan_runs_over_transport_mode_as_the_manual_has_it(tmp_path: Path) -> None:
+    settings, commands = recipe("Tunnels over transport mode")
+    assert (MOON, SUN) == ("192.0.2.1", "192.0.2.2")  # as the manual's
+    with two(tmp_path, child(settings), child(settings), markers=(MARKER,)) as pair:
+        turned = [c.replace(f"local {MOON} remote {SUN}", f"local {SUN} remote {MOON}") for c in commands]
+        for side, given, address in ((pair.net.moon, commands, "1"), (pair.net.sun, turned, "2")):
+            side.ip(*given, f"addr add 172.16.9.{address}/24 dev vx0")
+        until(lambda: ping(pair.net.moon, "172.16.9.2", count=1), 30, "an answer")
+        assert ping(pair.net.sun, "172.16.9.1", "-s", "4000")
+        transfer(pair.net.sun, pair.net.moon, "172.16.9.2")  # watched: none of it in clear
+        (up,) = pair.children()
+        assert up["mode"] == "TRANSPORT"
+        assert int(up["packets-out"]) >= 100
 
 
 def test_transport_mode_behind_a_nat(tmp_path: Path) -> None:

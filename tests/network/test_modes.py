@@ -215,27 +215,6 @@ def test_a_path_that_grows_narrow_is_found_by_ah_and_transport_mode(changed: dic
         assert set(made.drops()) <= {"too_big"}
 
 
-def test_vxlan_runs_over_transport_mode() -> None:
-    """The recipe of docs/dataplane.md: the tunnel is the kernel's, what protects it is a host-to-host SA."""
-    left, right = HOSTS[4]
-    with running(Pair(left, right, port=0, changed=TRANSPORT)) as made:
-        for namespace, local, remote, address in (
-            (made.network.moon, MOON, SUN, "172.16.9.1"),
-            (made.network.sun, SUN, MOON, "172.16.9.2"),
-        ):
-            namespace.ip(
-                f"link add vx0 type vxlan id 42 local {local} remote {remote} dstport 4789",
-                f"addr add {address}/24 dev vx0",
-                "link set vx0 mtu 1300 up",
-            )
-        assert ping(made.network.moon, "172.16.9.2")
-        assert ping(made.network.moon, "172.16.9.2", "-s", "4000")
-        transfer(made.network.sun, made.network.moon, "172.16.9.2")
-        seen = made.capture.stop()
-        assert seen.clear == []
-        assert made.drops() == {}
-
-
 def test_what_transport_mode_protects_never_leaves_in_clear_without_an_sa() -> None:
     left, right = HOSTS[4]
     require()

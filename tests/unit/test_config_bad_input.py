@@ -329,6 +329,33 @@ children.lan = { local_ts = ["10.7.0.0/16"], remote_ts = ["10.8.0.0/16"] }
 
 
 @pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("mode = 'transport'", ["mode: transport carries what is between the two ends themselves"]),
+        ("mode = 'transport'\nlocal_ts = 'dynamic'\nremote_ts = ['0.0.0.0/0', '192.0.2.9']", []),
+        ("ah_proposals = 'sha256'\ntfc_padding = 900", ["tfc_padding: has no effect in AH"]),
+        ("ah_proposals = 'md5'", ["ah_proposals: md5: too weak"]),
+        (
+            "esp_proposals = 'aes128-sha1-modp2048'\nmanual = { spi_in = 257, spi_out = 258, K }",
+            ["esp_proposals: names a key exchange"],
+        ),
+    ],
+    ids=["networks", "hosts", "padding", "weak", "manual"],
+)
+def test_what_has_no_effect_in_a_child_is_warned_of(tmp_path: Path, lines: str, told: list[str]) -> None:
+    keys = [f'{kind}_key_{way} = "0x{"11" * n}"' for kind, n in (("encryption", 16), ("integrity", 20))
+            for way in ("in", "out")]  # fmt: skip
+    given = lines.replace("K", ", ".join(keys))
+    text = in_child(given) if "_ts" in given else PSK.replace(CONNECTION, f"{CONNECTION}\n{given}", 1)
+    text = text.replace("[connections.branch]", '[connections.branch]\nlocal_addrs = "192.0.2.1"', 1)
+    found = [str(one) for one in load(write(tmp_path, text)).warnings]
+    assert len(found) == len(told)
+    assert all(
+        f"connections.branch.children.net.{text}" in one for text, one in zip(told, found, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
     ("line", "key"),
     [
         ("remote_addrs = ['10.0.0.300', '192.0.2.1', 'a..b', '10.0.0.9-10.0.0.1']", "remote_addrs"),

@@ -7,8 +7,10 @@ from typing import Any, Final
 
 from cygnet.config.problems import KeyPath
 from cygnet.config.requests import SharedSecret
-from cygnet.ike.configuration import AddressRange, Connection
-from cygnet.policy.selectors import IpAddress
+from cygnet.ike.configuration import AddressRange, Child, Connection
+from cygnet.policy.sa import Mode, SaProtocol
+from cygnet.policy.selectors import DynamicSelector, IpAddress, everything, format_selector
+from cygnet.wire.numbers import TransformType
 
 _PLAIN: Final = Connection("", (), (), (), ())
 ONLY_IN: Final = {
@@ -33,6 +35,8 @@ def oddities(
             yield (*place, "ppk_required"), "lets nothing come up: secrets.ppk-... holds no key of `ppk_id`"
         elif name is not None and name.data not in keys:
             yield (*place, "ppk_id"), f"has no effect: secrets.ppk-... holds no key of {name}"
+        for child in connection.children:
+            yield from _childs_without_effect((*place, "children", child.name), child)
         peer = connection.remote_addrs, connection.remote_host
         for child in connection.children if any(peer) else ():
             what = f"{connection.name}/{child.name}"
@@ -63,6 +67,27 @@ def _peers(place: KeyPath, ranges: Iterable[AddressRange]) -> Iterator[tuple[Key
     for entry in ranges:
         if entry.first == entry.last and _is_nobodys(entry.first):
             yield (*place, "remote_addrs"), f"{entry.first} is no address that a peer can have"
+
+
+def _childs_without_effect(place: KeyPath, child: Child) -> Iterator[tuple[KeyPath, str]]:
+    """What the child's mode or protocol makes nothing of."""
+    transport = child.mode == Mode.TRANSPORT
+    for selector in (s for flow in child.flows for side in (flow.local, flow.remote) for s in side):
+        if not transport or isinstance(selector, DynamicSelector) or selector.first == selector.last:
+            continue
+        whole = everything(selector.family)
+        if (selector.first, selector.last) != (whole.first, whole.last):
+            network = format_selector(selector)
+            text = f"transport carries what is between the two ends themselves, and {network} is more"
+            yield (*place, "mode"), f"{text}: that takes tunnel"
+            break
+    only_ah = child.protocols == (SaProtocol.AH,)
+    if child.tfc_padding and (transport or only_ah):
+        why = "AH" if only_ah else "transport mode"
+        yield (*place, "tfc_padding"), f"has no effect in {why}: padding is that of ESP tunnels"
+    if child.manual and any(t.type == TransformType.KE for p in child.proposals for t in p.transforms):
+        key = "ah_proposals" if only_ah else "esp_proposals"
+        yield (*place, key), "names a key exchange, and this child is keyed by hand: it has no effect"
 
 
 def _is_nobodys(address: IpAddress) -> bool:

@@ -20,7 +20,7 @@ from cygnet.ike.configuration import AuthClass, Connection, LocalAuth, RemoteAut
 from cygnet.ike.v1.vocabulary import groups, phase1_fault, phase2_fault, usable
 from cygnet.policy.selectors import PORT_MAX, PORT_MIN, AnySelector
 from cygnet.policy.spd import Flow
-from cygnet.wire.numbers import IdType, KeMethod
+from cygnet.wire.numbers import IdType, KeMethod, Protocol
 
 MIN_AGGRESSIVE_SECRET: Final = 20
 """Octets: below this, a pre-shared key in aggressive mode can be guessed from what is given to anybody."""
@@ -89,8 +89,10 @@ def _note_one_group(connection: Connection, path: KeyPath, complaints: Complaint
 
 def _warn_of_legacy(connection: Connection, path: KeyPath, complaints: Complaints) -> None:
     named: list[tuple[KeyPath, Sequence[Proposal]]] = [((*path, "proposals"), connection.proposals)]
-    named += [((*path, "children", c.name, "esp_proposals"), c.proposals) for c in connection.children]
-    named += [((*path, "children", c.name, "ah_proposals"), c.around) for c in connection.children]
+    for child in connection.children:
+        for key, protocol in (("esp_proposals", Protocol.ESP), ("ah_proposals", Protocol.AH)):
+            chosen = [p for p in (*child.proposals, *child.around) if p.protocol == protocol]
+            named.append(((*path, "children", child.name, key), chosen))
     for place, proposals in named:
         weak = legacy_keywords(proposals)
         if weak:
