@@ -18,8 +18,10 @@ CRATE_API = 1
 
 try:
     from cygnet import _native
+
+    built = _native
 except ImportError:  # no Rust toolchain where Cygnet was installed
-    _native = None  # type: ignore[assignment]
+    built = None  # type: ignore[assignment]
 
 
 class EngineUnavailable(Exception):
@@ -28,7 +30,7 @@ class EngineUnavailable(Exception):
 
 def native_available() -> bool:
     """Whether the crate was built with this installation, and from its sources."""
-    return _native is not None and _native.API == CRATE_API
+    return built is not None and built.API == CRATE_API
 
 
 def choose(wanted: str) -> type[PortableEngine]:

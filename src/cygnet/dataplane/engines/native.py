@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cygnet.dataplane.descriptors import Options
+from cygnet.dataplane.engines import built as _native
 from cygnet.dataplane.engines.outbound import selector_of
 from cygnet.dataplane.engines.portable import Device, Kernel, PortableEngine, Sockets
 from cygnet.dataplane.engines.transmit import Transmitter
@@ -42,11 +43,6 @@ from cygnet.policy.sa import Mode, SaParameters, SaProtocol, UdpEncapsulation
 from cygnet.policy.selectors import IpAddress, TrafficSelector
 from cygnet.policy.spd import Action, Policy
 from cygnet.wire.numbers import Encr, Integ
-
-try:
-    from cygnet import _native
-except ImportError:  # as in `native_available`
-    _native = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from cygnet import _native as crate
