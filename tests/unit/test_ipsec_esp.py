@@ -379,7 +379,7 @@ def test_an_implicit_iv_is_the_sequence_number_and_is_not_sent(name: str, esn: b
 def test_keys_made_by_hand_are_refused_where_a_restart_would_repeat_their_ivs() -> None:
     # RFC 8221, section 3; RFC 4543, section 2.
     for name in SUITES:
-        counter = not name.startswith(("cbc", "camellia", "3des", "null"))
+        counter = not name.startswith(("cbc", "camellia", "3des", "des", "null"))
         if counter:
             with pytest.raises(ValueError, match="RFC 8221"):
                 sender_of(parameters(name, manual=True))
