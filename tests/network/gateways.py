@@ -153,6 +153,9 @@ class Two:
             self.ask(side or self.moon, "initiate", **message)
         except Refused as error:
             raise AssertionError(f"{error}\n{self.logs()}") from error
+        # In IKEv1 the other end has its pair one message later.
+        other = self.sun if side in (None, self.moon) else self.moon
+        until(lambda: self.children(other, child), 10, "the other end's Child SA")
 
     def rekey(self, what: str, side: Gateway | None = None) -> None:
         """Rekey `ike`, or a child by its name, and wait for it."""
