@@ -9,6 +9,9 @@ import pytest
 from cygnet.ike.configuration import Connection, StartAction
 from cygnet.ike.errors import LocalMisuse, Reason
 from cygnet.ike.events import ChildSaDown, ChildSaUp, IkeSaDown, IkeSaRekeyed, IkeSaUp
+from cygnet.policy.access_list import parse_access_list
+from cygnet.policy.expansion import expand
+from cygnet.policy.selectors import format_selector
 from cygnet.testing import Gateway, Pair, assert_agreement, assert_nothing_left
 from cygnet.wire.numbers import Exchange
 
@@ -200,6 +203,91 @@ def test_a_changed_child_is_made_anew_and_the_others_stay() -> None:
     assert not {one for one in before if one[0] == "more"} & after
     assert number_of(pair, Exchange.IKE_SA_INIT) == 1
     assert_agreement(*pair.both, up=[("peer", "net"), ("peer", "more")])
+
+
+RULES = [
+    "10 permit tcp 10.1.0.0/16 10.2.0.0/16 eq 22",
+    "20 permit udp 10.1.0.0/16 10.2.0.0/16",
+    "30 permit icmp 10.1.0.0/16 10.2.0.0/16",
+]
+
+
+def with_rules(connection: Connection, rules: list[str], *, mirrored: bool = False) -> Connection:
+    """Its first child with an SA for each rule, as seen from 10.1.0.0/16; `mirrored`: from the other end."""
+    found = expand(parse_access_list("office", rules), per_rule=True)
+    flows, order = found.flows, found.rules
+    if mirrored:
+        flows = tuple([replace(one, local=one.remote, remote=one.local) for one in flows])
+        order = tuple([replace(one, local=one.remote, remote=one.local) for one in order])
+    child = replace(connection.children[0], flows=flows, rules=order)
+    return replace(connection, children=(child,))
+
+
+def carried(gateway: Gateway) -> dict[str, tuple[str, int, int]]:
+    """What each pair protects: rule, SPIs."""
+    return {
+        format_selector(child.remote_selectors[0]): (child.rule, child.spi_in, child.spi_out)
+        for view in gateway.sas()
+        for child in view.children
+    }
+
+
+SSH, UDP, ICMP, DNS = (f"10.2.0.0/16[{what}]" for what in ("tcp/22", "udp", "icmp", "udp/53"))
+WORDS = {SSH: "tcp 10.1.0.0/16 10.2.0.0/16 eq 22", UDP: "permit udp", ICMP: "permit icmp"}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("rules", "kept", "new"),
+    [
+        (
+            [RULES[0], "20 permit udp 10.1.0.0/16 10.2.0.0/16 eq 53", RULES[2]],
+            {SSH, ICMP},
+            {DNS},
+        ),
+        (["5 permit tcp 10.1.0.0/16 10.2.0.0/16 eq 80", *RULES], {SSH, UDP, ICMP}, set()),
+        (RULES[1:], {UDP, ICMP}, set()),
+        ([*RULES, "40 deny gre any any"], {SSH, UDP, ICMP}, set()),
+        ([RULES[1].replace("20", "7"), RULES[2], RULES[0].replace("10 ", "44 ", 1)], {SSH, UDP, ICMP}, set()),
+        (["5 deny udp any host 10.2.0.9", *RULES], {SSH, ICMP}, None),
+    ],
+)
+def test_of_a_changed_access_list_the_other_rules_sas_stay(
+    rules: list[str], kept: set[str], new: set[str] | None, version: int
+) -> None:
+    if version == 1 and new is None:
+        return
+    pair = Pair(version=version)
+    pair.a.load(with_rules(only(pair.a), RULES))
+    pair.b.load(with_rules(only(pair.b), RULES, mirrored=True))
+    pair.a.initiate("peer")
+    pair.settle(60)
+    before, installed = carried(pair.a), pair.a.plane.installed
+    assert set(before) == {SSH, UDP, ICMP}
+    pair.a.load(with_rules(only(pair.a), rules))
+    if UDP in kept:
+        assert pair.a.send(pair.packet()) == "sent"
+    pair.settle(60)
+    after = carried(pair.a)
+    assert {one: spis[1:] for one, spis in after.items() if one in kept} == {
+        one: spis[1:] for one, spis in before.items() if one in kept
+    }
+    if new is not None:
+        assert set(after) == kept | new
+    # Each stands by its rule's new name, and is rekeyed as what it is.
+    names = {one: f"office/{rule.split()[0]}" for rule in rules for one in kept if WORDS[one] in rule}
+    assert {one: after[one][0] for one in kept} == names
+    assert pair.a.plane.installed - installed == 2 * len(set(after) - kept)
+    for view in pair.a.sas():
+        for child in view.children:
+            pair.a.endpoint.rekey(view.unique_id, child.pair, pair.network.now)
+    pair.a.handle_timeout()
+    pair.settle(60)
+    again = carried(pair.a)
+    assert set(again) == set(after)
+    assert {one: row[0] for one, row in again.items()} == {one: row[0] for one, row in after.items()}
+    assert {row[1] for row in again.values()}.isdisjoint({row[1] for row in after.values()})
+    assert_agreement(*pair.both, up=UP)
 
 
 def test_a_removed_child_goes_with_its_policy() -> None:

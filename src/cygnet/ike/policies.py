@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from cygnet.ike.configuration import StartAction
+from cygnet.ike.configuration import Child, StartAction
 from cygnet.ike.connections import Loaded, LoadedChild, any_of, make_policy, pairs_of, single_address, treated
 from cygnet.ike.effects import InstallPolicy, RemovePolicy
 from cygnet.policy.selectors import IpAddress, TrafficSelector, of_address, stand_in
-from cygnet.policy.spd import Action, Policy, PolicyRule
+from cygnet.policy.spd import Action, ChildRule, Policy, PolicyRule
 from cygnet.records import replace
 
 if TYPE_CHECKING:
@@ -165,14 +165,16 @@ def _hosts(*addresses: IpAddress | None) -> Selectors:
     return tuple([of_address(address) for address in addresses if address is not None])
 
 
+def unprotected_before(child: Child, index: int) -> list[ChildRule]:
+    """The rules before this flow's own that protect nothing."""
+    own = next((at for at, rule in enumerate(child.rules) if rule.flow == index), len(child.rules))
+    return [rule for rule in child.rules[:own] if rule.action != Action.PROTECT]
+
+
 def _exceptions(child: LoadedChild, index: int, hosts: tuple[Selectors, Selectors]) -> list[PolicyRule]:
     """The rules before the flow's own that leave traffic alone or drop it: they win here too."""
     found = []
-    for rule in child.child.rules:
-        if rule.action == Action.PROTECT:
-            if rule.flow == index:
-                break
-            continue
+    for rule in unprotected_before(child.child, index):
         here, there = stand_in([rule.local], hosts[0]), stand_in([rule.remote], hosts[1])
         found += pairs_of(rule.action, here, there, 0)
     return found

@@ -14,9 +14,11 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Final
 
 from cygnet.ike import collisions, running
+from cygnet.ike.changes import ChangeChild
 from cygnet.ike.configuration import Child, Connection, StartAction
 from cygnet.ike.connections import Loaded, LoadedChild, single_address
 from cygnet.ike.errors import Failure, Reason
+from cygnet.ike.policies import unprotected_before
 from cygnet.ike.state import ChildPhase, ChildSa, Phase, SaState
 from cygnet.ike.timers import Timers
 from cygnet.ike.wanted import CloseOther, CreateChild, DeleteChild, Wanted
@@ -134,7 +136,8 @@ def _on_its_way(sa: IkeSa, wanted: CreateChild) -> bool:
 
 
 def load(gateway: Endpoint, connection: Connection) -> None:
-    """A connection, new or changed. Equal children keep their numbers, policies and SAs."""
+    """A connection, new or changed. Equal children, and equal flows of children of which only the rules have
+    changed, keep their numbers and SAs."""
     old = gateway.book.get(connection.name)
     if old is not None and old.connection == connection:
         return
@@ -163,15 +166,56 @@ def load(gateway: Endpoint, connection: Connection) -> None:
 def _numbered(gateway: Endpoint, child: Child, old: LoadedChild | None) -> LoadedChild:
     if old is not None and old.child == child:
         return old
-    flows = tuple([gateway.book.number() for _ in child.flows])
-    return LoadedChild(child, old.policy if old is not None else gateway.book.number(), flows)
+    known: dict[object, int] = {}
+    if old is not None and child.manual is None and _but_for_rules(old.child) == _but_for_rules(child):
+        # Rules are renumbered where one is put between them: what a flow carries is what it is.
+        known = {(f.local, f.remote): n for f, n in zip(old.child.flows, old.flows, strict=True)}
+    flows = [known.pop((flow.local, flow.remote), 0) or gateway.book.number() for flow in child.flows]
+    return LoadedChild(child, old.policy if old is not None else gateway.book.number(), tuple(flows))
+
+
+def _but_for_rules(child: Child) -> Child:
+    return replace(child, flows=(), rules=())
+
+
+class _Moves:
+    """Where the flows of a connection stand after it was loaded anew: those that carry what they carried keep
+    their number, and with it their SAs."""
+
+    def __init__(self, old: Loaded, new: Loaded) -> None:
+        self._old, self._new = old, new
+
+    def index(self, name: str, index: int) -> int | None:
+        """None: the flow is there no more, or carries something else now."""
+        old, new = self._old.child(name), self._new.child(name)
+        if old is None or new is None or index >= len(old.flows) or old.flows[index] not in new.flows:
+            return None
+        return new.flows.index(old.flows[index])
+
+    def unharmed(self, child: ChildSa) -> bool:
+        """Whether the pair serves as it is. A policy that was made for one peer (`Policies.use`) holds the
+        rules before the flow's own as well."""
+        index = self.index(child.name, child.flow_index)
+        old, new = self._old.child(child.name), self._new.child(child.name)
+        if index is None or old is None or new is None:
+            return False
+        return child.policy == new.policy or unprotected_before(
+            old.child, child.flow_index
+        ) == unprotected_before(new.child, index)
+
+    def followed(self, wanted: Wanted) -> Wanted:
+        """What is still to be created, by its new place."""
+        if isinstance(wanted, CreateChild):
+            index = self.index(wanted.name, wanted.index)
+            return wanted if index is None else replace(wanted, index=index)
+        return wanted
 
 
 def _change(gateway: Endpoint, old: Loaded, new: Loaded) -> None:
     """Carry a changed connection over to its live SAs, as gently as the change allows."""
     failure = Failure(Reason.CONFIGURATION_CHANGED, "the configuration has changed")
     same_ike = replace(old.connection, children=()) == replace(new.connection, children=())
-    unchanged = {child.child.name for child in new.children if child in old.children}
+    moves = _Moves(old, new)
     for sa in tuple(gateway.by_connection.get(new.connection.name, {}).values()):
         up = [(child.name, child.flow_index) for child in sa.state.children]
         if not same_ike:
@@ -181,11 +225,17 @@ def _change(gateway: Endpoint, old: Loaded, new: Loaded) -> None:
                 gateway.reconnecting.schedule(new.connection.name, again, 0.0)
             continue
         sa.connection = new.connection
+        sa.queue = deque(map(moves.followed, sa.queue)) if sa.queue else sa.queue
+        sa.later = tuple([(at, moves.followed(wanted)) for at, wanted in sa.later])
         for child in sa.state.children:
-            if child.name not in unchanged:
+            index = moves.index(child.name, child.flow_index)
+            if not moves.unharmed(child):
+                anew = child.flow_index if index is None else index
                 running.enqueue(sa, DeleteChild(child.pair, failure))
-                if _exists(new, child.name, child.flow_index):
-                    running.enqueue(sa, CreateChild(child.name, child.flow_index))
+                if _exists(new, child.name, anew):
+                    running.enqueue(sa, CreateChild(child.name, anew))
+            elif index is not None and index != child.flow_index:
+                sa.commit((ChangeChild(replace(child, flow_index=index)),))
 
 
 def _exists(loaded: Loaded, name: str, index: int) -> bool:
