@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from cygnet.cli import terminal
+from cygnet.cli.main import app
 from cygnet.config.load import load
 from cygnet.config.schema import BEGIN, json_schema, with_reference
 from tests.unit.config_files import credentials, loaded
@@ -63,6 +67,36 @@ def test_every_exit_status_is_documented() -> None:
                    terminal.INTERRUPTED):  # fmt: skip
         assert f"\n| {status} | " in text
         assert str(status) in terminal.EXIT_CODES
+
+
+def test_the_page_for_phones_and_laptops_can_be_followed_to_the_letter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its commands, its configuration and its user, in order; what needs a daemon is left out."""
+    page = (DOCS / "remote-access.md").read_text()
+    page = (
+        page[page.index("## Phones and laptops") :].replace("/etc/cygnet", str(tmp_path)).replace("\\\n", " ")
+    )
+    blocks = re.findall(r"```(\w*)\n(.*?)```", page, re.S)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cygnet.toml").write_text(next(text for kind, text in blocks if kind == "toml"))
+    (tmp_path / "cygnet.toml").chmod(0o600)
+    commands = [line for kind, text in blocks if not kind for line in text.splitlines()]
+    assert len(commands) >= 5
+    for command in commands:
+        program, *words = shlex.split(command, comments=True)
+        if program == "mkdir":
+            subprocess.run([program, *words], check=True)
+        elif words != ["reload"]:
+            assert program == "cygnet"
+            words = [*words, str(tmp_path / "cygnet.toml")] if words == ["check"] else words
+            done = CliRunner().invoke(app, words, input="open sesame\n")
+            assert done.exit_code == 0, f"{command}\n{done.output}"
+    found = load(tmp_path / "cygnet.toml")
+    assert not found.warnings
+    (user,) = found.secrets
+    assert [str(owner) for owner in user.owners] == ["carol"]
+    assert {path.suffix for path in tmp_path.glob("carol.*")} == {".ps1", ".mobileconfig", ".sswan"}
 
 
 def test_the_recipes_for_ikev1_are_configurations(tmp_path: Path) -> None:
