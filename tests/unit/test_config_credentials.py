@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -13,14 +16,18 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     pkcs12,
 )
+from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 
 from cygnet.auth import issue
 from cygnet.auth.certificate import parse_any
 from cygnet.auth.identity import Identity
 from cygnet.auth.revocation import Places
 from cygnet.config import requests
+from cygnet.config.load import load
+from cygnet.config.problems import ConfigurationError
+from cygnet.daemon import bundle
 from tests.unit.auth_material import ca
-from tests.unit.config_files import BEGIN, END, credentials, loaded, problems, put
+from tests.unit.config_files import BEGIN, END, credentials, loaded, problems, put, write
 from tests.unit.revocation_material import revocation_list
 
 CERT = """
@@ -84,6 +91,52 @@ def test_an_encrypted_key_opens_with_its_secret(tmp_path: Path, encoding: Encodi
     assert loaded(tmp_path, secret.replace("SESAME", "open sesame")).keys == plain
     found = problems(tmp_path, secret.replace("SESAME", "open barley"))
     assert any(one.key == "secrets.private-gw.file" and "passphrase is wrong" in one.text for one in found)
+
+
+def asking(*words: str) -> tuple[Callable[[Path], bytes | None], list[str]]:
+    """Somebody who answers so, and the names of the files they were asked about."""
+    answers, about = [word.encode() or None for word in words], list[str]()
+
+    def ask(path: Path) -> bytes | None:
+        about.append(path.name)
+        return answers.pop(0)
+
+    return ask, about
+
+
+@pytest.mark.parametrize("kind", ["gw.key", "gw.p12"])
+def test_an_encrypted_key_is_asked_for_where_somebody_is(tmp_path: Path, kind: str) -> None:
+    credentials(tmp_path)
+    plain, text = loaded(tmp_path, CERT).keys, CERT
+    if kind == "gw.key":
+        put(tmp_path / "private/gw.key", encrypted(tmp_path, Encoding.PEM))
+    else:
+        key = load_pem_private_key(key_of(tmp_path), None)
+        assert isinstance(key, EllipticCurvePrivateKey)
+        sealed = serialize_key_and_certificates(
+            b"gw", key, None, None, BestAvailableEncryption(b"open sesame")
+        )
+        put(tmp_path / "pkcs12/gw.p12", sealed)
+        (tmp_path / "private/gw.key").unlink()
+        text += '\n[secrets.pkcs12-gw]\nfile = "gw.p12"\n'
+    file = write(tmp_path, text)
+    ask, about = asking("open barley", "open sesame")
+    assert load(file, ask=ask).keys == plain
+    assert about == [kind, kind]
+    ask, about = asking("open barley", "open wheat", "open rye", "open sesame")
+    with pytest.raises(ConfigurationError, match="passphrase is wrong"):
+        load(file, ask=ask)
+    assert len(about) == 3
+    # At the start there is nobody: the gateway comes up without it, and says so.
+    found = load(file, ask=asking("")[0])
+    assert not found.keys
+    assert any(kind in str(warning) for warning in found.warnings)
+    assert any(kind in one.text for one in problems(tmp_path, text))
+    descriptor, _ = bundle.obtain(file, locked=True)
+    assert not [command for command, _ in bundle.read(descriptor).commands if command == "load-key"]
+    os.close(descriptor)
+    with pytest.raises(bundle.NotReadable, match=kind):
+        bundle.obtain(file)
 
 
 def test_a_key_may_stand_anywhere_and_be_named(tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from cygnet.cli.terminal import complain, err, out
+from cygnet.config.files import Ask
 from cygnet.config.load import Loaded, load
 from cygnet.config.problems import ConfigurationError, Problem
 from cygnet.config.schema import json_schema
@@ -16,7 +19,8 @@ def check_file(path: Path, *, as_json: bool) -> bool:
     """Whether the configuration is right, having said what is wrong with it."""
     if as_json:
         return _check_json(path)
-    loaded = load_or_complain(path)
+    # What a key holds is not what is looked at: nobody is asked to unlock it.
+    loaded = load_or_complain(path, lambda _: None)
     if loaded is None:
         return False
     children = sum(len(connection.children) for connection in loaded.connections)
@@ -33,10 +37,15 @@ def check_file(path: Path, *, as_json: bool) -> bool:
     return True
 
 
-def load_or_complain(path: Path) -> Loaded | None:
+def ask_passphrase(path: Path) -> bytes | None:
+    """Of an encrypted private key, from whoever sits there; None: they give none."""
+    return getpass.getpass(f"Passphrase of {path} (none: it stays locked): ").encode() or None
+
+
+def load_or_complain(path: Path, ask: Ask | None = None) -> Loaded | None:
     """The configuration, its warnings on standard error; None if it is wrong, its problems there."""
     try:
-        loaded = load(path)
+        loaded = load(path, ask=ask or (ask_passphrase if sys.stdin.isatty() else None))
     except ConfigurationError as error:
         for problem in error.problems:
             err.print(str(problem), markup=False)
@@ -51,7 +60,7 @@ def _check_json(path: Path) -> bool:
     problems: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
     try:
-        warnings = load(path).warnings
+        warnings = load(path, ask=lambda _: None).warnings
     except ConfigurationError as error:
         problems = error.problems
     answer = {

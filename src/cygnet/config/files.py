@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final, TypeVar
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -57,11 +58,23 @@ class FileProblem(Exception):
     """A file that cannot be used; the text is one clause that follows its name."""
 
 
+Found = TypeVar("Found")
+Ask = Callable[[Path], bytes | None]
+"""Asks a person for the passphrase of this file; None: it stays locked."""
+ASKED: Final = 3
+"""Passphrases that are tried."""
+
+
+class Locked(FileProblem):
+    """It is encrypted, and its passphrase is not known."""
+
+
 @dataclass(slots=True)
 class CredentialFiles:
-    """The files beside one configuration; each is read once."""
+    """The files beside one configuration; each is read once. `ask`: for passphrases that no secret holds."""
 
     base: Path
+    ask: Ask | None = None
     _certificates: dict[Path, Certificate] = field(default_factory=dict)
 
     def find(self, directory: str, name: str) -> Path:
@@ -113,7 +126,25 @@ class CredentialFiles:
         path = self.find(directory, name)
         data = read_bounded(path)
         refuse_if_public(path)
-        return load_key(path, data, passphrase)
+        try:
+            return load_key(path, data, passphrase)
+        except Locked as locked:
+            return self._unlocked(path, locked, lambda word: load_key(path, data, word))
+
+    def _unlocked(self, path: Path, locked: Locked, unlock: Callable[[bytes], Found]) -> Found:
+        """What the passphrase that a person gives opens. Raises `Locked`; `FileProblem` for wrong ones."""
+        if self.ask is None:
+            raise locked
+        for left in reversed(range(ASKED)):
+            word = self.ask(path)
+            if word is None:
+                raise locked
+            try:
+                return unlock(word)
+            except FileProblem:
+                if not left:
+                    raise
+        raise locked
 
     def key_store(
         self, directory: str, name: str, passphrase: bytes | None
@@ -123,9 +154,9 @@ class CredentialFiles:
         data = read_bounded(path)
         refuse_if_public(path)
         try:
-            store = pkcs12.load_pkcs12(data, passphrase)
-        except ValueError:
-            raise FileProblem(f"{path} is no PKCS#12 file, or its passphrase is wrong") from None
+            store = load_store(path, data, passphrase)
+        except Locked as locked:
+            store = self._unlocked(path, locked, lambda word: load_store(path, data, word))
         if store.key is None:
             raise FileProblem(f"{path} holds no private key")
         held = [store.cert, *store.additional_certs]
@@ -202,8 +233,9 @@ def load_key(path: Path, data: bytes, passphrase: bytes | None) -> bytes:
         # The library's way to say that it got a passphrase for a plain key, or none for an encrypted one.
         if passphrase is not None:
             return load_key(path, data, None)
-        raise FileProblem(
-            f"{path} is encrypted: give its passphrase in secrets.private-... {{ file, secret }}"
+        raise Locked(
+            f"{path} is encrypted: give its passphrase in secrets.private-... {{ file, secret }}, or to "
+            "`cygnet reload`, which asks for it"
         ) from None
     except (ValueError, UnsupportedAlgorithm):
         reason = (
@@ -212,6 +244,15 @@ def load_key(path: Path, data: bytes, passphrase: bytes | None) -> bytes:
             else "is no private key in PEM or DER"
         )
         raise FileProblem(f"{path} {reason}") from None
+
+
+def load_store(path: Path, data: bytes, passphrase: bytes | None) -> pkcs12.PKCS12KeyAndCertificates:
+    """A PKCS#12 file. That it is encrypted shows only in that it does not open."""
+    try:
+        return pkcs12.load_pkcs12(data, passphrase)
+    except ValueError:
+        problem = FileProblem if passphrase is not None else Locked
+        raise problem(f"{path} is no PKCS#12 file, or its passphrase is wrong") from None
 
 
 def _to_der(key: PrivateKeyTypes) -> bytes:

@@ -30,8 +30,10 @@ from cygnet.config.files import (
     CRL_DIRECTORY,
     KEY_DIRECTORIES,
     PUBLIC_KEYS,
+    Ask,
     CredentialFiles,
     FileProblem,
+    Locked,
     refuse_if_public,
 )
 from cygnet.config.oddities import oddities
@@ -123,14 +125,16 @@ def read(path: Path, text: str | None = None) -> Tree:
     return read_toml(path, text) if path.suffix == ".toml" else read_swanctl(path, text)
 
 
-def load(path: Path, text: str | None = None) -> Loaded:
-    """Read, validate and build. Raises `ConfigurationError` with everything that is wrong."""
+def load(path: Path, text: str | None = None, ask: Ask | None = None) -> Loaded:
+    """Read, validate and build. `ask`: for passphrases of private keys; without it, or where it opens
+    nothing, an encrypted one that no secret opens is wrong; where it gives None, that is a warning.
+    Raises `ConfigurationError` with everything that is wrong."""
     with _collector_off():
         tree = read(path, text)
         root, problems = check_root(tree)
         if root is None:
             raise ConfigurationError(problems)
-        return _Loader(tree, CredentialFiles(path.absolute().parent)).run(path, root)
+        return _Loader(tree, CredentialFiles(path.absolute().parent, ask)).run(path, root)
 
 
 @contextlib.contextmanager
@@ -152,6 +156,7 @@ class _Loader:
         self.complaints = Complaints()
         self.certificates: dict[bytes, CertificateEntry] = {}
         self.keys: dict[bytes, None] = {}
+        self.locked = False
         self.store = Credentials()
 
     def run(self, path: Path, root: model.Root) -> Loaded:
@@ -330,18 +335,27 @@ class _Loader:
                 place: KeyPath = ("secrets", name)
                 try:
                     named.add(self.files.find(directory, entry.file))
-                    self._key(directory, entry.file, entry.secret)
+                    self._key(place, directory, entry.file, entry.secret)
                 except (FileProblem, CredentialError) as error:
                     self.complaints.add((*place, "file"), str(error), "a file with a private key")
         for directory in KEY_DIRECTORIES:
             try:
                 for file in self.files.listed(directory):
                     if file not in named:
-                        self._key(directory, file.name, None)
+                        self._key((), directory, file.name, None)
             except (FileProblem, CredentialError) as error:
                 self.complaints.add((), str(error))
 
-    def _key(self, directory: str, name: str, passphrase: bytes | None) -> None:
+    def _key(self, place: KeyPath, directory: str, name: str, passphrase: bytes | None) -> None:
+        try:
+            self._open(directory, name, passphrase)
+        except Locked as locked:
+            if self.files.ask is None:
+                raise
+            self.locked = True
+            self.complaints.notes.append((place, str(locked)))
+
+    def _open(self, directory: str, name: str, passphrase: bytes | None) -> None:
         if directory == "pkcs12":
             key, certificates = self.files.key_store(directory, name, passphrase)
             for certificate in certificates:
@@ -442,6 +456,8 @@ class _Loader:
                     self._need_key(place, local)
 
     def _need_key(self, place: KeyPath, local: LocalAuth) -> None:
+        if self.locked:
+            return  # it may be that one
         if not self.keys:
             self.complaints.add(
                 place,

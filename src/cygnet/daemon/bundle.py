@@ -85,14 +85,22 @@ def read(descriptor: int) -> Bundle:
     return Bundle(header, options, commands)
 
 
-def obtain(configuration: Path) -> tuple[int, Header]:
+def obtain(configuration: Path, *, locked: bool = False) -> tuple[int, Header]:
     """Have a process of its own read the file; the memory file's descriptor and header. Raises NotReadable.
 
-    What is wrong goes into the exception; warnings go to standard error.
+    What is wrong goes into the exception; warnings go to standard error. `locked`: a private key whose
+    passphrase nobody has given yet is one of these.
     """
     descriptor = os.memfd_create("cygnet-configuration", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     done = subprocess.run(
-        [sys.executable, "-m", "cygnet.daemon.reader", str(configuration), str(descriptor)],
+        [
+            sys.executable,
+            "-m",
+            "cygnet.daemon.reader",
+            str(configuration),
+            str(descriptor),
+            *["locked"] * locked,
+        ],
         pass_fds=[descriptor],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -67,7 +67,7 @@ def open_everything(settings: Settings) -> Opened:
     """Raises NotStarted."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the children's too: key material stays in memory
     try:
-        configuration, header = bundle.obtain(settings.configuration)
+        configuration, header = bundle.obtain(settings.configuration, locked=True)
     except bundle.NotReadable as error:
         raise NotStarted(str(error)) from error
     lacking = missing((12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"))

@@ -1,4 +1,6 @@
-"""Reads a configuration and the files it names, writes the bundle: `python -m cygnet.daemon.reader FILE FD`.
+"""Reads a configuration and the files it names, writes the bundle:
+
+    python -m cygnet.daemon.reader FILE FD [locked]
 
 A process of its own, so that the supervisor loads none of the negotiation and holds no secret in a
 form that it could show. Problems go to standard error, one a line, with exit status 1.
@@ -45,7 +47,8 @@ def main() -> int:
     tell_no_texts("reading")
     path, descriptor = Path(sys.argv[1]), int(sys.argv[2])
     try:
-        loaded = load(path)
+        # At the start there is nobody to ask; a reload would take away a key that somebody has unlocked.
+        loaded = load(path, ask=(lambda _: None) if sys.argv[3:] == ["locked"] else None)
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return 1
