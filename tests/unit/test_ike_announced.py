@@ -6,13 +6,17 @@ import pytest
 
 from cygnet.crypto.signatures import SCHEMES
 from cygnet.ike.configuration import AuthClass, Connection, RemoteAuth
-from cygnet.ike.v2.announced import MAX_ANNOUNCED, announcement, taken_by
+from cygnet.ike.steps import Context, Steps
+from cygnet.ike.v2 import first, intermediate
+from cygnet.ike.v2.announced import COMES_LATER, MAX_ANNOUNCED, announcement, taken_by
+from cygnet.ike.v2.ike_sa_init import Initial
 from cygnet.testing import Pair
 from cygnet.wire.message import Header, Message, decode
 from cygnet.wire.numbers import Exchange, Notify
 from cygnet.wire.payloads import NotifyPayload
 
 SHA384 = next(one for one in SCHEMES if one.name == "ecdsa-sha384").algorithm_identifier
+SIGNATURES = tuple(one.name for one in SCHEMES if one.algorithm_identifier)
 ED25519 = bytes.fromhex("300506032b6570")
 
 
@@ -66,3 +70,29 @@ def test_both_ends_say_it() -> None:
     said = answer.notify(Notify.SUPPORTED_AUTH_METHODS)
     assert said is not None
     assert said.data == b"\x02\x02"
+
+
+def test_a_list_without_room_in_ike_sa_init_comes_with_ike_intermediate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """RFC 9593, section 3.1: an empty one says that it will come; the initiator follows what comes then."""
+    (long,) = announcement([connection(RemoteAuth(AuthClass.PUBKEY, schemes=SIGNATURES))])
+    assert len(long.data) > 200
+    monkeypatch.setattr(first, "announcement", lambda _: (long,))
+    monkeypatch.setattr(first, "_is_large", lambda said, _: any(len(one.data) > 200 for one in said))
+    learnt: list[frozenset[bytes]] = []
+    judge = intermediate.initiate
+
+    def remembering(context: Context, initial: Initial) -> Steps[Initial]:
+        found = yield from judge(context, initial)
+        learnt.append(found.taken)
+        return found
+
+    monkeypatch.setattr("cygnet.ike.v2.intermediate.initiate", remembering)
+    for further in ("-ke1_mlkem768-ke2_ecp256", ""):
+        proposals = f'proposals = ["aes256gcm16-prfsha256-x25519{further}"]'
+        pair = Pair(1, connection=proposals).up()
+        answers = [decode(f.data) for f in pair.network.trace if f.header and f.header.exchange == 34]
+        said = answers[1].notify(Notify.SUPPORTED_AUTH_METHODS)
+        assert said == (COMES_LATER if further else None)
+    assert learnt == [taken_by(message(long.data)), frozenset()]

@@ -8,8 +8,10 @@
         [N(SUPPORTED_AUTH_METHODS)]}  -->
                                  <--  HDR, SK {IDr, AUTH, ...}
 
-It is said where it says something: what a connection without limits to its signatures takes is in
-SIGNATURE_HASH_ALGORITHMS already. What the peer says is a hint, and is followed where there is a choice.
+Where there is no room for the list in IKE_SA_INIT, an empty one says that it comes with the last answer in
+IKE_INTERMEDIATE, which is not begun for it alone. It is said where it says something: what a connection
+without limits to its signatures takes is in SIGNATURE_HASH_ALGORITHMS already. What the peer says is a hint,
+and is followed where there is a choice.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from cygnet.wire.payloads import NotifyPayload
 
 MAX_ANNOUNCED: Final = 64
 """Announcements of a peer that are looked at."""
+COMES_LATER: Final = NotifyPayload(0, b"", Notify.SUPPORTED_AUTH_METHODS, b"")
 _SYMMETRIC: Final = {AuthClass.PSK: AuthMethod.PSK, AuthClass.NULL: AuthMethod.NULL}
 
 

@@ -25,7 +25,7 @@ from cygnet.ike.state import Phase, SaState
 from cygnet.ike.steps import Received
 from cygnet.ike.transport import digest
 from cygnet.ike.v2 import ike_sa_init, initial, legality, proving, receiving
-from cygnet.ike.v2.announced import announcement
+from cygnet.ike.v2.announced import COMES_LATER, announcement
 from cygnet.ike.v2.sa import IkeV2Sa
 from cygnet.ike.world import Path
 from cygnet.wire.cursor import Malformed
@@ -90,9 +90,12 @@ def receive(gateway: Endpoint, header: Header, datagram: bytes, path: Path) -> N
     asked = [c.connection for c in candidates[:MAX_ASKED]]
     requests = proving.certificate_requests(gateway.credentials, asked)
     announced = announcement(asked) if len(candidates) <= MAX_ASKED else ()
+    later: tuple[NotifyPayload, ...] = ()
     if _is_large((*requests, *announced), datagram):
-        # A hint is not worth a round trip.
-        announced = ()
+        # A hint is not worth a round trip; where there is one anyway, it goes with that.
+        later, announced = announced if selected.additional else (), ()
+        if later and not _is_large((*requests, COMES_LATER), datagram):
+            announced = (COMES_LATER,)
     if _is_large(requests, datagram) and not _has_cookie(gateway, message, path):
         _demand_cookie(gateway, message, path)
         return
@@ -100,7 +103,7 @@ def receive(gateway: Endpoint, header: Header, datagram: bytes, path: Path) -> N
         return
     try:
         admitted = ike_sa_init.admit(
-            Received(message, datagram, path), selected, gateway.entropy, requests, announced
+            Received(message, datagram, path), selected, gateway.entropy, requests, announced, later
         )
     except IkeError as error:
         _drop(gateway, Drop.ILLEGAL_PAYLOAD, error.detail, path)

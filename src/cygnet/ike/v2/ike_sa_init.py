@@ -109,6 +109,8 @@ class Initial:
     """The key that was mixed in there, by name; None: none."""
     taken: frozenset[bytes] = frozenset()
     """AlgorithmIdentifiers of the signatures that the peer says it takes (RFC 9593); empty: it does not."""
+    announce: tuple[NotifyPayload, ...] = ()
+    """What our last answer in IKE_INTERMEDIATE says of that, where there was no room before."""
     staple: bool = False
     """OCSP answers go along with our certificates (RFC 4806)."""
     lookup: bool = False
@@ -286,7 +288,8 @@ class _Judge:
 class Admitted:
     """A first request that passed everything that can be judged without state; an SA may be made for it.
 
-    `certificate_requests` and `announced`: what the answer says of proofs that we take.
+    `certificate_requests` and `announced`: what the answer says of proofs that we take; `later`: what an
+    answer in IKE_INTERMEDIATE is to say of them, if there is one anyway.
     """
 
     received: Received
@@ -295,6 +298,7 @@ class Admitted:
     nonce: bytes
     certificate_requests: tuple[CertReqPayload, ...]
     announced: tuple[NotifyPayload, ...]
+    later: tuple[NotifyPayload, ...] = ()
 
 
 def admit(
@@ -303,6 +307,7 @@ def admit(
     entropy: Entropy,
     certificate_requests: tuple[CertReqPayload, ...],
     announced: tuple[NotifyPayload, ...],
+    later: tuple[NotifyPayload, ...] = (),
 ) -> Admitted:
     """The stateless part of the responder: its key exchange. Raises `PeerMisbehaved` for a bad value."""
     message = received.message
@@ -313,7 +318,7 @@ def admit(
         ours = respond_to(public.group, public.data, entropy)
     except InvalidPublicValue as error:
         raise _wrong(str(error)) from None
-    return Admitted(received, selected, ours, theirs, certificate_requests, announced)
+    return Admitted(received, selected, ours, theirs, certificate_requests, announced, later)
 
 
 def respond(context: Context, admitted: Admitted) -> Steps[Initial]:
@@ -366,7 +371,17 @@ def respond(context: Context, admitted: Admitted) -> Steps[Initial]:
         use,
     )
     return Initial(
-        admitted.nonce, nonce, sent, received.octets, keys, chosen, hashes, (), ppk=ppk, ppk_inside=inside
+        admitted.nonce,
+        nonce,
+        sent,
+        received.octets,
+        keys,
+        chosen,
+        hashes,
+        (),
+        ppk=ppk,
+        ppk_inside=inside,
+        announce=admitted.later,
     )
 
 

@@ -20,6 +20,7 @@ from cygnet.crypto.suites import suite
 from cygnet.ike.changes import ChangeKeys
 from cygnet.ike.steps import Context, Received, Steps, answer, apply, next_request, send
 from cygnet.ike.v2 import ppk
+from cygnet.ike.v2.announced import taken_by
 from cygnet.ike.v2.fresh_keys import Further
 from cygnet.ike.v2.ike_sa_init import Initial, Spoken
 from cygnet.ike.v2.notifications import error_of
@@ -41,6 +42,7 @@ def initiate(context: Context, initial: Initial) -> Steps[Initial]:
         asked = _ours(received.header, Flags.INITIATOR)
         initial = _spoken(initial, asked, request, received.header, received.payloads)
         initial = _further(context, initial, exchanged.value)
+        initial = replace(initial, taken=initial.taken | taken_by(received))
         if named:
             initial = ppk.accepted(context, initial, received)
         yield from apply(ChangeKeys(initial.keys))
@@ -49,6 +51,7 @@ def initiate(context: Context, initial: Initial) -> Steps[Initial]:
         received = (yield from send(Exchange.IKE_INTERMEDIATE, request_alone, _unrefused)).value
         asked = _ours(received.header, Flags.INITIATOR)
         initial = _spoken(initial, asked, request_alone, received.header, received.payloads)
+        initial = replace(initial, taken=initial.taken | taken_by(received))
         initial = ppk.accepted(context, initial, received)
         yield from apply(ChangeKeys(initial.keys))
     return initial
@@ -64,7 +67,8 @@ def respond(context: Context, initial: Initial) -> Steps[Initial]:
         received = exchanged.received.message
         last = number == len(methods)
         name, secret, named = ppk.chosen(context, initial, received) if last else (None, b"", ())
-        reply: tuple[Payload, ...] = (KePayload(method, ours.public), *named)
+        announced = initial.announce if last else ()
+        reply: tuple[Payload, ...] = (KePayload(method, ours.public), *named, *announced)
         said = _ours(received.header, Flags.RESPONSE)
         initial = _spoken(initial, received.header, received.payloads, said, reply)
         initial = _further(context, initial, ours.shared)
