@@ -10,11 +10,12 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path as FilePath
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -23,7 +24,8 @@ from vici.exception import CommandException
 
 from cygnet.auth.credentials import Credentials
 from cygnet.auth.identity import Identity
-from cygnet.daemon import commands
+from cygnet.config import from_vici
+from cygnet.daemon import commands, loads
 from cygnet.daemon.commands import Commands, Server
 from cygnet.daemon.control import Control, Refused
 from cygnet.daemon.guard import Guard
@@ -220,6 +222,27 @@ def test_loading_the_same_again_leaves_the_tunnel_alone(bench: Bench) -> None:
     for _ in range(3):
         session.load_conn(CONN)
     assert bench.endpoint.calls == [("load", "gw")]
+
+
+def test_what_is_said_in_the_same_words_again_is_not_read_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def connections(message: Mapping[str, Any]) -> tuple[Connection, ...]:
+        read.extend(message)
+        return from_vici.connections(message)
+
+    monkeypatch.setattr(loads, "from_vici", SimpleNamespace(connections=connections))
+    session = bench.session()
+    other = {"gw": {**CONN["gw"], "local_addrs": ["192.0.2.9"]}}
+    for message, times in ((CONN, 1), (CONN, 1), (other, 2), (CONN, 3), (CONN, 3)):
+        session.load_conn(message)
+        assert len(read) == times
+    session.unload_conn({"name": "gw"})
+    session.load_conn(CONN)
+    assert len(read) == 4
+    assert bench.endpoint.calls == [("load", "gw")] * 3 + [("unload", "gw"), ("load", "gw")]
 
 
 def test_a_bad_connection_is_refused_with_key_and_allowed_values_and_the_old_one_stays(bench: Bench) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import stat
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -120,6 +121,48 @@ def test_the_independent_library_gets_answers_streams_and_refusals(tmp_path: Pat
             them.request("frobnicate")
         with pytest.raises(EventUnknownException):
             next(iter(them.listen(["frobnicate"])))
+
+    async def scenario(server: ViciServer, errors: list[tuple[str, Exception]]) -> None:
+        await asyncio.to_thread(outsider)
+        assert not errors
+
+    run(tmp_path / "s", scenario)
+
+
+def test_many_commands_go_out_before_the_first_is_answered() -> None:
+    ours, theirs = socket.socketpair()
+    answer = encode_packet(PacketType.CMD_RESPONSE, "", {"success": "yes"})
+
+    def slow() -> None:
+        # Whoever waits for its first answer before it sends the second command waits for ever.
+        data = bytearray()
+        while len(data) < 3 * len(packet):
+            data += theirs.recv(65536)
+        theirs.sendall(answer * 3)
+
+    packet = encode_packet(PacketType.CMD_REQUEST, "echo", {"a": "1"})
+    ours.settimeout(10)
+    with ours, theirs, contextlib.closing(our_client.Client(ours)) as client:
+        thread = threading.Thread(target=slow)
+        thread.start()
+        done = list(client.pipeline([("echo", {"a": str(n)}) for n in range(3)], timeout=30))
+        thread.join()
+    assert [command for command, _ in done] == ["echo"] * 3
+
+
+def test_of_many_commands_the_first_refusal_is_told_and_the_connection_goes_on(tmp_path: Path) -> None:
+    def outsider() -> None:
+        with our_client.Client.connect(tmp_path / "s") as client:
+            many = [("echo", {"a": str(n)}) for n in range(200)]
+            answers = [message["a"] for _, message in client.pipeline(many)]
+            assert answers == [str(n).encode() for n in range(200)]
+            done = client.pipeline([*many[:100], ("fails", {}), ("misconfigured", {}), *many[100:]])
+            heard: list[bytes] = []
+            with pytest.raises(our_client.Refused, match="there is no such thing"):
+                heard.extend(message["a"] for _, message in done)
+            assert heard[:100] == [str(n).encode() for n in range(100)]
+            assert len(heard) < 100 + our_client.WINDOW
+            assert client.request("version")["version"] == b"1"
 
     async def scenario(server: ViciServer, errors: list[tuple[str, Exception]]) -> None:
         await asyncio.to_thread(outsider)

@@ -28,8 +28,7 @@ def send(client: Client, loaded: Loaded) -> Counter[str]:
     commands = list(loaded.commands())
     with Progress(console=err, transient=True, disable=len(commands) < MANY or not err.is_terminal) as bar:
         task = bar.add_task("loading", total=len(commands))
-        for command, message in commands:
-            answer = client.request(command, message)
+        for command, answer in client.pipeline(commands):
             counts[command] += 1
             if command == "load-key" and "id" in answer:
                 keys.add(answer["id"].decode())

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from typing import Any, TypeVar
 
+import msgspec
+
 from cygnet.auth.credentials import Credentials
 from cygnet.auth.errors import CredentialError
 from cygnet.auth.expiry import Expiring, expiring
@@ -48,6 +50,7 @@ class Control:
         self.daemon = daemon
         self.credentials = credentials
         self.connections: dict[str, Connection] = {}
+        self._said: dict[str, bytes] = {}
         self.shared: dict[str, SharedSecret] = {}
         self.keys: dict[str, bytes] = {}
         self.certificates: dict[bytes, bool] = {}
@@ -87,7 +90,10 @@ class Control:
     def load_connection(self, connection: Connection, message: Message) -> None:
         """Load or replace one, which `message` says in the words of `load-conn`; the same again changes
         nothing. Raises Refused."""
+        self._said.pop(connection.name, None)
+        said = _digest(message[connection.name])
         if self.connections.get(connection.name) == connection:
+            self._said[connection.name] = said
             return
         try:
             self.daemon.endpoint.load(connection, now())
@@ -96,12 +102,18 @@ class Control:
         finally:
             self.daemon.flush()
         self.connections[connection.name] = connection
+        self._said[connection.name] = said
         self._keep("load-conn", connection.name, {connection.name: message[connection.name]})
+
+    def has_loaded(self, message: Message) -> bool:
+        """Whether all that this `load-conn` says is in force in the same words."""
+        return all(self._said.get(name) == _digest(section) for name, section in message.items())
 
     def unload_connection(self, name: str) -> None:
         """Its SAs are deleted and its policies removed. Raises Refused."""
         if self.connections.pop(name, None) is None:
             raise Refused(f"there is no connection {name}")
+        self._said.pop(name, None)
         try:
             self.daemon.endpoint.unload(name, now())
         except IkeError as error:
@@ -327,6 +339,11 @@ class Control:
                 self.unload_pool(name)
             except Refused as refused:
                 self._note("pool-in-use", f"{refused}; it stays until they are returned and it is unloaded")
+
+
+def _digest(section: object) -> bytes:
+    """Of what a connection is said to be, as it came from the control socket."""
+    return sha256(msgspec.msgpack.encode(section)).digest()
 
 
 def _name_of(data: bytes) -> str:

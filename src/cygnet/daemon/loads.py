@@ -48,6 +48,9 @@ class Loads:
         }
 
     async def load_conn(self, request: Request) -> Outgoing:
+        if self._control.has_loaded(request.message):
+            # Of a reload most is as it was, and to understand a connection takes longer than all the rest.
+            return DONE
         for connection in from_vici.connections(request.message):
             _try(self._control.load_connection, connection, request.message)
         return DONE

@@ -15,10 +15,11 @@ import errno
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from cygnet.vici.codec import (
     MAX_PACKET,
@@ -31,6 +32,9 @@ from cygnet.vici.codec import (
     texts,
 )
 from cygnet.wire.cursor import Malformed
+
+WINDOW: Final = 32
+"""Commands of a `pipeline` that may be unanswered; the server takes 64 before it stops reading."""
 
 
 class ViciError(Exception):
@@ -128,18 +132,39 @@ class Client:
             self._register(event, deadline, on_event)
         self._send(encode_packet(PacketType.CMD_REQUEST, command, message), deadline)
         packet = self._answer(deadline, on_event)
-        if packet.type is PacketType.CMD_UNKNOWN:
-            raise Unknown(f"the daemon does not know the command {command}")
-        if packet.type is not PacketType.CMD_RESPONSE:
-            raise ConnectionLost(f"the daemon answered {command} with {packet.type.name}")
+        message = _answer_to(command, packet)
         for event in events:
             self._send(encode_packet(PacketType.EVENT_UNREGISTER, event), deadline)
             self._answer(deadline, on_event)
-        success = packet.message.get("success", b"yes")
-        if success != b"yes":
-            answer = texts(packet.message)
-            raise Refused(str(answer.get("errmsg") or f"{command} failed"), answer)
-        return packet.message
+        return _judged(command, message)
+
+    def pipeline(
+        self, commands: Iterable[tuple[str, Outgoing]], *, timeout: float = 60.0
+    ) -> Iterator[tuple[str, Message]]:
+        """Do many commands with short answers in their order, each sent before the one before is answered;
+        (command, answer) as they come. `timeout` is for each answer. Raises `Refused` for the first that is
+        refused, when those that were sent with it are answered as well."""
+        source, waiting = iter(commands), deque[str]()
+        refusal: Refused | None = None
+        while True:
+            deadline = time.monotonic() + timeout
+            if refusal is None and len(waiting) <= WINDOW // 2:
+                batch = list(islice(source, WINDOW - len(waiting)))
+                waiting.extend(command for command, _ in batch)
+                packets = [encode_packet(PacketType.CMD_REQUEST, *one) for one in batch]
+                self._send(b"".join(packets), deadline)
+            if not waiting:
+                break
+            command = waiting.popleft()
+            message = _answer_to(command, self._answer(deadline, None))
+            try:
+                judged = _judged(command, message)
+            except Refused as error:
+                refusal = refusal or error
+                continue
+            yield command, judged
+        if refusal is not None:
+            raise refusal
 
     def stream(
         self, command: str, event: str, message: Outgoing | None = None, *, timeout: float | None = 60.0
@@ -234,6 +259,21 @@ class Client:
             if not data:
                 raise ConnectionLost("the daemon closed the control socket")
             self._buffer += data
+
+
+def _answer_to(command: str, packet: Packet) -> Message:
+    if packet.type is PacketType.CMD_UNKNOWN:
+        raise Unknown(f"the daemon does not know the command {command}")
+    if packet.type is not PacketType.CMD_RESPONSE:
+        raise ConnectionLost(f"the daemon answered {command} with {packet.type.name}")
+    return packet.message
+
+
+def _judged(command: str, message: Message) -> Message:
+    if message.get("success", b"yes") != b"yes":
+        answer = texts(message)
+        raise Refused(str(answer.get("errmsg") or f"{command} failed"), answer)
+    return message
 
 
 def single(messages: list[Message]) -> Iterator[tuple[str, Any]]:
