@@ -64,12 +64,14 @@ pub enum Event {
 }
 
 impl Event {
-    /// Octets, where an event may be lost because senders may make any number of them.
-    fn expendable(&self) -> Option<usize> {
+    /// Where an event may be lost because senders may make any number of them: its octets, and which part of the
+    /// queue it may fill. Packets for the interpreter leave half of it to the daemon's own.
+    fn expendable(&self) -> Option<(usize, usize)> {
         match self {
-            Self::Foreign { data, .. } | Self::Inside { data, .. } | Self::Outside { raw: data } => Some(data.len()),
-            Self::Fault { text } => Some(text.len()),
-            Self::Acquire { .. } => Some(0),
+            Self::Inside { data, .. } | Self::Outside { raw: data } => Some((data.len(), 2)),
+            Self::Foreign { data, .. } => Some((data.len(), 1)),
+            Self::Fault { text } => Some((text.len(), 1)),
+            Self::Acquire { .. } => Some((0, 1)),
             _ => None,
         }
     }
@@ -301,8 +303,8 @@ impl Shared {
 
     pub fn tell(&self, event: Event) {
         let mut queue = lock(&self.queue);
-        if let Some(octets) = event.expendable() {
-            if queue.events.len() >= MAX_EVENTS || queue.octets + octets > MAX_EVENT_OCTETS {
+        if let Some((octets, part)) = event.expendable() {
+            if queue.events.len() >= MAX_EVENTS / part || queue.octets + octets > MAX_EVENT_OCTETS / part {
                 self.drops.add(Drop::ReportFull, 1);
                 return;
             }

@@ -6,6 +6,7 @@ UDP port that moon's side of it protects.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 from collections.abc import Callable, Iterator
@@ -107,6 +108,25 @@ ELSEWHERE = {"camellia", "triple-des", "cmac", "md5", "ccm8", "gcm12"}
 CASES = [case for case in CASES if EVERYTHING or case.name not in ELSEWHERE]
 
 
+TYPES = "[icmp/13(0)]", "[icmp/14(0)]"
+"""Timestamp and its reply: where others have ports the kernel's policies have type and code, and take type 0,
+an echo's reply, for any."""
+
+
+def of_types(moon: bool) -> str:
+    """A child of some ICMP types between the networks. strongSwan has numbers: type * 256 + code."""
+    here, there = (MOON_NET, SUN_NET) if moon else (SUN_NET, MOON_NET)
+    types = ("[icmp/3328]", "[icmp/3584]") if moon else TYPES
+    sides = [",".join(network + kind for kind in types) for network in (here, there)]
+    return f"""
+      types {{
+        local_ts = {sides[0]}
+        remote_ts = {sides[1]}
+        esp_proposals = aes128gcm16
+        rekey_time = 0
+      }}"""
+
+
 def configuration(side: str) -> str:
     moon = side == "moon"
     sections = []
@@ -114,6 +134,7 @@ def configuration(side: str) -> str:
         here, there = ends if moon else ends[::-1]
         ids = ("moon.example", "sun.example") if moon else ("sun.example", "moon.example")
         children = "".join(case.child(moon) for case in CASES if case.outer == version)
+        children += of_types(moon) if version == 4 else ""
         sections.append(f"""
   peer{version} {{
     version = 2
@@ -222,3 +243,35 @@ def test_the_kernels_ipsec_and_ours_understand_each_other(sides: Sides, case: Ca
         assert not [key for key in ours if key.startswith("drops-")], ours
     finally:
         sides.strongswan.swanctl("--terminate", "--child", case.name)
+
+
+def test_icmp_types_select_what_is_protected(sides: Sides) -> None:
+    """Timestamps take the tunnel there and back; an echo is none of it."""
+    said = sides.host("tests.guest.gateway:up", "types")
+    assert said == "", said + sides.strongswan.log()[-1500:]
+    try:
+        sock = sides.alice.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
+        sock.settimeout(2.0)
+        with sock:
+            # Type 13, code 0, checksum, identifier 7, number 1, three times of nothing (RFC 792).
+            asked = (
+                bytes((13, 0))
+                + (0xFFFF - 0x0D00 - 7 - 1).to_bytes(2, "big")
+                + bytes((0, 7, 0, 1))
+                + bytes(12)
+            )
+            types = []
+            for _ in range(10):  # the first one may find no neighbour yet
+                sock.sendto(asked, (BOB, 0))
+                with contextlib.suppress(TimeoutError):
+                    types.append(sock.recv(1500)[20])
+                    break
+        assert types == [14]
+        (ours,) = sides.host("tests.guest.gateway:children", "types")
+        before = int(ours["packets-in"]), int(ours["packets-out"])
+        assert min(before) >= 1
+        sides.alice.run("ping", "-c", "1", "-W", "1", BOB, check=False)
+        (ours,) = sides.host("tests.guest.gateway:children", "types")
+        assert (int(ours["packets-in"]), int(ours["packets-out"])) == before
+    finally:
+        sides.strongswan.swanctl("--terminate", "--child", "types")

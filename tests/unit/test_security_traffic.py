@@ -498,6 +498,30 @@ def test_v74_unknown_spis_do_not_hold_up_what_is_known_while_a_command_takes_lon
         gateway.close()
 
 
+def test_v74_packets_for_the_interpreter_leave_room_for_the_daemons_own() -> None:
+    """Forged packets of an SA that the crate hands up fill half of the way up; IKE has the other half."""
+    if not native_available():
+        pytest.skip("the native engine was not built: no Rust toolchain")
+    ENGINES.append("native")
+    gateway = Gateway()
+    try:
+        gateway.engine.crate.install_other_inbound(  # type: ignore[attr-defined]
+            7, 0x7000, ip_address("127.0.0.1")
+        )
+        told = [b"\0\0\x70\0" + bytes(60)] * 1500 + [bytes(4) + b"ike" * 20]
+        for number, datagram in enumerate(told, 1):
+            gateway.peer.sendto(datagram, ("127.0.0.1", gateway.port))
+            if not number % 16 or number == len(told):
+                gateway.engine.crate.step(1)  # type: ignore[attr-defined]
+        gateway.engine.events()  # type: ignore[attr-defined]
+        (foreign,) = [one for one in gateway.reports if isinstance(one, messages.ForeignDatagram)]
+        assert foreign.data == told[-1]
+        assert gateway.drops()[Drop.REPORT_FULL] == 1500 - 1024
+    finally:
+        ENGINES.pop()
+        gateway.close()
+
+
 @pytest.mark.parametrize("version", [4, 6])
 def test_t38_of_icmp_only_packet_too_big_with_an_spi_says_anything(version: int) -> None:
     """Cut anywhere, of any other kind or about any other protocol it says nothing."""
