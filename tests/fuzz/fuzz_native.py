@@ -1,8 +1,9 @@
 """Fuzz target: the crate's parsers: reads from the TUN, datagrams, opened packets, its descriptions.
 
-First octet modulo 4: a TUN read with its vnet header; a datagram, perhaps cut into segments; an authentic
-packet of arbitrary contents; a packet to describe, held against the reference's description. The crate runs
-in this thread, over socket pairs; its own mistakes are counted as `fault`, and here they are findings.
+First octet modulo 5: a TUN read with its vnet header; a datagram, perhaps cut into segments; an authentic
+packet of arbitrary contents; a packet to describe, held against the reference's description; plain ESP with
+its IPv4 header. The crate runs in this thread, over socket pairs; its own mistakes are counted as `fault`,
+and here they are findings.
 """
 
 from __future__ import annotations
@@ -40,12 +41,15 @@ class Bed:
     def __init__(self) -> None:
         self.tun, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.lane, self.peer = self._udp(), self._udp()
-        for sock in (self.tun, theirs):
+        self.wire, raw = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for sock in (self.tun, theirs, self.wire, raw):
             sock.setblocking(False)
         ports = self.lane.getsockname()[1], self.peer.getsockname()[1]
         crate = native.crate_module()
-        self.engine = crate.Engine(theirs.fileno(), [(self.lane.fileno(), 4, ports[0])], -1, 2, True, 1.0)
+        sockets = [(self.lane.fileno(), 4, ports[0]), (raw.fileno(), 4, 0)]
+        self.engine = crate.Engine(theirs.fileno(), sockets, -1, 2, True, 1.0)
         theirs.close()
+        raw.close()
         self.engine.set_tun_offloads(True, True)
         whole = (0, (1 << 32) - 1)
         entry = ((0, 1, 0), 1, 1, whole, whole, (0, 255), (-1, 65535), (-1, 65535))
@@ -70,7 +74,7 @@ class Bed:
         """A turn; whatever came out is taken away."""
         self.engine.step(direction)
         self.engine.events()
-        for sock in (self.tun, self.peer):
+        for sock in (self.tun, self.peer, self.wire):
             while True:
                 try:
                     sock.recv(1 << 17)
@@ -89,7 +93,7 @@ def one(data: bytes) -> None:
         return
     if not _bed:
         _bed.append(Bed())
-    bed, kind, octets = _bed[0], data[0] % 4, data[3 : MAX_INPUT + 3]
+    bed, kind, octets = _bed[0], data[0] % 5, data[3 : MAX_INPUT + 3]
     if kind == 0:
         bed.tun.send(octets.ljust(1, b"\0"))
         bed.run(0)
@@ -105,6 +109,9 @@ def one(data: bytes) -> None:
         bed.run(1)
     elif kind == 2:
         authentic(bed, octets, data[1])
+    elif kind == 4:
+        bed.wire.send(octets.ljust(1, b"\0"))
+        bed.run(1)
     else:
         described(octets)
 
@@ -147,6 +154,8 @@ def seeds() -> list[bytes]:
     usual = bytes(10) + udp
     packets = [udp, six, hops, tcp[:60]]
     found = [b"\0\0\0" + usual, b"\0\0\0" + burst, b"\1\0\x40" + bytes(200), b"\1\0\0" + bytes(77)]
+    plain = bytes.fromhex("46000060000000004032000000000000 7f000001 01010101 00001000 00000001") + bytes(68)
+    found += [b"\4\0\0" + plain, b"\4\0\0" + plain[:30]]
     return found + [b"\2\1\0" + p for p in packets] + [b"\3\0\0" + p for p in packets]
 
 
