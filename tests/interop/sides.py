@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from cygnet.lab.capture import Capture, Seen
 from cygnet.lab.gateway import Gateway
@@ -32,6 +33,7 @@ from cygnet.lab.topology import (
 )
 from cygnet.lab.traffic import Report, Traffic
 from tests.userspace import USERSPACE
+from tests.waiting import until
 
 SECRET = "a shared secret of thirty octets"
 # Six seconds until a peer counts as unreachable, on both sides (see Setup.options).
@@ -164,6 +166,10 @@ def drops(host: Namespace) -> str:
     return f"UDP {', '.join(udp)}; dropped by links: {', '.join(links)}"
 
 
+def _installed(sas: list[dict[str, Any]]) -> bool:
+    return any(child["state"] == "INSTALLED" for sa in sas for child in sa["child-sas"].values())
+
+
 @dataclass
 class Sides:
     """The two gateways, up, and a capture on the outer link that is judged at the end."""
@@ -182,6 +188,8 @@ class Sides:
         else:
             done = self.sun.swanctl("--initiate", "--child", child, "--timeout", "20")
         assert done.returncode == 0, done.stdout + done.stderr + self.moon.log()[-3000:]
+        # In IKEv1 the other end has its pair one message later.
+        until(lambda: _installed(self.moon.sas()) and _installed(self.sun.sas()), 10, "both ends' Child SA")
 
     def hosts(self) -> tuple[str, str]:
         return (ALICE6, BOB6) if self.setup.inner6 else (ALICE, BOB)

@@ -58,8 +58,9 @@ NAMES: Final = {
 KEYED: Final = frozenset((EapType.TLS, EapType.TTLS, EapType.PEAP, EapType.MSCHAPV2))
 """Methods that make a key: success without one is none."""
 MUTUAL: Final = frozenset((EapType.TLS, EapType.TTLS, EapType.PEAP))
-TUNNELS: Final = frozenset((EapType.TTLS, EapType.PEAP))
 """Methods by which the server proves itself with a certificate: those that may stand alone (RFC 5998)."""
+TUNNELS: Final = frozenset((EapType.TTLS, EapType.PEAP))
+"""Methods inside which another proves who the user is."""
 
 
 def name_of(method: int) -> str:
