@@ -8,9 +8,10 @@ from typing import Any
 from cygnet.auth import raw_keys
 from cygnet.auth.errors import CredentialError
 from cygnet.config import model
-from cygnet.config.build import AccessLists, build_connection
+from cygnet.config.build import build_connection
 from cygnet.config.check import in_order, problem_at, validate
 from cygnet.config.files import PUBLIC_KEYS
+from cygnet.config.lists import AccessLists
 from cygnet.config.problems import Complaints, ConfigurationError, KeyPath
 from cygnet.config.requests import message_tree, plain, read_certificate
 from cygnet.ike.configuration import Connection

@@ -23,7 +23,7 @@ from cygnet.auth.errors import CredentialError
 from cygnet.auth.identity import Identity
 from cygnet.auth.passwords import read_hash
 from cygnet.config import model
-from cygnet.config.build import AccessLists, Gateway, build_connection, build_gateway
+from cygnet.config.build import Gateway, build_connection, build_gateway
 from cygnet.config.check import check_root, in_order, problem_at
 from cygnet.config.files import (
     CERTIFICATE_DIRECTORIES,
@@ -36,6 +36,7 @@ from cygnet.config.files import (
     Locked,
     refuse_if_public,
 )
+from cygnet.config.lists import AccessLists
 from cygnet.config.oddities import oddities
 from cygnet.config.problems import Complaints, ConfigurationError, KeyPath, Problem
 from cygnet.config.requests import (

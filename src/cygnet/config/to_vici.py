@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from cygnet.config import model
-from cygnet.config.build import AccessLists, in_rounds
+from cygnet.config.build import in_rounds
+from cygnet.config.lists import AccessLists
 from cygnet.config.requests import Message
 from cygnet.config.typed import NamedRules
 from cygnet.ike.configuration import Connection
