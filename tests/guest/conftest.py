@@ -20,6 +20,7 @@ import importlib
 import json
 import os
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -88,8 +89,22 @@ class Outside:
         self.namespace.close()
 
 
+_PROGRAMS = (
+    sys.executable,
+    "ip",
+    "nsenter",
+    "unshare",
+    "ping",
+    "sysctl",
+    "nft",
+    "swanctl",
+    "/usr/lib/ipsec/charon",
+)
+
+
 def _read_often() -> list[Path]:
-    """The modules of the processes that the tests start over and over, sources and compiled."""
+    """The modules of the processes that the tests start over and over, sources and compiled; the programs
+    and what they are linked with."""
     program = """
 import sys, pytest, vici
 import cygnet.cli.main, cygnet.daemon.process, cygnet.daemon.supervisor, cygnet.dataplane.process
@@ -99,7 +114,13 @@ for module in list(sys.modules.values()):
             print(file)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    return [Path(line) for line in done.stdout.splitlines()]
+    found = [Path(line) for line in done.stdout.splitlines()]
+    for name in _PROGRAMS:
+        path = shutil.which(name)
+        if path is not None:
+            found += [Path(path), *map(Path, lab.libraries(path))]
+    found += Path("/usr/lib/ipsec").rglob("*.so")
+    return [*found, *(ROOT / "src/cygnet").rglob("*.py"), *(ROOT / "src/cygnet").rglob("*.pyc")]
 
 
 def _call(outside: Outside, name: str, arguments: list[Any]) -> dict[str, Any]:

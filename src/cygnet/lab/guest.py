@@ -24,7 +24,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cygnet.lab.namespaces import LabError, Namespace
@@ -58,8 +58,15 @@ COMMAND
 # The kernel's own calls of modprobe go where process 1 is.
 exec chroot . /bin/sh /run/guest-command
 """
+_EARLY = (
+    "veth xfrm_user esp4 esp6 ah4 ah6 ipcomp ipcomp6 aesni_intel gcm seqiv echainiv authenc hmac"
+    " sha256_generic cbc ctr deflate nf_tables"
+)
+"""Modules that will be wanted: loaded while the command starts, as there are two processors."""
+_FOLDERS = ("crypto", "net/xfrm", "net/ipv4", "net/ipv6", "net/netfilter", "arch/x86/crypto", "lib/crypto")
 _COMMAND = """
 modprobe -qa virtio_net tun
+modprobe -qa {early} &
 [ -c /dev/net/tun ] || mknod /dev/net/tun c 10 200
 ip link set lo up
 cd {directory}
@@ -125,9 +132,10 @@ class Guest:
             environment=" ".join(f"{name}={shlex.quote(value)}" for name, value in values.items()),
             command=shlex.join(command),
             channel=CHANNEL,
+            early=_EARLY,
         )
         initrd = self._folder / "initrd"
-        initrd.write_bytes(_copies(copied) + _initrd(*kernel, inner))
+        initrd.write_bytes(_copies([*copied, *_modules(kernel[1])]) + _initrd(*kernel, inner))
         network = ["-nic", "none"]
         if tap is not None:
             tap.run("ip", "link", "del", TAP, check=False)
@@ -203,7 +211,7 @@ def _initrd(kernel: Path, modules: Path, command: str) -> bytes:
     files["init"] = _INIT.format(modules=place, command=command).encode()
     for number, path in enumerate(_first_modules(root, version)):
         files[f"modules/{number:02}-{path.name}"] = path.read_bytes()
-    for library in _libraries(BUSYBOX):
+    for library in libraries(BUSYBOX):
         files[library.lstrip("/")] = Path(library).read_bytes()
     folders = [*dict.fromkeys(
         str(folder) for name in (*files, "dev/", "proc/", "sys/", "host/", "over/", "modules/")
@@ -213,6 +221,13 @@ def _initrd(kernel: Path, modules: Path, command: str) -> bytes:
     entries.append(_entry("bin/sh", 0o120777, b"busybox"))
     entries += [_entry(name, 0o100755, data) for name, data in files.items()]
     return gzip.compress(b"".join(entries) + _entry("TRAILER!!!", 0, b""), 1)
+
+
+def _modules(folder: Path) -> Iterator[Path]:
+    """What the kernel reads when it misses something, and what it then misses mostly."""
+    yield from folder.glob("modules.*")
+    for name in _FOLDERS:
+        yield from (folder / "kernel" / name).glob("*.ko*")
 
 
 def _copies(files: Iterable[Path]) -> bytes:
@@ -232,7 +247,7 @@ def _copies(files: Iterable[Path]) -> bytes:
     return archive + bytes(-len(archive) % 512)
 
 
-def _libraries(program: str) -> list[str]:
+def libraries(program: str) -> list[str]:
     """What a program is linked with; nothing if it is linked statically."""
     done = subprocess.run(["ldd", program], capture_output=True, text=True, check=False)
     return [word for line in done.stdout.splitlines() for word in line.split() if word.startswith("/")]
