@@ -20,7 +20,19 @@ from cygnet.dataplane import messages
 from cygnet.dataplane.xfrm import codec
 from cygnet.dataplane.xfrm.netlink import Message, XfrmSocket, attribute
 from cygnet.lab.namespaces import Namespace
-from cygnet.lab.topology import ALICE, ALICE6, BOB, BOB6, MOON, MOON_NET, MOON_NET6, SUN, SUN_NET, SUN_NET6
+from cygnet.lab.topology import (
+    ALICE,
+    ALICE6,
+    BOB,
+    BOB6,
+    MOON,
+    MOON_INNER,
+    MOON_NET,
+    MOON_NET6,
+    SUN,
+    SUN_NET,
+    SUN_NET6,
+)  # fmt: skip
 from tests.guest.moon import Moon, echoed, moon_and_alice
 from tests.guest.peer import ECHO_PORT
 from tests.waiting import until
@@ -288,3 +300,75 @@ def test_what_is_forwarded_in_fragments_is_sealed_by_the_rules_of_its_ports(moon
     echoed(moon.alice, ALICE, BOB, sizes=(100, 4000))
     echoed(moon.alice, ALICE6, BOB6, sizes=(4000,))
     assert moon.counters()[111].packets_out >= 3
+
+
+def counted(moon: Moon, reason: str) -> int:
+    return int(moon.space.run("cat", "/proc/net/xfrm_stat").stdout.split(reason)[1].split()[0])
+
+
+def tried(source: Namespace, here: str) -> None:
+    """A datagram from this address to bob, whose echo must not come."""
+    with source.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
+        sock.bind((here, 0))
+        sock.settimeout(0.3)
+        came = b""
+        with suppress(OSError):  # it was refused, or nothing comes
+            sock.sendto(bytes(50), (BOB, ECHO_PORT))
+            came = sock.recv(100)
+        assert came == b""
+
+
+def test_selectors_that_the_peer_narrowed_hold_in_both_directions(moon: Moon, sun: Host) -> None:
+    """moon's SAs are for alice alone, the policy and sun's SAs for moon's whole network."""
+    pair = tunnel(121, replay_window=0)  # for below numbers begin anew
+    alice, net = (selector(f"{ALICE}/32"),), (selector(SUN_NET),)
+    set_up(moon, sun, pair, local_selectors=alice, remote_selectors=net)
+    echoed(moon.alice, ALICE, BOB)
+    tried(moon.space, MOON_INNER)  # no SA is for it; that it is not in clear is judged at the end
+    assert moon.counters()[121].packets_out == moon.counters()[121].packets_in
+    # Now moon sends it, and the peer's answer is what the inbound SA is not for.
+    spi = 0x10000 * 121 + 256 + 1
+    moon.do(lambda _: messages.RemoveSa(0, 1, spi, packed(SUN), 0.0, 121))
+    moon.do(pair.sa(True, 1))
+    before = counted(moon, "XfrmInStateMismatch")
+
+    def refused() -> bool:
+        tried(moon.space, MOON_INNER)
+        return counted(moon, "XfrmInStateMismatch") > before
+
+    until(refused, 20, "the answer was for nobody")
+
+
+def test_what_lies_beneath_a_policy_drops_what_the_policy_is_not_for(moon: Moon, sun: Host) -> None:
+    """As for a client with a virtual address (`ike.policies`): other addresses do not leave either."""
+    pair = tunnel(131)
+    command = pair.policy(True)(0)
+    assert isinstance(command, messages.InstallPolicy)
+    upper = messages.Rule(1, selector(f"{ALICE}/32"), selector(SUN_NET), 131)
+    lower = messages.Rule(3, selector("0.0.0.0/0"), selector(SUN_NET), 0)
+    beneath = msgspec.structs.replace(command, policy=132, priority=(1 << 31) - 1, rules=(lower,))
+    moon.do(lambda _: beneath)
+    moon.do(lambda _: msgspec.structs.replace(command, rules=(upper,)))
+    assert sun("tests.guest.peer:do", hexed(pair.policy(False))) == [""]
+    set_up(moon, sun, pair, policy=False)
+    echoed(moon.alice, ALICE, BOB)
+    before = counted(moon, "XfrmOutPolBlock")
+    tried(moon.space, MOON_INNER)
+    tried(moon.space, MOON)
+    assert counted(moon, "XfrmOutPolBlock") >= before + 2
+    moon.do(lambda _: messages.RemovePolicy(0, 131))
+    sealed = moon.counters()[131].packets_out
+    tried(moon.alice, ALICE)
+    assert moon.counters()[131].packets_out == sealed
+
+
+def test_discovery_of_neighbours_does_not_get_through_from_inside(moon: Moon, sun: Host) -> None:
+    """ICMPv6 134 between global addresses is nothing that a router forwards, neither sealed nor in clear."""
+    pair = tunnel(141)
+    set_up(moon, sun, pair)
+    echoed(moon.alice, ALICE6, BOB6)
+    before = counted(moon, "XfrmInPolBlock")
+    raw = moon.alice.inside(lambda: socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6))
+    with raw:
+        raw.sendto(bytes((134, 0)) + bytes(38), (BOB6, 0))
+        until(lambda: counted(moon, "XfrmInPolBlock") > before, 20, "it was dropped")
