@@ -403,11 +403,14 @@ def test_what_somebody_else_takes_away_is_put_back(moon: Moon) -> None:
     for damage in (
         ("nft", "flush", "ruleset"),
         ("ip", "route", "flush", "table", str(ROUTE_TABLE)),
-        ("nft", "delete", "rule", "inet", "cygnet", "egress4", "handle", "9999"),
+        ("nft", "flush", "chain", "inet", "cygnet", "postrouting"),
+        ("nft", "insert", "rule", "inet", "cygnet", "postrouting", "accept"),
     ):
-        net.moon.run(*damage, check=False)
-        net.moon.inside(lambda: moon.kernel.refresh(TUN))
+        net.moon.run(*damage)
+        assert state(net.moon) != whole
+        assert net.moon.inside(lambda: moon.kernel.refresh(TUN)) is True
         assert state(net.moon) == whole
+        assert net.moon.inside(lambda: moon.kernel.refresh(TUN)) is False
 
 
 def test_a_missing_device_is_one_clear_sentence(moon: Moon) -> None:

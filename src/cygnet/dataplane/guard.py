@@ -26,6 +26,7 @@ is told that it knows all policies (`sweep`): names of sets begin with a generat
 
 from __future__ import annotations
 
+import itertools
 import re
 import socket
 from collections import Counter
@@ -35,7 +36,7 @@ from struct import Struct
 
 from cygnet.dataplane.descriptors import IKE_PORT, MARK, NAT_PORT
 from cygnet.dataplane.guard_sets import Compiler, SetKey, Shape, Spans
-from cygnet.dataplane.nftables import Element, KernelError, change_elements, nft, set_names
+from cygnet.dataplane.nftables import Element, KernelError, change_elements, listing, nft, set_names
 from cygnet.policy.spd import Action, Policy
 
 __all__ = ["BYPASS_MARK", "MARK_MASK", "TABLE", "Guard", "KernelError"]
@@ -78,6 +79,7 @@ class Guard:
         self._own: set[int] = set()
         self._former: list[str] = []
         self._device = "", 0
+        self._listed = ""
 
     def put(self, policy: Policy) -> None:
         self._compiler.put(policy)
@@ -106,11 +108,12 @@ class Guard:
                 self._generation = -1
                 raise
         self._retire(lambda name: _generation_of(name) in self._own)
+        self._look()
 
     def was_lost(self) -> bool:
-        """Did somebody take sets of ours away? Then the next commit makes everything anew. Raises
-        KernelError."""
-        if self._generation < 0 or {self._name(key) for key in self._sizes} <= set(set_names(TABLE)):
+        """Did somebody take sets, chains or rules of ours away, or alter them? Then the next commit makes
+        everything anew. Elements are not looked at: there may be a hundred thousand. Raises KernelError."""
+        if self._generation < 0 or listing(TABLE) == self._listed:
             return False
         self._begin()
         return True
@@ -119,13 +122,23 @@ class Guard:
         """The sets of a former process are gone. Raises KernelError."""
         if self._generation >= 0:
             self._retire(lambda name: True)
+            self._look()
+
+    def _look(self) -> None:
+        """After a change of ours, remember how the table is written."""
+        if not self._listed:
+            self._listed = listing(TABLE)
 
     def _retire(self, which: Callable[[str], bool]) -> None:
         """Former sets are asked no more."""
         retired = [name for name in self._former if which(name)]
         if retired:
             self._former = [name for name in self._former if not which(name)]
-            nft("\n".join([*self._rules(self._sizes), *_deletions(retired)]) + "\n")
+            self._change(self._rules(self._sizes), _deletions(retired))
+
+    def _change(self, *lines: Iterable[str]) -> None:
+        self._listed = ""
+        nft("\n".join(itertools.chain.from_iterable(lines)) + "\n")
 
     def clear(self) -> None:
         """Raises KernelError."""
@@ -152,7 +165,7 @@ class Guard:
         if device != self._device or after - before:
             # Empty sets decide nothing, so the rules may come before the elements.
             self._device = device
-            nft("\n".join([*_skeleton(), *self._sets(after - before), *self._rules(before | after)]) + "\n")
+            self._change(_skeleton(), self._sets(after - before), self._rules(before | after))
         change_elements(
             TABLE,
             [(self._name(key), _elements(key, change.removed)) for key, change in changes.items()],
@@ -161,7 +174,7 @@ class Guard:
         self._sizes = Counter({key: sizes[key] for key in after})
         if before - after:
             unused = [self._name(key) for key in before - after]
-            nft("\n".join([*self._rules(after), *_deletions(unused)]) + "\n")
+            self._change(self._rules(after), _deletions(unused))
 
     def _name(self, key: SetKey) -> str:
         family, level, action, shape, number, masks = key

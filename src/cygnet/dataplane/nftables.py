@@ -52,13 +52,19 @@ def chain_names(table: str) -> list[str]:
     return _names("chain", table)
 
 
-def _names(kind: str, table: str) -> list[str]:
+def listing(table: str) -> str:
+    """An inet table as nft writes it, without the elements of sets and what counters count; "" if it is not
+    there. Raises KernelError."""
     try:
-        listed = _run_nft(["--terse", "list", "table", "inet", table])
+        return _run_nft(["--stateless", "--terse", "list", "table", "inet", table])
     except KernelError as error:
         if "No such file or directory" in str(error):
-            return []
+            return ""
         raise
+
+
+def _names(kind: str, table: str) -> list[str]:
+    listed = listing(table)
     words = [line.split() for line in listed.splitlines()]
     return [word[1] for word in words if len(word) == 3 and word[0] == kind]
 
