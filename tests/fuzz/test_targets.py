@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 INPUTS = {
     "fuzz_wire": 80_000,
     "fuzz_wire_v1": 60_000,
+    "fuzz_pieces_v1": 40_000,
     "fuzz_endpoint_clear": 100_000,
     "fuzz_endpoint_sealed": 20_000,
     "fuzz_shown": 10_000,
