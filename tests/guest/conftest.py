@@ -144,6 +144,11 @@ def _remote(item: pytest.Item, nextitem: pytest.Item | None) -> None:
             report = item.config.hook.pytest_report_from_serializable(
                 config=item.config, data=message["report"]
             )
+            if isinstance(report, pytest.TestReport) and isinstance(report.longrepr, list):
+                report.longrepr = (
+                    *report.longrepr[:2],
+                    report.longrepr[2],
+                )  # JSON has no tuples: a skip's place
             item.ihook.pytest_runtest_logreport(report=report)
         elif "call" in message:
             outside.send(_call(outside, message["call"], message["with"]))
