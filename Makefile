@@ -9,8 +9,8 @@ BIN := .venv/bin
 # Hundreds of processes are started; each would compile what it imports where this is set.
 unexport PYTHONDONTWRITEBYTECODE
 WORKERS ?= auto
-# Tests of real processes wait more than they work: half of two cores was idle under two of them.
-WAITERS ?= $(shell echo $$(( $$(nproc) * 3 / 2 )))
+# Tests of real processes wait more than they work: a third of two cores was idle under three of them.
+WAITERS ?= $(shell echo $$(( $$(nproc) * 2 )))
 
 .PHONY: help setup packages demo test unit simulation network interop guest fuzz bench lint format clean
 

@@ -290,6 +290,21 @@ def test_of_a_changed_access_list_the_other_rules_sas_stay(
     assert_agreement(*pair.both, up=UP)
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_one_broad_child_takes_each_rule_of_the_peer_s_list(version: int) -> None:
+    """They come at once, and none of them is another's twin (RFC 7296, section 2.8.1)."""
+    pair = Pair(version=version)
+    pair.a.load(with_rules(only(pair.a), RULES))
+    pair.a.initiate("peer")
+    pair.settle(60)
+    assert set(carried(pair.a)) == {SSH, UDP, ICMP}
+    ends = [
+        {(child.spi_in, child.spi_out) for view in one.sas() for child in view.children} for one in pair.both
+    ]
+    assert ends[1] == {(theirs, ours) for ours, theirs in ends[0]}
+    assert pair.talk(2) == (2, 2)
+
+
 def test_a_removed_child_goes_with_its_policy() -> None:
     pair = Pair(children=("net", "more")).up()
     connection = only(pair.a)

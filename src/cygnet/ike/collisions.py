@@ -42,10 +42,13 @@ def loses(nonce: bytes, other: bytes) -> bool:
 
 
 def twin(state: SaState, child: ChildSa) -> ChildSa | None:
-    """Another pair for the same flow that came up at about the same time: one of them is too many."""
+    """Another pair for the same that came up at about the same time: one of them is too many. A peer may
+    narrow one flow of ours to several pairs; those are no twins."""
     for other in state.children:
         if (
             (other.name, other.flow_index) == (child.name, child.flow_index)
+            and (other.local_selectors, other.remote_selectors)
+            == (child.local_selectors, child.remote_selectors)
             and other.phase is ChildPhase.INSTALLED
             and other.nonce
             and abs(other.installed - child.installed) <= AT_ONCE

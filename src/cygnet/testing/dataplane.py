@@ -1,8 +1,8 @@
 """A data plane that only keeps books: it answers installations, carries virtual packets, and objects.
 
 It does what the real ones must (RFC 4301): looks the SPD up in order, sends on the newest outbound SA
-of a flow, finds inbound SAs by SPI, judges what comes out by the SA's selectors, asks for SAs that it
-lacks, and reports wear. Keys are compared, not used: a packet opens only if both ends hold the same.
+of a flow whose selectors hold the packet, finds inbound SAs by SPI, judges what comes out by the SA's
+selectors, asks for SAs that it lacks, and reports wear. Keys are compared, not used: a packet opens only if both ends hold the same.
 Whatever the negotiation orders and cannot be meant stands in `objections`.
 """
 
@@ -246,13 +246,11 @@ class DataPlane:
         entries = self.outbound.get(rule.flow)
         if not entries:
             return self._lack(rule.flow, packet)
-        entry = entries[-1]
-        sa = entry.sa
-        if not _covered(
-            sa.local_selectors, packet.protocol, packet.source, packet.source_port
-        ) or not _covered(sa.remote_selectors, packet.protocol, packet.destination, packet.destination_port):
+        entry = next((one for one in reversed(entries) if _carries(one.sa, packet)), None)
+        if entry is None:
             self.drops["outside the SA"] += 1
             return "dropped"
+        sa = entry.sa
         entry.sequence += 1
         ports = None
         if sa.encapsulation is not None:
@@ -380,6 +378,12 @@ def _inside(selector: TrafficSelector, protocol: int, address: IpAddress, port: 
             (selector.port_first, selector.port_last) == (0, 65535)
             or selector.port_first <= port <= selector.port_last
         )
+    )
+
+
+def _carries(sa: SaParameters, packet: Packet) -> bool:
+    return _covered(sa.local_selectors, packet.protocol, packet.source, packet.source_port) and _covered(
+        sa.remote_selectors, packet.protocol, packet.destination, packet.destination_port
     )
 
 
