@@ -2,8 +2,8 @@
 
 It does what the real ones must (RFC 4301): looks the SPD up in order, sends on the newest outbound SA
 of a flow whose selectors hold the packet, finds inbound SAs by SPI, judges what comes out by the SA's
-selectors, asks for SAs that it lacks, and reports wear. Keys are compared, not used: a packet opens only if both ends hold the same.
-Whatever the negotiation orders and cannot be meant stands in `objections`.
+selectors, asks for SAs that it lacks, and reports wear. Keys are compared, not used: a packet opens only
+if both ends hold the same. Whatever the negotiation orders and cannot be meant stands in `objections`.
 """
 
 from __future__ import annotations
