@@ -325,7 +325,9 @@ def test_down_and_rekey_name_connections_children_and_numbers(played: Played) ->
 
 def test_ctrl_c_ends_a_command_that_waits_with_status_130(played: Played) -> None:
     played.waits = True
-    command = [sys.executable, "-m", "cygnet.cli.main", "up", "--socket", str(played.path), "voice"]
+    # Whoever runs the tests in the background may ignore the signal; what they start inherits that.
+    waiting = ["env", "--default-signal=INT", sys.executable, "-m", "cygnet.cli.main", "up"]
+    command = [*waiting, "--socket", str(played.path), "voice"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     assert "working on initiate" in process.stderr.readline()
