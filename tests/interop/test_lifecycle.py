@@ -24,6 +24,11 @@ def children(both: Sides) -> list[str]:
     ]
 
 
+def until_replaced(both: Sides, before: list[str], seconds: float) -> None:
+    """Until each of the Child SAs that were there before has given way to another."""
+    until(lambda: set(children(both)).isdisjoint(before), seconds, "a new Child SA")
+
+
 def rekey(both: Sides, by: str, what: str) -> None:
     if by == "cygnet":
         done = both.moon.cygnet("rekey", *(["--child", "net"] if what == "child" else ["--ike", "peer"]))
@@ -42,7 +47,7 @@ def test_rekeying_the_child_loses_no_packet(tmp_path: Path, by: str, pfs: str) -
         for _ in range(3):
             before = children(both)
             rekey(both, by, "child")
-            until(lambda before=before: set(children(both)).isdisjoint(before), 10, "a new Child SA")  # type: ignore[misc]
+            until_replaced(both, before, 10)
             assert traffic.wait_for(traffic.echoed + 200, 10)
         report = traffic.stop()
         both.assert_lossless(report)
@@ -88,7 +93,7 @@ def test_behind_a_nat_rekeys_lose_nothing_and_a_forgotten_mapping_is_followed(tm
         for by in ("cygnet", "strongswan"):
             before = children(both)
             rekey(both, by, "child")
-            until(lambda before=before: set(children(both)).isdisjoint(before), 10, "a new Child SA")  # type: ignore[misc]
+            until_replaced(both, before, 10)
             assert traffic.wait_for(traffic.echoed + 100, 10)
         rekey(both, "strongswan", "ike")
         assert traffic.wait_for(traffic.echoed + 100, 10)
@@ -119,7 +124,7 @@ def test_a_strongswan_behind_a_nat_is_followed_when_its_mapping_is_forgotten(tmp
             before = children(both)
             rekey(both, by, what)
             if what == "child":
-                until(lambda before=before: set(children(both)).isdisjoint(before), 10, "a new pair")  # type: ignore[misc]
+                until_replaced(both, before, 10)
             assert traffic.wait_for(traffic.echoed + 100, 10)
         assert traffic.stop().longest_gap < 2.0
         until(lambda: len(both.moon.sas()) == 1, 10, "one IKE SA")

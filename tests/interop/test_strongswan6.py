@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.interop.sides import Setup, Sides, sides
-from tests.interop.test_lifecycle import children, rekey
+from tests.interop.test_lifecycle import children, rekey, until_replaced
 from tests.interop.test_ppk import REQUIRED
 from tests.interop.test_ppk import SECRET as PPK
 from tests.waiting import until
@@ -19,6 +19,16 @@ pytestmark = pytest.mark.timeout(180)
 BY = pytest.mark.parametrize("by", ["cygnet", "strongswan"])
 FIRST = "aes256gcm16-prfsha384-x25519"
 FURTHER = ["ke1_mlkem768", "ke1_mlkem1024", "ke1_mlkem768-ke2_mlkem1024", "ke1_ecp384-ke2_mlkem768"]
+
+
+def spis(both: Sides) -> list[tuple[str, str]]:
+    """Of Cygnet's IKE SAs."""
+    return [(sa["initiator-spi"], sa["responder-spi"]) for sa in both.moon.sas()]
+
+
+def until_new_ike_sa(both: Sides, former: tuple[str, str]) -> None:
+    until(lambda: spis(both) != [former], 20, "a new IKE SA")
+    until(lambda: len(spis(both)) == 1, 20, "the old IKE SA is gone")
 
 
 def assert_further(both: Sides, further: str) -> None:
@@ -44,18 +54,11 @@ def test_further_key_exchanges_come_before_ike_auth_and_behind_rekeys(
         for who in ("cygnet", "strongswan"):
             before = children(both)
             rekey(both, who, "child")
-            until(lambda before=before: set(children(both)).isdisjoint(before), 20, "a new Child SA")  # type: ignore[misc]
+            until_replaced(both, before, 20)
             assert traffic.wait_for(traffic.echoed + 50, 20)
-            spis = both.moon.sas()[0]["initiator-spi"], both.moon.sas()[0]["responder-spi"]
+            (former,) = spis(both)
             rekey(both, who, "ike")
-            until(
-                lambda spis=spis: (
-                    [(s["initiator-spi"], s["responder-spi"]) for s in both.moon.sas()] != [spis]
-                ),  # type: ignore[misc]
-                20,
-                "a new IKE SA",
-            )
-            until(lambda: len(both.moon.sas()) == 1, 20, "the old IKE SA is gone")
+            until_new_ike_sa(both, former)
             assert_further(both, further)
             assert traffic.wait_for(traffic.echoed + 50, 20)
         both.assert_lossless(traffic.stop())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from typing import Any
@@ -93,6 +93,8 @@ class Fake(Wire):
 class Place(End):
     """One end with an engine of either kind."""
 
+    wire: Mapping[int, Fake]
+
     def __init__(self, index: int, kind: str) -> None:
         self.index = index
         self.tun, self.reports = StandIn(), []
@@ -126,7 +128,7 @@ class Place(End):
             self.engine.outward.readable()
         found: list[Datagram] = []
         for version in (4, 6):
-            for whole in self.wire[version].take():  # type: ignore[attr-defined]
+            for whole in self.wire[version].take():
                 parts = split(whole)
                 inside = parts.payload[8:] if parts.next_header == UDP else whole
                 found.append((parts.next_header, inside))
@@ -165,12 +167,14 @@ def ends(index: int, version: int) -> tuple[str, str]:
 class Mixed(Between):
     """The sender's engine and the receiver's."""
 
+    ends: tuple[Place, Place]
+
     def __init__(self, *kinds: str) -> None:
         self.ends = Place(0, kinds[0]), Place(1, kinds[1])
 
     def close(self) -> None:
         for place in self.ends:
-            place.close()  # type: ignore[attr-defined]
+            place.close()
 
 
 @contextmanager
@@ -219,16 +223,16 @@ def verdicts(pair: Mixed, outer: int, number: int, packets: list[bytes]) -> tupl
     left, right = pair.ends
     sizes, out = [], []
     for packet in packets:
-        (datagram,) = left.send(packet)  # type: ignore[attr-defined]
+        (datagram,) = left.send(packet)
         kind, data = datagram
         sizes.append((kind, len(data)))
-        out += right.arrive(outer, kind, data)  # type: ignore[attr-defined]
+        out += right.arrive(outer, kind, data)
     for hostile in (data, data[:-1] + bytes((data[-1] ^ 1,)), resized(kind, data)):
-        out += right.arrive(outer, kind, hostile)  # type: ignore[attr-defined]
-    (last,) = left.send(packets[0])  # type: ignore[attr-defined]
+        out += right.arrive(outer, kind, hostile)
+    (last,) = left.send(packets[0])
     flipped = last[1][:-1] + bytes((last[1][-1] ^ 0x80,))
-    out += right.arrive(outer, last[0], flipped)  # type: ignore[attr-defined]
-    out += right.arrive(outer, *last)  # type: ignore[attr-defined]
+    out += right.arrive(outer, last[0], flipped)
+    out += right.arrive(outer, *last)
     return sizes, out, *(counted(place, number) for place in pair.ends)
 
 

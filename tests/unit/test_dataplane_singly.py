@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
@@ -74,7 +74,7 @@ class End:
     def __init__(self, index: int) -> None:
         self.index = index
         self.tun, self.reports = StandIn(), []  # type: ignore[var-annotated]
-        self.wire = {4: Wire(4, 51), 6: Wire(6, 51)}
+        self.wire: Mapping[int, Wire] = {4: Wire(4, 51), 6: Wire(6, 51)}
         self.raw = {4: Wire(4, 50), 6: Wire(6, 50)}
         self.engine = PortableEngine(
             self.tun,
